@@ -1,0 +1,164 @@
+"""What this book asks of Sphinx beyond Jupyter Book: all local, nothing inline, nothing stale.
+
+- Vega and MathJax are written next to the pages, and loaded only where there is a chart or a
+  formula.
+- After the build, inline scripts are moved to files, so that each page can carry a strict
+  Content-Security-Policy; the book runs from a web server and from ``file://`` alike.
+- Notebooks are executed again when kvlib, its data or the requirements changed, which Jupyter's
+  cache, looking only at the notebooks' own cells, would not notice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+import os
+import re
+import shutil
+from pathlib import Path
+
+import vl_convert
+from sphinx.application import Sphinx
+from sphinx.util import logging
+
+logger = logging.getLogger(__name__)
+
+POLICY = (
+    "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "object-src 'none'; base-uri 'none'"
+)
+VEGA = f"vega-{vl_convert.get_vega_version()}.js"
+VEGA_LITE_VERSION = vl_convert.get_vegalite_versions()[-1]
+MATHJAX_PARTS = ("tex-chtml.js", "input/tex/extensions", "output/chtml/fonts/woff-v2")
+
+FRONT_DOOR = """<!doctype html>
+<html lang="en">
+  <head>
+    <meta charset="utf-8">
+    <meta http-equiv="refresh" content="0; url={first}">
+    <link rel="icon" href="data:,">
+    <title>{title}</title>
+  </head>
+  <body><a href="{first}">{title}</a></body>
+</html>
+"""
+
+CHARSET = re.compile(r"<meta charset=[^>]*>", re.I)
+SCRIPT = re.compile(r"<script(?P<attributes>[^>]*)>(?P<body>.*?)</script>", re.S | re.I)
+NOT_INLINE = re.compile(r"\s(src=|type=\"(?!text/javascript))")  # a file already, or data
+FONTAWESOME = re.compile(r"<script[^>]*/fontawesome\.js[^>]*></script>\s*")
+CLICK = re.compile(r'\sonclick="([^"]*)"')
+KNOWN_CLICKS = ("window.print()", "toggleFullScreen()")  # what book/_static/clicks.js can do
+
+
+def fingerprint(root: Path) -> str:
+    """A hash of everything but the notebooks that their outputs depend on."""
+    files = [path for path in (root / "kvlib").rglob("*") if path.is_file()]
+    files = [path for path in files if "__pycache__" not in path.parts]
+    digest = hashlib.sha256()
+    for path in sorted([*files, *root.glob("requirements*.txt")]):
+        digest.update(f"{path.relative_to(root)}\0{path.stat().st_size}\0".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def choose_cache(app: Sphinx, config) -> None:
+    """One cache of outputs for each fingerprint; when its path changes, Sphinx reads all again."""
+    caches = Path(app.outdir).parent / ".jupyter_cache"
+    cache = caches / fingerprint(Path(app.srcdir))
+    if caches.is_dir() and not cache.is_dir():
+        shutil.rmtree(caches)
+    cache.mkdir(parents=True, exist_ok=True)
+    config.nb_execution_cache_path = str(cache)
+
+
+def write_libraries(app: Sphinx) -> None:
+    """Writes MathJax, and Vega in a function of its own: its global names would break Sphinx's."""
+    static = Path(app.outdir) / "_static"
+    static.mkdir(parents=True, exist_ok=True)
+    if not (static / VEGA).exists():
+        bundle = vl_convert.javascript_bundle(vl_version=VEGA_LITE_VERSION)
+        (static / VEGA).write_text(f"(function () {{\n{bundle}\n}})();\n", encoding="utf-8")
+    mathjax = importlib.resources.files("sphinx-mathjax-offline") / "static" / "mathjax"
+    for part in MATHJAX_PARTS:
+        with importlib.resources.as_file(mathjax / part) as source:
+            target = static / "mathjax" / part
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if source.is_dir():
+                shutil.copytree(source, target, dirs_exist_ok=True)
+            else:
+                shutil.copyfile(source, target)
+
+
+def add_scripts(app: Sphinx, pagename: str, templatename: str, context: dict, doctree) -> None:
+    """Vega and the explorers' loader, on pages that have an explorer."""
+    app.add_js_file("clicks.js", defer="defer")
+    if 'class="kv-chart"' in context.get("body", ""):
+        app.add_js_file(VEGA, defer="defer")
+        app.add_js_file("explorer.js", defer="defer")
+
+
+def harden(page: str, name: str, to_root: str, scripts: dict[str, str]) -> str:
+    """The page with its policy and without inline scripts, whose texts are added to ``scripts``.
+
+    ``to_root`` is the way from the page's folder to the book's ("../"). A hardened page comes back
+    as it is. Raises ValueError for a page without ``<meta charset>`` or an unknown ``onclick``.
+    """
+    if "Content-Security-Policy" in page:
+        return page
+
+    def move_out(match: re.Match) -> str:
+        attributes, body = match["attributes"], match["body"]
+        if NOT_INLINE.search(attributes) or not body.strip():
+            return match[0]
+        file = f"{hashlib.sha256(body.encode()).hexdigest()[:16]}.js"
+        scripts[file] = body
+        return f'<script{attributes} src="{to_root}_static/inline/{file}"></script>'
+
+    def rename_click(match: re.Match) -> str:
+        if match[1] not in KNOWN_CLICKS:
+            raise ValueError(
+                f"{name}: expected onclick to be one of {KNOWN_CLICKS}, got {match[1]!r}"
+            )
+        return f' data-click="{match[1]}"'
+
+    page = FONTAWESOME.sub("", page)
+    page = SCRIPT.sub(move_out, page)
+    page = CLICK.sub(rename_click, page)
+    policy = f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+    page, found = CHARSET.subn(lambda match: f"{match[0]}\n    {policy}", page, count=1)
+    if not found:
+        raise ValueError(f"{name}: expected <meta charset=…> in the head, got none")
+    return page
+
+
+def finish_pages(app: Sphinx, error: Exception | None) -> None:
+    """Writes the front door and hardens the pages of this build; earlier ones are hardened."""
+    if error or app.builder.format != "html":
+        return
+    book = Path(app.outdir)
+    first = f"{app.config.root_doc}.html"
+    (book / "index.html").write_text(FRONT_DOOR.format(first=first, title=app.config.html_title))
+    scripts: dict[str, str] = {}
+    for path in sorted(book.rglob("*.html")):
+        if "_static" in path.relative_to(book).parts:
+            continue
+        before = path.read_text(encoding="utf-8")
+        to_root = "../" * (len(path.relative_to(book).parts) - 1)
+        after = harden(before, path.name, to_root, scripts)
+        if after != before:
+            path.write_text(after, encoding="utf-8")
+    folder = book / "_static" / "inline"
+    folder.mkdir(exist_ok=True)
+    for file, body in scripts.items():
+        (folder / file).write_text(body, encoding="utf-8")
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Registers the above, and keeps widget state out of the notebooks' outputs."""
+    os.environ["KVLIB_STATIC"] = "1"
+    app.connect("config-inited", choose_cache)
+    app.connect("builder-inited", write_libraries)
+    app.connect("html-page-context", add_scripts)
+    app.connect("build-finished", finish_pages, priority=900)  # after the theme's own index.html
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,184 @@
+// Brings the explorers of a page to life: connects their HTML controls to Vega, with no kernel behind them.
+// A classic script without eval, so that it runs from file:// and under the book's Content-Security-Policy.
+(function () {
+  "use strict";
+
+  const DRAW_AHEAD = "400px 0px"; // draw a picture when it comes this close to the screen
+  const NARROW = 520; // pixels: below it, legends stand in two columns
+
+  /** Vega's colours and fonts, taken from the page so that pictures follow its light or dark theme. */
+  function theme(width) {
+    const style = getComputedStyle(document.documentElement);
+    const colour = (name) => style.getPropertyValue(name).trim();
+    const text = colour("--pst-color-text-base");
+    const muted = colour("--pst-color-text-muted");
+    const line = colour("--kv-grid");
+    const series = [1, 2, 3, 4, 5, 6].map((i) => colour(`--kv-series-${i}`));
+    const labels = { labelColor: text, labelFontSize: 12, titleColor: text, titleFontSize: 13, titleFontWeight: 600 };
+    return {
+      background: "transparent",
+      font: getComputedStyle(document.body).fontFamily,
+      view: { stroke: null },
+      axis: { ...labels, gridColor: line, gridOpacity: 0.8, domainColor: muted, tickColor: muted, titlePadding: 8, labelOverlap: true },
+      legend: { ...labels, orient: "top", columns: width < NARROW ? 2 : 0, symbolStrokeWidth: 2 },
+      header: labels,
+      title: { color: text, fontSize: 14, anchor: "start" },
+      mark: { color: series[0] },
+      line: { strokeWidth: 2.5 },
+      rule: { color: muted },
+      text: { color: text, fontSize: 13 },
+      range: { category: series },
+    };
+  }
+
+  /** Where in the rising `places` the one nearest to `place` is. */
+  function nearest(places, place) {
+    let low = 0;
+    let high = places.length - 1;
+    while (high - low > 1) {
+      const middle = (low + high) >> 1;
+      if (places[middle] <= place) low = middle;
+      else high = middle;
+    }
+    return place - places[low] <= places[high] - place ? low : high;
+  }
+
+  /** Lets a range input walk over the slider's values on their own track; calls `moved(value)`. */
+  function connectSlider(slider, input, moved) {
+    const log = slider.scale === "log";
+    const places = slider.values.map((value, i) => (log ? Math.log(value) : i));
+    const output = input.parentElement.querySelector("output");
+    let at = slider.values.indexOf(slider.value);
+    input.min = places[0];
+    input.max = places[places.length - 1];
+    input.step = log ? "any" : 1;
+    input.value = places[at];
+    const fill = () => {
+      const part = (input.value - input.min) / (input.max - input.min);
+      input.style.setProperty("--kv-fill", `${100 * part}%`);
+    };
+    fill();
+    input.addEventListener("input", () => {
+      fill();
+      at = nearest(places, Number(input.value));
+      const text = `${slider.values[at]} ${slider.unit}`.trim();
+      output.textContent = text;
+      input.setAttribute("aria-valuetext", text);
+      moved(slider.values[at]);
+    });
+    if (!log) return; // a linear track's arrow keys already go to the next value
+    const steps = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1 };
+    input.addEventListener("keydown", (event) => {
+      if (!(event.key in steps) || event.altKey || event.ctrlKey || event.metaKey) return;
+      event.preventDefault();
+      input.value = places[Math.min(Math.max(at + steps[event.key], 0), places.length - 1)];
+      input.dispatchEvent(new Event("input", { bubbles: true }));
+    });
+  }
+
+  /** Calls `moved(value)` with the value that a drop-down's chosen option stands for. */
+  function connectChoice(choice, select, moved) {
+    select.value = choice.values.indexOf(choice.value);
+    select.addEventListener("change", () => moved(choice.values[select.value]));
+  }
+
+  /** One explorer: returns a function that draws it, or draws it anew in the page's present theme. */
+  function explorer(root) {
+    const { spec, controls } = JSON.parse(root.querySelector(".kv-data").textContent);
+    const picture = root.querySelector(".kv-picture");
+    const reading = root.querySelector(".kv-reading");
+    const values = {};
+    let drawn = null; // what vegaEmbed returned
+    let queue = Promise.resolve(); // one drawing at a time
+    let stale = false; // a control moved since the picture was last brought up to date
+    let busy = false;
+
+    function fail(error) {
+      const message = document.createElement("p");
+      message.className = "kv-error";
+      message.setAttribute("role", "alert");
+      message.textContent = `This picture could not be drawn: ${error.message || error}`;
+      picture.replaceChildren(message);
+    }
+
+    function say() {
+      if (!reading) return;
+      const lines = picture.querySelectorAll(".reading_marks tspan, .reading_marks text:not(:has(tspan))");
+      const sentence = Array.from(lines, (line) => line.textContent).join(" ");
+      if (sentence !== reading.textContent) reading.textContent = sentence;
+    }
+
+    /** Moves that come while the picture is being computed are drawn together, with the last values. */
+    async function update() {
+      stale = true;
+      if (busy || !drawn) return;
+      busy = true;
+      try {
+        while (stale) {
+          stale = false;
+          for (const name in values) drawn.view.signal(name, values[name]);
+          await drawn.view.runAsync();
+          say();
+        }
+      } catch (error) {
+        fail(error);
+      } finally {
+        busy = false;
+      }
+    }
+
+    async function draw() {
+      if (typeof vegaEmbed === "undefined") throw new Error("the drawing library did not load");
+      const current = structuredClone(spec);
+      for (const param of current.params || []) {
+        if (param.name in values) param.value = values[param.name];
+      }
+      if (drawn) drawn.finalize();
+      drawn = null;
+      drawn = await vegaEmbed(picture, current, {
+        ast: true,
+        actions: false,
+        renderer: "svg",
+        defaultStyle: false,
+        tooltip: { disableDefaultStyle: true },
+        config: theme(picture.clientWidth),
+      });
+      say();
+      if (stale) await update();
+    }
+
+    for (const control of controls) {
+      const input = root.querySelector(`[name="${CSS.escape(control.name)}"]`);
+      const connect = control.kind === "slider" ? connectSlider : connectChoice;
+      values[control.name] = control.value;
+      connect(control, input, (value) => {
+        values[control.name] = value;
+        update();
+      });
+    }
+    return () => (queue = queue.then(draw).catch(fail));
+  }
+
+  const waiting = new Map(); // element → its draw function, until it comes near the screen
+  const onPage = []; // draw functions of the pictures that stand on the page
+
+  function show(root) {
+    const draw = waiting.get(root);
+    if (!draw) return;
+    waiting.delete(root);
+    onPage.push(draw);
+    draw();
+  }
+
+  const near = new IntersectionObserver(
+    (entries) => entries.filter((entry) => entry.isIntersecting).forEach((entry) => show(entry.target)),
+    { rootMargin: DRAW_AHEAD },
+  );
+  for (const root of document.querySelectorAll(".kv-chart")) {
+    waiting.set(root, explorer(root));
+    near.observe(root);
+  }
+  new MutationObserver(() => onPage.forEach((draw) => draw())).observe(document.documentElement, {
+    attributeFilter: ["data-theme"],
+  });
+})();

@@ -1,0 +1,119 @@
+"""The command line: `python -m kvlib measure --model … --corpus … --docs … --out …`."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import platform
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import rich.progress
+import typer
+from rich.console import Console
+
+from kvlib import store
+from kvlib.corpora import load_corpus
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+VERSIONED = ("torch", "transformers", "numpy", "scipy", "kvlib")
+
+
+@app.callback()
+def about() -> None:
+    """Measure what a language model may forget."""
+
+
+@app.command()
+def measure(
+    model: Annotated[str, typer.Option(help="embedded name, local folder or Hub id")],
+    corpus: Annotated[str, typer.Option(help="pinned name or a UTF-8 text file")],
+    out: Annotated[Path, typer.Option(help="table to write: PATH.parquet and PATH.json")],
+    docs: Annotated[int, typer.Option(min=1, help="documents")] = 24,
+    max_window: Annotated[int, typer.Option(help="largest window, in tokens")] = 1024,
+    seq_len: Annotated[int, typer.Option(help="tokens a document; 0: three windows")] = 0,
+    pairs_per_octave: Annotated[int, typer.Option(help="pairs an octave and document")] = 0,
+    seed: Annotated[int, typer.Option(help="draws documents and starts")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto (float32), bfloat16, …")] = "auto",
+) -> None:
+    """Truncation sensitivity of a model on a text, appended document by document.
+
+    A run that was killed goes on where it was when the same command is given again.
+    """
+    from kvlib.measure import PAIRS_PER_OCTAVE, design_for, measure_document
+    from kvlib.models import load_model
+
+    pairs_per_octave = pairs_per_octave or PAIRS_PER_OCTAVE
+    seq_len = seq_len or 3 * max_window
+    design_for(seq_len, max_window, pairs_per_octave, seed)  # bad settings fail before the loads
+    text = load_corpus(corpus)
+    lm = load_model(model, device, dtype)
+    documents = text.documents(lm.tokenizer, seq_len, docs, seed)
+    settings = {
+        "kind": "truncation_sensitivity",
+        "protocol": "reencode",
+        "model": lm.name,
+        "model_description": lm.description,
+        "weights_sha256": lm.weights_sha256,
+        "corpus": text.name,
+        "corpus_source": text.source,
+        "corpus_sha256": text.sha256,
+        "dtype": str(lm.dtype).removeprefix("torch."),
+        "seq_len": seq_len,
+        "max_window": max_window,
+        "pairs_per_octave": pairs_per_octave,
+        "seed": seed,
+    }
+    measurement = store.Measurement(out, settings)
+    todo = sorted(set(range(docs)) - measurement.done())
+    with _progress() as progress:
+        task = progress.add_task(f"{lm.name} · {text.name}", total=docs, completed=docs - len(todo))
+        for doc in todo:
+            rows = measure_document(lm, documents[doc], doc, max_window, pairs_per_octave, seed)
+            measurement.add(doc, rows)
+            progress.advance(task)
+    table = measurement.finish(
+        {
+            "command": "python -m kvlib " + " ".join(sys.argv[1:]),
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "device": lm.device.type,
+            "python": platform.python_version(),
+            "versions": {name: _version(name) for name in VERSIONED},
+        }
+    )
+    Console().print(f"{len(table):,} pairs of {docs} documents in {measurement.path}")
+
+
+def _progress() -> rich.progress.Progress:
+    return rich.progress.Progress(
+        rich.progress.TextColumn("{task.description}"),
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TextColumn("documents · elapsed"),
+        rich.progress.TimeElapsedColumn(),
+        rich.progress.TextColumn("· left"),
+        rich.progress.TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def main() -> None:
+    """Run the command line; a failure is one line on standard error and exit code 1."""
+    try:
+        app()
+    except (ValueError, OSError, ArithmeticError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

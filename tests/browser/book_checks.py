@@ -1,0 +1,221 @@
+"""What the browser tests look for on a page; every check returns a list of complaints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+from playwright.sync_api import Browser, ElementHandle, Page
+
+ROOT = Path(__file__).parents[2]
+
+
+def pages_of(toc: dict) -> list[str]:
+    """All pages that a table of contents names, in reading order."""
+    own = [toc[key] for key in ("root", "file") if key in toc]
+    below = [entry for key in ("parts", "chapters", "sections") for entry in toc.get(key, [])]
+    return own + [page for entry in below for page in pages_of(entry)]
+
+
+PAGES = pages_of(yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8")))
+# Waits for something to come about; returns whether it did.
+UNTIL = """
+const until = async (milliseconds, done) => {
+  const end = performance.now() + milliseconds;
+  while (!done() && performance.now() < end) await new Promise(requestAnimationFrame);
+  return Boolean(done());
+};
+"""
+
+DRAWN = f"""async chart => {{
+  {UNTIL}
+  const picture = chart.querySelector(".kv-picture");
+  await until(10000, () => picture.querySelector("svg .role-mark > *, .kv-error"));
+  return Boolean(picture.querySelector("svg .role-mark > *"));
+}}"""
+
+STATE = """chart => ({
+  picture: chart.querySelector(".kv-picture").innerHTML,
+  reading: chart.querySelector(".kv-reading")?.textContent ?? null,
+})"""
+
+CHANGED = f"""async (chart, before) => {{
+  {UNTIL}
+  const reading = chart.querySelector(".kv-reading");
+  const moved = {{
+    picture: () => chart.querySelector(".kv-picture").innerHTML !== before.picture,
+    sentence: () => !reading || reading.textContent !== before.reading,
+  }};
+  if (await until(2000, () => moved.picture() && moved.sentence())) return [];
+  return Object.keys(moved).filter((part) => !moved[part]());
+}}"""
+
+TO_THE_LEFT = """input => {
+  input.value = input.min;
+  input.dispatchEvent(new Event("input", { bubbles: true }));
+}"""
+
+# Relative luminance and contrast as WCAG 2 defines them; colours are read back from a canvas.
+FAINT = """() => {
+  const pen = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
+  const rgba = (colour) => {
+    pen.clearRect(0, 0, 1, 1);
+    pen.fillStyle = colour;
+    pen.fillRect(0, 0, 1, 1);
+    return pen.getImageData(0, 0, 1, 1).data;
+  };
+  const luminance = (colour) => {
+    const [r, g, b] = Array.from(rgba(colour).slice(0, 3), (part) => {
+      const c = part / 255;
+      return c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
+    });
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const panels = (element) => {
+    const found = [];
+    for (let at = element; at; at = at.parentElement) {
+      const colour = getComputedStyle(at).backgroundColor;
+      if (rgba(colour)[3] > 0) found.push(colour);
+    }
+    return found;
+  };
+  const contrast = (a, b) => {
+    const [low, high] = [luminance(a), luminance(b)].sort((x, y) => x - y);
+    return (high + 0.05) / (low + 0.05);
+  };
+  const complaints = [];
+  for (const chart of document.querySelectorAll(".kv-chart")) {
+    const page = getComputedStyle(document.body).backgroundColor;
+    for (const panel of panels(chart)) {
+      if (contrast(panel, page) > 1.5) complaints.push(`panel ${panel} on a page of ${page}`);
+    }
+    const words = ".kv-picture text, .kv-label, .kv-value, select, .kv-reading";
+    for (const text of chart.querySelectorAll(words)) {
+      if (!text.textContent.trim() || !text.getClientRects().length) continue;
+      const style = getComputedStyle(text);
+      const ink = text instanceof SVGElement ? style.fill : style.color;
+      const ratio = contrast(ink, panels(text)[0] ?? page);
+      if (ratio < 4.5) complaints.push(`contrast ${ratio.toFixed(1)} of "${text.textContent}"`);
+    }
+  }
+  return complaints;
+}"""
+
+TOO_WIDE = """() => {
+  const complaints = [];
+  const page = document.documentElement.scrollWidth;
+  if (page > innerWidth) complaints.push(`page of ${page} px in a window of ${innerWidth} px`);
+  for (const picture of document.querySelectorAll(".kv-picture")) {
+    const { scrollWidth: drawn, clientWidth: room } = picture;
+    if (drawn > room) complaints.push(`picture of ${drawn} px in a box of ${room} px`);
+  }
+  return complaints;
+}"""
+
+UNTYPESET = """async () => {
+  const formulas = Array.from(document.querySelectorAll(".math"));
+  if (!formulas.length) return [];
+  if (!window.MathJax?.startup?.promise) return ["a page with formulas, but without MathJax"];
+  await MathJax.startup.promise;
+  await document.fonts.ready;
+  const raw = formulas.filter((formula) => !formula.querySelector("mjx-container"));
+  const wrong = formulas.filter((formula) => formula.querySelector("mjx-merror"));
+  const fonts = Array.from(document.fonts).filter((font) => font.family.startsWith("MJX"));
+  return [
+    ...raw.map((formula) => `not typeset: ${formula.textContent}`),
+    ...wrong.map((formula) => `not understood: ${formula.textContent}`),
+    ...(fonts.some((font) => font.status === "loaded") ? [] : ["no MathJax font was loaded"]),
+  ];
+}"""
+
+
+@dataclass
+class Visit:
+    """An open page, with all that went wrong on it so far."""
+
+    page: Page
+    complaints: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def visit(
+    browser: Browser,
+    url: str,
+    root: str,
+    width: int = 1280,
+    dark: bool = False,
+    leads_to: str | None = None,
+) -> Iterator[Visit]:
+    """Opens a page and listens: console, errors, failed requests, requests that leave ``root``."""
+    scheme = "dark" if dark else "light"
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page = context.new_page()
+    seen = Visit(page)
+
+    def on_console(message) -> None:
+        if message.type in ("error", "warning"):
+            seen.complaints.append(f"console {message.type}: {message.text} {message.location}")
+
+    def on_request(request) -> None:
+        if not request.url.startswith((root, "data:", "blob:")):
+            seen.complaints.append(f"request outside the book: {request.url}")
+
+    def on_response(response) -> None:
+        if response.status >= 400:
+            seen.complaints.append(f"status {response.status}: {response.url}")
+
+    page.on("console", on_console)
+    page.on("pageerror", lambda error: seen.complaints.append(f"script error: {error}"))
+    page.on("request", on_request)
+    page.on("requestfailed", lambda request: seen.complaints.append(f"failed: {request.url}"))
+    page.on("response", on_response)
+    page.goto(url)
+    page.wait_for_url(leads_to or url)
+    page.evaluate("window.MathJax?.startup?.promise?.then(() => true)")
+    yield seen
+    context.close()
+
+
+def draw_all(page: Page) -> list[str]:
+    """Brings every explorer into view; complains about those that draw no marks."""
+    complaints = []
+    for chart in page.query_selector_all(".kv-chart"):
+        chart.scroll_into_view_if_needed()
+        if not chart.evaluate(DRAWN):
+            text = chart.query_selector(".kv-picture").inner_text()
+            complaints.append(f"{chart.get_attribute('aria-label')}: nothing drawn ({text!r})")
+    return complaints
+
+
+def dead_controls(page: Page) -> list[str]:
+    """Moves every control of every explorer; complains when picture or sentence stays as it was."""
+    complaints = draw_all(page)
+    for chart in page.query_selector_all(".kv-chart"):
+        for control in chart.query_selector_all("input, select"):
+            name = control.get_attribute("name")
+            for move, action in moves_of(control):
+                before = chart.evaluate(STATE)
+                action()
+                unmoved = chart.evaluate(CHANGED, before)
+                complaints += [f"{name}: {move} leaves the {part} as it was" for part in unmoved]
+                if unmoved:
+                    break  # one complaint a control says enough
+    return complaints
+
+
+def moves_of(control: ElementHandle) -> Iterator[tuple[str, Callable]]:
+    """Ways to move a control: each option of a drop-down; a slider's far left, then arrow keys."""
+    if control.evaluate("control => control.tagName") == "SELECT":
+        chosen = control.evaluate("select => select.selectedIndex")
+        options = control.query_selector_all("option")
+        for i, option in enumerate(options):
+            if i != chosen:
+                label = option.inner_text()
+                yield f"choosing {label}", lambda label=label: control.select_option(label=label)
+    else:
+        yield "moving to the left end", lambda: control.evaluate(TO_THE_LEFT)
+        for key in ("ArrowRight", "ArrowUp", "ArrowLeft"):
+            yield f"pressing {key}", lambda key=key: control.press(key)

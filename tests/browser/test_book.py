@@ -1,0 +1,72 @@
+"""Every page of the built book in Chromium: silent, local, drawn, alive, readable."""
+
+from __future__ import annotations
+
+import pytest
+from book_checks import FAINT, PAGES, TOO_WIDE, UNTYPESET, dead_controls, draw_all, visit
+
+FIRST_PAGE_BYTES = 3_000_000
+WAYS = ("http", "file")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_page_draws_and_typesets_silently_and_asks_nothing_from_outside(
+    browser, address, name, way
+):
+    root = address[way]
+    with visit(browser, f"{root}/{name}.html", root) as seen:
+        assert draw_all(seen.page) + seen.page.evaluate(UNTYPESET) + seen.complaints == []
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_front_door_leads_to_the_first_page(browser, address, way):
+    root = address[way]
+    first = f"{root}/{PAGES[0]}.html"
+    with visit(browser, f"{root}/index.html", root, leads_to=first) as seen:
+        assert seen.complaints == []
+
+
+def test_every_control_moves_its_picture_and_its_sentence(browser, address, name):
+    with visit(browser, f"{address['file']}/{name}.html", address["file"]) as seen:
+        assert dead_controls(seen.page) + seen.complaints == []
+
+
+def test_every_page_has_the_content_security_policy(book):
+    pages = [page for page in book.rglob("*.html") if "_static" not in page.parts]
+    lacking = [str(page) for page in pages if "Content-Security-Policy" not in page.read_text()]
+    assert pages and lacking == []
+
+
+def test_explorers_can_be_read_in_the_dark(browser, address, name):
+    with visit(browser, f"{address['file']}/{name}.html", address["file"], dark=True) as seen:
+        assert seen.page.evaluate("document.documentElement.dataset.theme") == "dark"
+        assert draw_all(seen.page) + seen.page.evaluate(FAINT) == []
+
+
+def test_changing_the_theme_keeps_the_setting_and_recolours_the_picture(browser, address, name):
+    read = "Array.from(document.querySelectorAll('.kv-reading, .kv-value'), e => e.textContent)"
+    with visit(browser, f"{address['file']}/{name}.html", address["file"]) as seen:
+        draw_all(seen.page)
+        assert seen.page.evaluate(FAINT) == []
+        for slider in seen.page.query_selector_all(".kv-chart input"):
+            slider.press("Home")
+        seen.page.wait_for_timeout(100)
+        before = seen.page.evaluate(read)
+        seen.page.evaluate("document.documentElement.dataset.theme = 'dark'")
+        seen.page.wait_for_timeout(400)
+        assert seen.page.evaluate(FAINT) == []
+        assert seen.page.evaluate(read) == before
+
+
+def test_nothing_overflows_on_a_phone(browser, address, name):
+    with visit(browser, f"{address['file']}/{name}.html", address["file"], width=390) as seen:
+        assert draw_all(seen.page) + seen.page.evaluate(TOO_WIDE) == []
+
+
+def test_first_page_is_light(browser, address):
+    sizes = {}
+    with visit(browser, "about:blank", "about:") as seen:
+        seen.page.on("response", lambda response: sizes.update({response.url: response}))
+        seen.page.goto(f"{address['http']}/{PAGES[0]}.html", wait_until="networkidle")
+        weight = sum(len(response.body()) for response in sizes.values())
+    assert 0 < weight <= FIRST_PAGE_BYTES, f"limit {FIRST_PAGE_BYTES} bytes, got {weight}"

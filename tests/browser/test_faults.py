@@ -1,0 +1,102 @@
+"""The checks of this folder can fail: each fault, planted in a copy of the book, is found."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from book_checks import FAINT, TOO_WIDE, UNTYPESET, dead_controls, draw_all, visit
+
+
+@pytest.fixture
+def copy(book, tmp_path) -> Path:
+    """A copy of the book that a test may spoil."""
+    return shutil.copytree(book, tmp_path / "book")
+
+
+def page_with(book: Path, text: str) -> Path:
+    """The first page of the book that holds a text."""
+    pages = sorted(path for path in book.rglob("*.html") if "_static" not in path.parts)
+    return next(path for path in pages if text in path.read_text(encoding="utf-8"))
+
+
+def spoil(path: Path, old: str, new: str) -> None:
+    """Replaces a text that must be there."""
+    text = path.read_text(encoding="utf-8")
+    assert old in text, f"expected {old!r} in {path.name}, so that the fault can be planted"
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def complaints(browser, page: Path, check, **how) -> list[str]:
+    """What a check says of a page, after what the visit itself heard."""
+    with visit(browser, page.as_uri(), page.parents[1].as_uri(), **how) as seen:
+        draw_all(seen.page)
+        found = check(seen.page)
+        return seen.complaints + found
+
+
+def test_a_dead_slider_is_found(browser, copy):
+    spoil(copy / "_static" / "explorer.js", "moved(slider.values[at]);", "")
+    found = complaints(browser, page_with(copy, 'type="range"'), dead_controls)
+    assert any("leaves the picture" in complaint for complaint in found)
+
+
+def test_a_dead_sentence_is_found(browser, copy):
+    spoil(copy / "_static" / "explorer.js", "reading.textContent = sentence", "void sentence")
+    found = complaints(browser, page_with(copy, 'class="kv-reading"'), dead_controls)
+    assert any("leaves the sentence" in complaint for complaint in found)
+
+
+def test_a_missing_drawing_library_is_found_and_said_on_the_page(browser, copy):
+    next((copy / "_static").glob("vega-*.js")).unlink()
+    found = complaints(browser, page_with(copy, 'class="kv-chart"'), draw_all)
+    assert any("the drawing library did not load" in complaint for complaint in found)
+
+
+def test_an_image_from_outside_is_found(browser, copy):
+    page = page_with(copy, 'class="kv-chart"')
+    spoil(page, "</article>", '<img src="https://example.org/pixel.png" alt=""></article>')
+    assert any("example.org" in complaint for complaint in complaints(browser, page, draw_all))
+
+
+def test_a_request_to_outside_is_found_when_the_policy_is_gone(browser, copy):
+    page = page_with(copy, 'class="kv-chart"')
+    spoil(page, "Content-Security-Policy", "X-No-Policy")
+    spoil(page, "</article>", '<img src="https://example.org/pixel.png" alt=""></article>')
+    found = complaints(browser, page, draw_all)
+    assert "request outside the book: https://example.org/pixel.png" in found
+
+
+def test_an_inline_script_is_found(browser, copy):
+    page = page_with(copy, 'class="kv-chart"')
+    spoil(page, "</article>", "<script>window.inline = 1</script></article>")
+    assert any("Content Security" in complaint for complaint in complaints(browser, page, draw_all))
+
+
+def test_a_wide_element_is_found(browser, copy):
+    page = page_with(copy, 'class="kv-chart"')
+    spoil(page, "</article>", '<div style="width: 900px">wide</div></article>')
+    found = complaints(browser, page, lambda page: page.evaluate(TOO_WIDE), width=390)
+    assert any("in a window of 390 px" in complaint for complaint in found)
+
+
+def test_a_light_panel_in_dark_mode_is_found(browser, copy):
+    spoil(copy / "_static" / "book.css", "background: transparent", "background: #eee")
+    page = page_with(copy, 'class="kv-chart"')
+    found = complaints(browser, page, lambda page: page.evaluate(FAINT), dark=True)
+    assert any("panel" in complaint for complaint in found)
+
+
+def test_faint_text_is_found(browser, copy):
+    spoil(copy / "_static" / "explorer.js", "labelColor: text", 'labelColor: "#999"')
+    page = page_with(copy, 'class="kv-chart"')
+    found = complaints(browser, page, lambda page: page.evaluate(FAINT))
+    assert any("contrast" in complaint for complaint in found)
+
+
+def test_a_missing_mathjax_is_found(browser, copy):
+    (copy / "_static" / "mathjax" / "tex-chtml.js").unlink()
+    page = page_with(copy, 'class="math')
+    found = complaints(browser, page, lambda page: page.evaluate(UNTYPESET))
+    assert "a page with formulas, but without MathJax" in found
