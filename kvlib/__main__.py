@@ -33,7 +33,7 @@ def measure(
     docs: Annotated[int, typer.Option(min=1, help="documents")] = 24,
     max_window: Annotated[int, typer.Option(help="largest window, in tokens")] = 1024,
     seq_len: Annotated[int, typer.Option(help="tokens a document; 0: three windows")] = 0,
-    pairs_per_octave: Annotated[int, typer.Option(help="pairs an octave and document")] = 0,
+    pairs_per_octave: Annotated[int, typer.Option(help="pairs in a document's top octave")] = 0,
     seed: Annotated[int, typer.Option(help="draws documents and starts")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto (float32), bfloat16, …")] = "auto",

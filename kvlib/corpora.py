@@ -145,7 +145,9 @@ def load_corpus(name: str) -> Corpus:
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: expected UTF-8 text, got byte {error.start}: {error.reason}") from error
+        raise ValueError(
+            f"{path}: expected UTF-8 text, got byte {error.start}: {error.reason}"
+        ) from error
     return Corpus(path.name, text, _sha256(text), "the user's own file", path.name)
 
 

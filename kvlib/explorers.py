@@ -209,7 +209,9 @@ class Explorer:
     def to_html(self) -> str:
         """Inert HTML: controls, an empty picture, an empty sentence, and the data as JSON."""
         spec = self.spec()
-        payload = {"spec": spec, "controls": [control.to_json() for control in self.controls]}
+        tables = {name: _columns(rows) for name, rows in spec.pop("datasets", {}).items()}
+        controls = [control.to_json() for control in self.controls]
+        payload = {"spec": spec, "tables": tables, "controls": controls}
         data = json.dumps(payload, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
         controls = "".join(control.to_html() for control in self.controls)
         speaks = any(layer.get("name") == READING for layer in spec.get("layer", []))
@@ -241,6 +243,19 @@ class Explorer:
         """HTML always; a widget as well when a kernel is there to answer it."""
         bundle = self.widget()._repr_mimebundle_() if _kernel_is_live() else {}
         return bundle | {"text/html": self.to_html(), "text/plain": f"Explorer: {self.label}"}
+
+
+def _columns(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """A table by columns, texts as places in a list of the different ones: a fifth of the size."""
+    columns: dict[str, Any] = {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        values = [row.get(name) for row in rows]
+        if all(isinstance(value, str) for value in values):
+            place = {text: i for i, text in enumerate(dict.fromkeys(values))}
+            columns[name] = {"texts": list(place), "places": [place[text] for text in values]}
+        else:
+            columns[name] = values
+    return columns
 
 
 def _kernel_is_live() -> bool:

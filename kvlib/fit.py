@@ -7,7 +7,7 @@ mean of logs has another exponent than the log of means. The unit of resampling 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -22,11 +22,14 @@ class Curve:
     """Mean divergence against window, document by document.
 
     `doc_means` has shape (documents, bins); the windows of a bin lie within 1/BINS_PER_OCTAVE of
-    an octave and `window` is their geometric mean. `contexts` are the reference lengths T that
-    occur, all equally often. `n_starts` counts forward passes, `n_pairs` rows.
+    an octave: from `first` to `last`, and `window` is their geometric mean. `contexts`
+    are 32 reference lengths T, evenly spread over those that occur: a mean over them is a mean
+    over the targets. `n_starts` counts forward passes, `n_pairs` rows.
     """
 
     window: np.ndarray
+    first: np.ndarray
+    last: np.ndarray
     doc_means: np.ndarray
     contexts: np.ndarray
     n_pairs: int
@@ -51,8 +54,12 @@ class Curve:
     def between(self, smallest: float, largest: float = np.inf) -> Curve:
         """The part of the curve with `smallest` ≤ window ≤ `largest`."""
         keep = (self.window >= smallest) & (self.window <= largest)
-        return Curve(
-            self.window[keep], self.doc_means[:, keep], self.contexts, self.n_pairs, self.n_starts
+        return replace(
+            self,
+            window=self.window[keep],
+            first=self.first[keep],
+            last=self.last[keep],
+            doc_means=self.doc_means[:, keep],
         )
 
     def resampled(self, n: int = BOOTSTRAPS, seed: int = 0) -> np.ndarray:
@@ -79,10 +86,13 @@ def curve(table: pd.DataFrame, value: str = "kl_nats") -> Curve:
         raise ValueError(f"documents: expected every window bin in each, got {doc_means.isna()}")
     start = table["position"] - table["window"] + 1
     octave = np.ceil(np.log2(table["window"])).astype(int)
+    by_bin = table["window"].groupby(bins)
     return Curve(
         window=np.exp(np.log(table["window"]).groupby(bins).mean()).to_numpy(),
+        first=by_bin.min().to_numpy(),
+        last=by_bin.max().to_numpy(),
         doc_means=doc_means.to_numpy(dtype=float),
-        contexts=np.unique(table["context"]).astype(float),
+        contexts=np.quantile(np.unique(table["context"]), (np.arange(32) + 0.5) / 32),
         n_pairs=len(table),
         n_starts=len(pd.DataFrame({"d": table["doc"], "o": octave, "s": start}).drop_duplicates()),
     )
@@ -115,13 +125,13 @@ def _finite_basis(shift: float) -> Callable[[np.ndarray, np.ndarray, np.ndarray]
     return basis
 
 
-_NO_SHAPE = np.array([np.nan])
+_NO_SHAPE = np.zeros(1)
 
 LAWS: dict[str, Law] = {
     law.name: law
     for law in (
-        Law("power", "C w^-α", lambda w, _, T: np.log(w) + 0 * _nan_to_zero(_), _NO_SHAPE),
-        Law("exponential", "A exp(-w/ξ)", lambda w, _, T: w + 0 * _nan_to_zero(_), _NO_SHAPE),
+        Law("power", "C w^-α", lambda w, _, T: np.log(w) + 0 * _, _NO_SHAPE),
+        Law("exponential", "A exp(-w/ξ)", lambda w, _, T: w + 0 * _, _NO_SHAPE),
         Law(
             "stretched exponential",
             "A exp(-(w/ξ)^b)",
@@ -150,10 +160,6 @@ LAWS: dict[str, Law] = {
         ),
     )
 }
-
-
-def _nan_to_zero(x: np.ndarray) -> np.ndarray:
-    return np.nan_to_num(x)
 
 
 @dataclass(frozen=True)
@@ -200,7 +206,7 @@ def fit_law(
     Args:
         value: positive, shape (..., k): a curve or a stack of bootstrapped ones.
         weights: (k,), default equal.
-        contexts: reference lengths T for the finite-context law.
+        contexts: reference lengths T for the finite-context law; without them T is infinite.
 
     Raises ValueError for fewer than 3 windows or values that are not positive.
     """
@@ -215,38 +221,49 @@ def fit_law(
     contexts = np.array([np.inf]) if contexts is None else np.asarray(contexts, dtype=float)
     y = np.log(value)
 
-    def line(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def line(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Intercept, slope and mean squared residual of y on x, over the last axis."""
-        x_mean, y_mean = x @ w, y_of(x) @ w
-        xc, yc = x - x_mean[..., None], y_of(x) - y_mean[..., None]
+        x_mean, y_mean = x @ w, y @ w
+        xc, yc = x - x_mean[..., None], y - y_mean[..., None]
         sxx, sxy, syy = (xc * xc) @ w, (xc * yc) @ w, (yc * yc) @ w
         slope = np.ones_like(sxy) if law.unit_slope else sxy / sxx
         return y_mean - slope * x_mean, slope, syy - 2 * slope * sxy + slope**2 * sxx
 
-    def y_of(x: np.ndarray) -> np.ndarray:
-        return np.broadcast_to(y if x.ndim == y.ndim else y[..., None, :], x.shape)
+    def residual(shape: np.ndarray) -> np.ndarray:
+        return line(law.basis(window, shape[..., None], contexts), y)[2]
 
-    grid = law.basis(window, law.shapes[:, None], contexts)
-    residual = line(np.broadcast_to(grid, (*y.shape[:-1], *grid.shape)))[2]
-    shape = _refined(law.shapes, residual)
-    x = np.broadcast_to(law.basis(window, shape[..., None], contexts), y.shape)
-    intercept, slope, _ = line(x)
+    over_grid = line(law.basis(window, law.shapes[:, None], contexts), y[..., None, :])[2]
+    shape = _refined(law.shapes, over_grid, residual)
+    intercept, slope, _ = line(law.basis(window, shape[..., None], contexts), y)
     return Fit(law, intercept, slope, shape, contexts)
 
 
-def _refined(grid: np.ndarray, residual: np.ndarray) -> np.ndarray:
-    """The minimum of `residual` (..., grid) between grid points, by a parabola through three."""
-    if len(grid) == 1:
-        return np.full(residual.shape[:-1], grid[0])
-    best = residual.argmin(axis=-1)
+def _refined(
+    grid: np.ndarray, over_grid: np.ndarray, residual: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """The minimum of `residual` near the best grid point: two parabolas, each through three."""
+    best = over_grid.argmin(axis=-1)
+    if len(grid) < 3:
+        return grid[best]
     inner = np.clip(best, 1, len(grid) - 2)
-    left, mid, right = (
-        np.take_along_axis(residual, (inner + k)[..., None], -1)[..., 0] for k in (-1, 0, 1)
+    x = np.stack([grid[inner + k] for k in (-1, 0, 1)])
+    f = np.stack(
+        [np.take_along_axis(over_grid, (inner + k)[..., None], -1)[..., 0] for k in (-1, 0, 1)]
     )
-    bend = left - 2 * mid + right
-    step = np.where(bend > 0, 0.5 * (left - right) / np.where(bend > 0, bend, 1), 0)
-    place = np.where(inner == best, inner + np.clip(step, -1, 1), best)
-    return np.interp(place, np.arange(len(grid)), grid)
+    shape = np.where(inner == best, _vertex(x, f), grid[best])
+    near = np.abs(x[2] - x[0]) / 100
+    x = np.stack([shape - near, shape, shape + near])
+    f = np.stack([residual(point) for point in x])
+    return np.clip(np.where(inner == best, _vertex(x, f), shape), grid[0], grid[-1])
+
+
+def _vertex(x: np.ndarray, f: np.ndarray) -> np.ndarray:
+    """Where the parabola through three points has its minimum, kept between the outer two."""
+    left, right = (f[1] - f[0]) / (x[1] - x[0]), (f[2] - f[1]) / (x[2] - x[1])
+    bend = (right - left) / (x[2] - x[0])
+    safe = np.where(bend > 0, bend, 1)
+    vertex = 0.5 * (x[0] + x[1]) - 0.5 * left / safe
+    return np.where(bend > 0, np.clip(vertex, x[0], x[2]), x[1])
 
 
 # --- estimates with intervals -----------------------------------------------------------------
@@ -329,4 +346,70 @@ def extrapolation(
             law: estimate(s[0] / scores[against][0], s[1:] / scores[against][1:], n)
             for law, s in scores.items()
         },
+    )
+
+
+def held_out(
+    data: Curve,
+    laws: tuple[str, ...] = tuple(LAWS),
+    n_boot: int = BOOTSTRAPS,
+    seed: int = 0,
+    against: str = "finite-context power",
+) -> dict[str, Estimate]:
+    """Errors on documents that a fit has not seen, as ratios to the law `against`.
+
+    Each bootstrap sample of documents is fitted over all windows and scored (RMSE of log D, bins
+    the same) on the documents that it left out; the value is the median ratio. A ratio above one
+    speaks for `against`. Raises ValueError for fewer than 4 documents.
+    """
+    n = data.n_documents
+    if n < 4:
+        raise ValueError(f"documents: expected at least 4 to hold some out, got {n}")
+    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_boot)
+    left_out = (counts == 0).astype(float)
+    enough = left_out.sum(axis=1) >= 2
+    counts, left_out = counts[enough], left_out[enough]
+    seen = counts @ data.doc_means / n
+    unseen = np.log(left_out @ data.doc_means / left_out.sum(axis=1, keepdims=True))
+    scores = {}
+    for law in laws:
+        fitted = fit_law(law, data.window, seen, data.weights, data.contexts)
+        scores[law] = np.sqrt(((fitted.log_value(data.window) - unseen) ** 2).mean(axis=-1))
+    ratios = {law: score / scores[against] for law, score in scores.items()}
+    return {law: estimate(np.median(ratio), ratio, n) for law, ratio in ratios.items()}
+
+
+def local_slopes(data: Curve, n_boot: int = BOOTSTRAPS, seed: int = 0) -> pd.DataFrame:
+    """-d log D / d log w over each octave, with its interval: flat for a power law, and growing
+    in proportion to w for an exponential. Columns `window, slope, low, high`."""
+    octave = np.log2(data.window)
+    stacked = np.log(np.vstack([data.mean, data.resampled(n_boot, seed)]))
+    rows = []
+    for top in range(1, int(np.ceil(octave.max())) + 1):
+        inside = (octave >= top - 1) & (octave <= top + 1e-9)
+        if inside.sum() < 3:
+            continue
+        x = octave[inside] - octave[inside].mean()
+        slope = -(stacked[:, inside] @ x) / (x @ x) / np.log(2)
+        low, high = np.quantile(slope[1:], [0.025, 0.975])
+        rows.append((2 ** octave[inside].mean(), slope[0], low, high))
+    return pd.DataFrame(rows, columns=["window", "slope", "low", "high"])
+
+
+def summary(data: Curve, law: Fit | None = None, n_boot: int = BOOTSTRAPS) -> pd.DataFrame:
+    """A curve as a table for a chart: `window, first, last, mean, low, high, n_documents`, and
+    the value of a fitted law as `fit`. `first` and `last` are the smallest and largest window
+    of the bin, the band is the 95% interval of the mean."""
+    low, high = np.quantile(data.resampled(n_boot), [0.025, 0.975], axis=0)
+    return pd.DataFrame(
+        {
+            "window": data.window,
+            "first": data.first,
+            "last": data.last,
+            "mean": data.mean,
+            "low": low,
+            "high": high,
+            "n_documents": data.n_documents,
+            "fit": np.nan if law is None else law(data.window),
+        }
     )

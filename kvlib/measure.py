@@ -7,7 +7,7 @@ x[0..t]? In the words of the page on policy classes this is the `reencode` proto
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,10 +28,15 @@ class Design:
     """Which pairs of one document are measured, and by which forward passes.
 
     Windows are sorted into octaves (1), (2), (3, 4), (5..8), … Each octave has starts s, evenly
-    spaced, `spacing` tokens apart, with a phase that differs from document to document. One pass
+    spaced and `spacing` tokens apart, with a phase that differs from document to document. One pass
     over x[s..] serves the windows of its octave at once: at s+w-1 it has seen exactly w tokens.
     Targets outside [first_target, last_target] are dropped, so that every window is scored on
     the same region of text.
+
+    A start of the top octave costs as much as two of the octave below, while the start-to-start
+    spread of KL, relative to its mean, is about the same in every octave. For starts of cost c
+    and equal spread, the variance of a log-log slope falls fastest with starts ∝ 1/√c: so each
+    octave has √2 times the starts, and 1/√2 of the pairs, of the octave above it.
     """
 
     max_window: int
@@ -46,10 +51,11 @@ class Design:
         return [(top // 2 + 1 if top > 1 else 1, min(top, self.max_window)) for top in tops]
 
     def spacing(self, octave: tuple[int, int]) -> int:
-        """Tokens between neighbouring starts, so that an octave has about `pairs_per_octave`."""
+        """Tokens between neighbouring starts; the top octave has about `pairs_per_octave` pairs."""
         region = self.last_target - self.first_target + 1
         width = octave[1] - octave[0] + 1
-        return max(1, width * region // self.pairs_per_octave)
+        pairs = self.pairs_per_octave * (octave[1] / self.max_window) ** 0.5
+        return max(1, min(region, round(width * region / pairs)))
 
     def starts(self, doc: int, octave: tuple[int, int]) -> np.ndarray:
         """Starts of one document and octave whose passes reach the target region."""
@@ -74,7 +80,7 @@ def truncation_sensitivity(
     Args:
         documents: token ids, all of one length ≥ 2·max_window. Targets t are the positions from
             2·max_window - 1 to the end, so each context is at least twice the window.
-        pairs_per_octave: pairs (t, w) measured in each octave of windows, per document.
+        pairs_per_octave: pairs (t, w) of a document in the top octave; `Design` has the rest.
 
     Returns:
         One row a pair: `doc, position, context, window, kl_nats, tv`; `position` is t and

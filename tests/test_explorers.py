@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import altair as alt
 import pandas as pd
@@ -34,6 +35,13 @@ def explorer() -> Explorer:
 def payload(html: str) -> dict:
     """The JSON that the loader reads out of an explorer's HTML."""
     return json.loads(re.search(r'<script type="application/json"[^>]*>(.*?)</script>', html)[1])
+
+
+def output_of(code: str) -> str:
+    """What Python code prints in a process of its own that can import what this one can."""
+    path = [str(Path(__file__).parent), *sys.path]
+    run = [sys.executable, "-c", f"import sys; sys.path[:0] = {path!r}; {code}"]
+    return subprocess.run(run, capture_output=True, text=True, check=True).stdout
 
 
 def test_a_log_slider_reaches_every_integer_once_and_both_ends():
@@ -103,8 +111,17 @@ def test_html_holds_the_spec_the_controls_and_the_label():
     data = payload(html)
     assert 'role="group" aria-label="Sensitivity by window"' in html
     assert [control["name"] for control in data["controls"]] == ["window", "model"]
-    assert data["spec"] == explorer().spec() and data["spec"]["width"] == "container"
+    assert data["spec"] | {"datasets": explorer().spec()["datasets"]} == explorer().spec()
+    assert data["spec"]["width"] == "container"
     assert 'aria-valuetext="64 tokens"' in html and html.count("<option") == 2
+
+
+def test_a_table_is_kept_by_columns_with_each_text_once():
+    rows = pd.DataFrame({"model": ["a", "b", "a"], "kl_nats": [1.5, None, 3]})
+    html = Explorer(alt.Chart(rows).mark_point().encode(y="kl_nats"), [], "label").to_html()
+    (table,) = payload(html)["tables"].values()
+    assert table["model"] == {"texts": ["a", "b"], "places": [0, 1, 0]}
+    assert table["kl_nats"] == [1.5, None, 3]
 
 
 def test_the_reading_stands_under_a_static_picture_not_within_it():
@@ -125,9 +142,7 @@ def test_no_text_can_end_the_script_or_the_attribute_it_stands_in():
 
 def test_html_is_the_same_in_another_process():
     code = "from test_explorers import explorer; print(explorer().to_html(), end='')"
-    run = [sys.executable, "-c", f"import sys; sys.path[:0] = {sys.path!r}; {code}"]
-    other = subprocess.run(run, capture_output=True, text=True, check=True)
-    assert other.stdout == explorer().to_html()
+    assert output_of(code) == explorer().to_html()
 
 
 def test_more_rows_than_altair_likes_are_no_error():
@@ -167,5 +182,4 @@ def test_importing_the_module_is_light():
     code = (
         "import kvlib.explorers, sys; print({'torch', 'altair', 'ipywidgets'} & set(sys.modules))"
     )
-    run = [sys.executable, "-c", f"import sys; sys.path[:0] = {sys.path!r}; {code}"]
-    assert subprocess.run(run, capture_output=True, text=True, check=True).stdout == "set()\n"
+    assert output_of(code) == "set()\n"

@@ -29,7 +29,15 @@ POLICY = (
 )
 VEGA = f"vega-{vl_convert.get_vega_version()}.js"
 VEGA_LITE_VERSION = vl_convert.get_vegalite_versions()[-1]
-MATHJAX_PARTS = ("tex-chtml.js", "input/tex/extensions", "output/chtml/fonts/woff-v2")
+MATHJAX_PARTS = (  # what mathjax3_config in _config.yml loads, TeX's extensions on demand
+    "startup.js",
+    "core.js",
+    "input/tex.js",
+    "input/tex/extensions",
+    "output/chtml.js",
+    "output/chtml/fonts",
+    "a11y/assistive-mml.js",
+)
 
 FRONT_DOOR = """<!doctype html>
 <html lang="en">

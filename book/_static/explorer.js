@@ -82,9 +82,20 @@
     select.addEventListener("change", () => moved(choice.values[select.value]));
   }
 
+  /** The rows of a table that is kept by columns, in which texts are places in a list. */
+  function rows(columns) {
+    const names = Object.keys(columns);
+    const values = names.map((name) => {
+      const { texts, places } = columns[name];
+      return texts ? places.map((place) => texts[place]) : columns[name];
+    });
+    return (values[0] || []).map((_, i) => Object.fromEntries(names.map((name, j) => [name, values[j][i]])));
+  }
+
   /** One explorer: returns a function that draws it, or draws it anew in the page's present theme. */
   function explorer(root) {
-    const { spec, controls } = JSON.parse(root.querySelector(".kv-data").textContent);
+    const { spec, tables, controls } = JSON.parse(root.querySelector(".kv-data").textContent);
+    spec.datasets = Object.fromEntries(Object.entries(tables).map(([name, table]) => [name, rows(table)]));
     const picture = root.querySelector(".kv-picture");
     const reading = root.querySelector(".kv-reading");
     const values = {};

@@ -6,13 +6,16 @@ import functools
 import http.server
 import os
 import shutil
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from book_checks import PAGES, ROOT
 from playwright.sync_api import sync_playwright
+
+sys.path.insert(0, str(Path(__file__).parent))  # the tests here share book_checks.py
+from book_checks import PAGES, ROOT  # noqa: E402
 
 BOOK = Path(os.environ.get("KVLIB_BOOK_HTML", ROOT / "_build" / "html"))
 FLAGS = [

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from book_checks import FAINT, PAGES, TOO_WIDE, UNTYPESET, dead_controls, draw_all, visit
 
+pytestmark = pytest.mark.browser
+
 FIRST_PAGE_BYTES = 3_000_000
 WAYS = ("http", "file")
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from book_checks import FAINT, TOO_WIDE, UNTYPESET, dead_controls, draw_all, visit
 
+pytestmark = pytest.mark.browser
+
 
 @pytest.fixture
 def copy(book, tmp_path) -> Path:
@@ -96,7 +98,7 @@ def test_faint_text_is_found(browser, copy):
 
 
 def test_a_missing_mathjax_is_found(browser, copy):
-    (copy / "_static" / "mathjax" / "tex-chtml.js").unlink()
+    (copy / "_static" / "mathjax" / "startup.js").unlink()
     page = page_with(copy, 'class="math')
     found = complaints(browser, page, lambda page: page.evaluate(UNTYPESET))
     assert "a page with formulas, but without MathJax" in found

@@ -1,0 +1,179 @@
+"""From the stored measurements to a verdict for each claim. The rules are here, in code, so that
+a verdict changes when the data do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from kvlib import charts, fit, store
+
+MIN_WINDOW = 8  # shorter windows hold no sentence; the page on C2 shows what other choices give
+SPLIT = 64  # the extrapolation page lets the reader choose another
+RIVAL = "stretched exponential"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of the paper in our words, and the page that treats it (none yet: empty)."""
+
+    id: str
+    text: str
+    page: str = ""
+
+
+CLAIMS = (
+    Claim(
+        "C1",
+        "Online cache compression is sequential Wyner-Ziv coding: the next query is side information.",
+    ),
+    Claim(
+        "C2",
+        "The effect of cutting old context decays polynomially in the length kept, not geometrically.",
+        "sensitivity",
+    ),
+    Claim(
+        "C3",
+        "Fitted on short windows, a power law predicts the long ones about ten times better than an exponential.",
+        "extrapolation",
+    ),
+    Claim("C4", "A cache of sinks and recent tokens shows the same exponent."),
+    Claim("C5", "The decay is no artifact of positional encodings."),
+    Claim("C6", "A sliding window reaches distortion ε with w = O(ε^(-1/α))."),
+    Claim("C7", "Under a two-sided condition every suffix-only policy needs w = Ω(ε^(-1/α))."),
+    Claim("C8", "Open: can summaries that carry old tokens forward beat that scaling?"),
+    Claim(
+        "C9",
+        "A block-Markov scheme attains the upper bound, with a gap of up to two in the exponent.",
+    ),
+    Claim("C10", "The polynomial law predicts how concrete cache policies degrade."),
+    Claim("C11", "At equal budget recency-based eviction beats random retention a hundredfold."),
+    Claim("C12", "Distortion falls as a power law in the budget."),
+)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A verdict with the figure it rests on: `reproduced`, `partly`, `not reproduced` or `to come`."""
+
+    claim: Claim
+    verdict: str
+    figure: str
+
+
+def stored_curves(
+    value: str = "kl_nats", folder: Path = store.DATA
+) -> dict[tuple[str, str], fit.Curve]:
+    """(model, corpus) → curve, for every stored truncation-sensitivity table."""
+    return {
+        key: fit.curve(store.load_table(path), value)
+        for key, path in store.stored("sensitivity", folder).items()
+    }
+
+
+def decay(curves: dict[tuple[str, str], fit.Curve], min_window: int = MIN_WINDOW) -> pd.DataFrame:
+    """What C2 rests on, a row a table: the exponent, and the held-out error of the rivals.
+
+    Columns: `model, corpus, documents, exponent` and, as ratios to the finite-context power law,
+    `exponential, stretched` (an `fit.Estimate` each).
+    """
+    rows = []
+    for (model, corpus), data in curves.items():
+        long = data.between(min_window)
+        errors = fit.held_out(long, ("finite-context power", "exponential", RIVAL))
+        rows.append(
+            {
+                "model": model,
+                "corpus": corpus,
+                "documents": data.n_documents,
+                "exponent": fit.exponent(long),
+                "exponential": errors["exponential"],
+                "stretched": errors[RIVAL],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def contests(
+    curves: dict[tuple[str, str], fit.Curve], split: float = SPLIT, min_window: int = MIN_WINDOW
+) -> pd.DataFrame:
+    """What C3 rests on, a row a table: errors beyond the split and their ratios to the power law's.
+
+    Columns: `model, corpus, documents, power` (its error), and the ratios `exponential, stretched,
+    finite` (finite-context power law), an `fit.Estimate` each.
+    """
+    rows = []
+    for (model, corpus), data in curves.items():
+        contest = fit.extrapolation(data.between(min_window), split)
+        rows.append(
+            {
+                "model": model,
+                "corpus": corpus,
+                "documents": data.n_documents,
+                "power": contest.errors["power"],
+                "exponential": contest.ratios["exponential"],
+                "stretched": contest.ratios[RIVAL],
+                "finite": contest.ratios["finite-context power"],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def decay_verdict(rows: pd.DataFrame) -> str:
+    """C2. Reproduced: on every table the power law beats the exponential *and* the stretched
+    exponential on unseen documents, intervals above one. Partly: only the exponential."""
+    if not all(ratio.low > 1 for ratio in rows["exponential"]):
+        return "not reproduced"
+    return "reproduced" if all(ratio.low > 1 for ratio in rows["stretched"]) else "partly"
+
+
+def extrapolation_verdict(rows: pd.DataFrame) -> str:
+    """C3. Reproduced: on every table the exponential's error is the larger one, interval above
+    one, and the geometric mean of the ratios is an order of magnitude, give or take half of one
+    (√10 or more). Partly: larger, but by less."""
+    if not all(ratio.low > 1 for ratio in rows["exponential"]):
+        return "not reproduced"
+    return "reproduced" if geometric_mean(rows["exponential"]) >= 10**0.5 else "partly"
+
+
+def geometric_mean(estimates: pd.Series) -> float:
+    """Geometric mean of the values of a column of estimates."""
+    return float(np.exp(np.mean([np.log(item.value) for item in estimates])))
+
+
+def verdicts(curves: dict[tuple[str, str], fit.Curve]) -> list[Verdict]:
+    """The verdict of every claim, in order; `to come` where there is no measurement yet."""
+    found = {}
+    if curves:
+        slow, far = decay(curves), contests(curves)
+        found["C2"] = (decay_verdict(slow), _spread("α", slow["exponent"], slow))
+        found["C3"] = (
+            extrapolation_verdict(far),
+            _spread("error of exponential / power law", far["exponential"], far),
+        )
+    return [Verdict(claim, *found.get(claim.id, ("to come", ""))) for claim in CLAIMS]
+
+
+def _spread(what: str, estimates: pd.Series, rows: pd.DataFrame) -> str:
+    """The smallest and the largest of a column of estimates, with their intervals and n."""
+    lowest, highest = min(estimates, key=_value), max(estimates, key=_value)
+    models, corpora = rows["model"].nunique(), rows["corpus"].nunique()
+    return (
+        f"{what} from {lowest} to {highest}; {models} models, {corpora} texts, "
+        f"{rows['documents'].min()} or more documents each"
+    )
+
+
+def _value(item: fit.Estimate) -> float:
+    return item.value
+
+
+def named(rows: pd.DataFrame) -> pd.DataFrame:
+    """A table for a page: models and corpora by their names, estimates with their intervals."""
+    shown = rows.copy()
+    for column in ("model", "corpus"):
+        shown[column] = shown[column].map(charts.name_of)
+    return shown.astype(str)
