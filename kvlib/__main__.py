@@ -26,6 +26,16 @@ def about() -> None:
 
 
 @app.command()
+def fetch() -> None:
+    """Convert the embedded models into the cache folder, so that later loads take seconds."""
+    from kvlib.models import EMBEDDED, cache_folder, load_model
+
+    for name in EMBEDDED:
+        load_model(name, device="cpu")
+    Console().print(f"{', '.join(EMBEDDED)}: ready in {cache_folder()}", soft_wrap=True)
+
+
+@app.command()
 def measure(
     model: Annotated[str, typer.Option(help="embedded name, local folder or Hub id")],
     corpus: Annotated[str, typer.Option(help="pinned name or a UTF-8 text file")],

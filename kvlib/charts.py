@@ -31,11 +31,6 @@ def name_of(key: str) -> str:
     return NAMES.get(key, key)
 
 
-def _log_axis(title: str) -> alt.Axis:
-    """An axis with a label at each power of ten only."""
-    return alt.Axis(title=title, labelOverlap=True, grid=True)
-
-
 def _window_scale(largest: float) -> alt.Scale:
     return alt.Scale(type="log", base=2, domain=[1, largest], nice=False)
 
@@ -95,7 +90,11 @@ def sensitivity(curves: pd.DataFrame, model: str, corpus: str, window: int) -> a
         )
     )
     reader = base.transform_filter(here)
-    rule = reader.mark_rule(color=GREEN, strokeDash=[2, 3], strokeWidth=1.5).encode(x=x)
+    rule = (
+        reader.transform_calculate(at="window")
+        .mark_rule(color=GREEN, strokeDash=[2, 3], strokeWidth=1.5)
+        .encode(x=alt.X("at:Q", scale=_window_scale(largest)))
+    )
     point = reader.mark_point(color=GREEN, size=110, filled=True, shape="diamond").encode(x=x, y=y)
     reading = (
         reader.transform_calculate(
@@ -111,14 +110,13 @@ def sensitivity(curves: pd.DataFrame, model: str, corpus: str, window: int) -> a
         .encode(text="sentence:N", x=alt.value(0), y=alt.value(0))
     )
     reading = reading.properties(name="reading")
-    labels = [
-        _label(
-            base, f"{picked} && datum.last == {int(largest)}", "'measured'", BLUE, "mean", 14, x
-        ),
-        _label(base, f"{picked} && datum.first == 2", "'fitted power law'", ORANGE, "fit", -14, x),
-    ]
+    legend = _legend(
+        (BLUE, [1, 0], "measured, with 95% band"),
+        (ORANGE, [6, 4], "fitted power law, finite context"),
+        (GREY, [1, 0], "other models and texts"),
+    )
     return (
-        alt.layer(others, band, law, measured, rule, point, *labels, reading)
+        alt.layer(others, band, law, measured, rule, point, *legend, reading)
         .add_params(*chosen)
         .properties(width="container", height=HEIGHT)
     )
@@ -129,11 +127,11 @@ def extrapolation(
 ) -> alt.LayerChart:
     """Two laws fitted to the windows up to `split`, drawn through the ones beyond it.
 
-    `points` has one row a (source, bin): `source`, `window`, `value` (mean KL), `weight`.
+    `points` has one row a (source, bin): `source`, `name`, `window`, `value` (mean KL), `weight`.
     The power law and the exponential are weighted least squares of log value on log window and
     on window; sums and slopes are transforms of the chart, so that they move with the slider.
-    `rivals` holds predictions (`source`, `split`, `law`, `window`, `value`) of laws that need more
-    than a regression. Parameters: `source`, `split`.
+    `rivals` holds predictions (`source`, `split`, `window`, `value`) of a law that needs more than
+    a regression. Parameters: `source`, `split`.
     """
     base = (
         alt.Chart(points)
@@ -156,6 +154,7 @@ def extrapolation(
         .transform_joinaggregate(
             **{name.upper(): f"sum({name})" for name in ("k", "ky", "kl", "kll", "kly")},
             **{name.upper(): f"sum({name})" for name in ("kw", "kww", "kwy", "far")},
+            LONGEST="max(window)",
         )
         .transform_calculate(
             power_slope="(datum.K * datum.KLY - datum.KL * datum.KY)"
@@ -183,7 +182,6 @@ def extrapolation(
             exponential_error="sqrt(datum.EXPONENTIAL_MISS / datum.FAR)",
         )
     )
-    largest = float(points["window"].max())
     low, high = float(points["value"].min()) / 30, float(points["value"].max()) * 3
     x = alt.X("window:Q", scale=_window_scale(1024), axis=_window_axis(1024))
     scale = alt.Scale(type="log", domain=[low, high], clamp=True, nice=False)
@@ -193,14 +191,16 @@ def extrapolation(
         return alt.Y(f"{field}:Q", scale=scale, axis=axis)
 
     power = base.mark_line(color=BLUE, strokeWidth=2).encode(x=x, y=y("power"))
-    exponential = base.mark_line(color=ORANGE, strokeWidth=2, strokeDash=[6, 4]).encode(
-        x=x, y=y("exponential")
+    exponential = (
+        base.transform_filter(f"datum.exponential >= {low}")
+        .mark_line(color=ORANGE, strokeWidth=2, strokeDash=[6, 4])
+        .encode(x=x, y=y("exponential"))
     )
     rival = (
         alt.Chart(rivals)
         .transform_filter("datum.source == source && datum.split == split")
         .mark_line(color=GREEN, strokeWidth=1.5, strokeDash=[2, 3])
-        .encode(x=x, y=y("value"), detail="law:N")
+        .encode(x=x, y=y("value"))
     )
     tooltip = [
         alt.Tooltip("window:Q", title="window", format=".0f"),
@@ -218,44 +218,100 @@ def extrapolation(
         .mark_point(color=BLUE, filled=False, size=46, strokeWidth=1.6, opacity=1)
         .encode(x=x, y=y("value"), tooltip=tooltip)
     )
-    once = base.transform_filter(f"datum.window == {largest}")
+    once = base.transform_filter("datum.window == datum.LONGEST")
     cut = alt.Chart(pd.DataFrame({"at": [0]})).transform_calculate(split_at="split")
     rule = cut.mark_rule(color=GREY, strokeDash=[2, 3], strokeWidth=1.5).encode(
         x=alt.X("split_at:Q", scale=_window_scale(1024))
     )
     reading = (
         once.transform_calculate(
-            sentence="'Fitted on windows up to ' + split + ', the power law misses the longer ones"
-            " by ' + format(datum.power_error, '.2f') + ' and the exponential by '"
-            " + format(datum.exponential_error, '.2f') + ' (RMSE of log KL): a ratio of '"
+            sentence="datum.name + ': fitted on windows up to ' + split + ' tokens, the power law"
+            " misses the longer ones by ' + format(datum.power_error, '.2f')"
+            " + ' and the exponential by ' + format(datum.exponential_error, '.2f')"
+            " + ' (RMSE of log KL): a ratio of '"
             " + format(datum.exponential_error / datum.power_error, '.1f') + '.'"
         )
         .mark_text(align="left", baseline="top", dy=-26, limit=0)
         .encode(text="sentence:N", x=alt.value(0), y=alt.value(0))
         .properties(name="reading")
     )
+    legend = _legend(
+        (BLUE, [1, 0], "power law"),
+        (ORANGE, [6, 4], "exponential"),
+        (GREEN, [2, 3], "power law, finite context"),
+    )
     return (
-        alt.layer(rule, rival, exponential, power, fitted, scored, reading)
+        alt.layer(rule, rival, exponential, power, fitted, scored, *legend, reading)
         .add_params(alt.param("source", value=source), alt.param("split", value=split))
         .properties(width="container", height=HEIGHT)
     )
 
 
-def _window_axis(largest: float) -> alt.Axis:
-    ticks = [2**k for k in range(0, int(largest).bit_length())]
-    return alt.Axis(title="window kept (tokens)", values=ticks, format="d", labelOverlap=True)
+def two_ways_to_forget(largest: int = 1024) -> alt.LayerChart:
+    """A power law (1+w)^-alpha and a geometric law ratio^w, on logarithmic axes.
 
-
-def _label(
-    base: alt.Chart, where: str, text: str, color: str, field: str, dy: int, x: alt.X
-) -> alt.Chart:
-    """A name beside a line, in the line's colour."""
-    return (
-        base.transform_filter(where)
-        .transform_calculate(label=text)
-        .mark_text(color=color, align="right" if dy > 0 else "left", dy=dy, fontWeight="bold")
-        .encode(x=x, y=alt.Y(f"{field}:Q", title=""), text="label:N")
+    Parameters: `alpha` and `ratio`.
+    """
+    windows = pd.DataFrame({"window": [2 ** (k / 8) for k in range(8 * largest.bit_length() - 7)]})
+    base = alt.Chart(windows).transform_calculate(
+        power="pow(1 + datum.window, -alpha)", geometric="pow(ratio, datum.window)"
     )
+    x = alt.X(
+        "window:Q",
+        scale=_window_scale(largest),
+        axis=_window_axis(largest, "sentences kept"),
+    )
+    scale = alt.Scale(type="log", domain=[1e-4, 1], clamp=True, nice=False)
+    axis = alt.Axis(title="share of questions missed", format="~g", tickCount=4)
+
+    def y(field: str) -> alt.Y:
+        return alt.Y(f"{field}:Q", scale=scale, axis=axis)
+
+    power = base.mark_line(color=BLUE, strokeWidth=2).encode(x=x, y=y("power"))
+    geometric = (
+        base.transform_filter("datum.geometric >= 1e-4")
+        .mark_line(color=ORANGE, strokeWidth=2, strokeDash=[6, 4])
+        .encode(x=x, y=y("geometric"))
+    )
+    reading = (
+        alt.Chart(pd.DataFrame({"at": [100]}))
+        .transform_calculate(
+            sentence="'A hundred sentences back, the power law still misses '"
+            " + format(100 * pow(1 + datum.at, -alpha), '.2~g') + '% of the questions,'"
+            " + ' and the geometric law ' + format(100 * pow(ratio, datum.at), '.2~g') + '%.'"
+        )
+        .mark_text(align="left", baseline="top", dy=-26, limit=0)
+        .encode(text="sentence:N", x=alt.value(0), y=alt.value(0))
+        .properties(name="reading")
+    )
+    legend = _legend((BLUE, [1, 0], "power law"), (ORANGE, [6, 4], "geometric law"))
+    return (
+        alt.layer(power, geometric, *legend, reading)
+        .add_params(alt.param("alpha", value=0.5), alt.param("ratio", value=0.9))
+        .properties(width="container", height=HEIGHT)
+    )
+
+
+def _window_axis(largest: float, title: str = "window kept (tokens)") -> alt.Axis:
+    ticks = [2**k for k in range(0, int(largest).bit_length())]
+    return alt.Axis(title=title, values=ticks, format="d", labelOverlap=True)
+
+
+def _legend(*entries: tuple[str, list[int], str]) -> list[alt.Chart]:
+    """Lines and their names in the lower left corner, which a falling curve leaves empty."""
+    layers = []
+    for k, (color, dash, text) in enumerate(entries):
+        y = alt.value(HEIGHT - 14 - 18 * (len(entries) - 1 - k))
+        one = alt.Chart(pd.DataFrame({"text": [text]}))
+        layers += [
+            one.mark_rule(color=color, strokeDash=dash, strokeWidth=2).encode(
+                x=alt.value(10), x2=alt.value(34), y=y
+            ),
+            one.mark_text(align="left", baseline="middle", fontSize=12).encode(
+                x=alt.value(40), y=y, text="text:N"
+            ),
+        ]
+    return layers
 
 
 def _lookup(expression: str) -> str:

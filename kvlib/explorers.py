@@ -1,278 +1,69 @@
-"""Charts with sliders that are alive in two places: on a static page, and in a live kernel.
-
-An :class:`Explorer` is an Altair chart with named parameters, and a control for each parameter that
-the reader may move. The controls are declared once and rendered twice: as plain HTML, which the
-book's loader (``book/_static/explorer.js``) connects to Vega with no kernel behind it, and as
-ipywidgets linked to the same chart when a kernel is running.
-"""
+"""The book's explorers: a chart of `kvlib.charts` with the controls that move it."""
 
 from __future__ import annotations
 
-import html
-import json
-import math
-import os
-import sys
-from bisect import bisect_left
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+import pandas as pd
 
-if TYPE_CHECKING:
-    import altair
-    import ipywidgets
-
-LIVE_WIDTH = 640  # pixels; a widget's cell has no width of its own when the chart asks for one
-LIVE_STOPS = 200  # positions of a live slider on a log track
-READING = "reading"  # name of the layer whose text mark says in words what the picture shows
-READING_HTML = '<p class="kv-reading" aria-live="polite"></p>'
+from kvlib import charts
+from kvlib.controls import Choice, Explorer, Slider
 
 
-@dataclass(frozen=True)
-class Slider:
-    """A number that the reader moves along a track.
+def two_ways_to_forget(alpha: float, ratio: float) -> Explorer:
+    """A power law beside a geometric one; the exponent and the ratio to choose."""
+    return Explorer(
+        charts.two_ways_to_forget(),
+        [
+            Slider("alpha", "Exponent α of the power law", 0.1, 2, 0.05, value=alpha),
+            Slider("ratio", "Share kept by the geometric law", 0.5, 0.99, 0.01, value=ratio),
+        ],
+        "The share of questions missed when only so many sentences are kept, for two laws",
+    )
 
-    The slider reaches ``start, start + step, …, stop``, or exactly ``values`` when they are given.
-    ``scale="log"`` spaces the same numbers by their logarithms: for windows 1 to 1024 each octave
-    has the same length of track, and the arrow keys still go through every integer. ``unit`` is
-    read out after the number. Raises ValueError for fewer than two numbers or unordered ones, for a
-    ``value`` that isn't among them, and for a log track that touches zero.
+
+def sensitivity(curves: pd.DataFrame, window: int = 128) -> Explorer:
+    """Divergence against the window kept; model, text, divergence and window to choose.
+
+    `curves` is what `kvlib.fit.summaries` returns; the first model and corpus come up first.
     """
-
-    name: str
-    label: str
-    start: float | None = None
-    stop: float | None = None
-    step: float = 1
-    value: float | None = None
-    scale: Literal["linear", "log"] = "linear"
-    unit: str = ""
-    values: Sequence[float] | None = field(default=None, kw_only=True)
-
-    def __post_init__(self) -> None:
-        if self.scale not in ("linear", "log"):
-            raise ValueError(f"slider {self.name!r}: expected linear or log, got {self.scale!r}")
-        values = self._range() if self.values is None else tuple(self.values)
-        if len(values) < 2 or any(b <= a for a, b in zip(values, values[1:], strict=False)):
-            got = f"{list(values)[:6]}{' …' if len(values) > 6 else ''}"
-            raise ValueError(f"slider {self.name!r}: expected two or more rising values, got {got}")
-        if self.scale == "log" and values[0] <= 0:
-            raise ValueError(f"slider {self.name!r}: a log track starts above 0, got {values[0]}")
-        value = values[0] if self.value is None else self.value
-        if value not in values:
-            reach = f"one of the {len(values)} values from {values[0]} to {values[-1]}"
-            raise ValueError(f"slider {self.name!r}: expected value to be {reach}, got {value}")
-        object.__setattr__(self, "values", values)
-        object.__setattr__(self, "value", value)
-
-    def _range(self) -> tuple[float, ...]:
-        """All multiples of the step from start to stop, free of floating-point dust."""
-        if self.start is None or self.stop is None or self.step <= 0:
-            got = f"start={self.start}, stop={self.stop}, step={self.step}"
-            raise ValueError(f"slider {self.name!r}: expected start, stop and step > 0, got {got}")
-        count = math.floor((self.stop - self.start) / self.step + 1e-9) + 1
-        return tuple(_tidy(self.start + i * self.step) for i in range(count))
-
-    def text(self, value: float) -> str:
-        """The value as it is read out, with its unit."""
-        return f"{value} {self.unit}".rstrip()
-
-    def stops(self, count: int = LIVE_STOPS) -> tuple[float, ...]:
-        """About ``count`` of the values, even along the track, with both ends and the value."""
-        if self.scale == "linear":
-            return self.values
-        first, last = self.values[0], self.values[-1]
-        targets = (first * (last / first) ** (i / count) for i in range(count + 1))
-        nearest = {min(self._around(target), key=lambda v: abs(v - target)) for target in targets}
-        return tuple(sorted(nearest | {first, last, self.value}))
-
-    def _around(self, target: float) -> tuple[float, ...]:
-        """The one or two values next to a point of the track."""
-        at = bisect_left(self.values, target)
-        return self.values[max(at - 1, 0) : at + 1]
-
-    def to_html(self) -> str:
-        """A labelled range input; the loader sets its ends and its place on the track."""
-        text = html.escape(self.text(self.value))
-        return (
-            f'<label class="kv-control"><span class="kv-label">{html.escape(self.label)}</span>'
-            f'<output class="kv-value" aria-hidden="true">{text}</output>'
-            f'<input type="range" name="{html.escape(self.name)}" aria-valuetext="{text}"'
-            ' autocomplete="off"></label>'
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """What the loader needs to know."""
-        kind = {"kind": "slider", "name": self.name, "value": self.value}
-        return kind | {"values": list(self.values), "scale": self.scale, "unit": self.unit}
-
-    def to_widget(self) -> ipywidgets.Widget:
-        """The same control for a live kernel."""
-        import ipywidgets
-
-        options = [(self.text(value), value) for value in self.stops()]
-        return ipywidgets.SelectionSlider(options=options, **_widget_options(self))
+    model, corpus = curves["model"].iloc[0], curves["corpus"].iloc[0]
+    return Explorer(
+        charts.sensitivity(curves, model, corpus, window),
+        [
+            Choice("model", "Model", _options(curves["model"])),
+            Choice("corpus", "Text", _options(curves["corpus"])),
+            Choice("divergence", "Distance", _options(curves["divergence"])),
+            Slider(
+                "window",
+                "Window kept",
+                1,
+                int(curves["last"].max()),
+                value=window,
+                scale="log",
+                unit="tokens",
+            ),
+        ],
+        "How far the next-token law given the last tokens alone is from the law given all of them",
+    )
 
 
-@dataclass(frozen=True)
-class Choice:
-    """One of a few named options, as ``(value, text)`` pairs; starts at ``value`` or at the first.
+def extrapolation(points: pd.DataFrame, predictions: pd.DataFrame, split: int) -> Explorer:
+    """Two laws fitted to the windows up to a split that the reader moves.
 
-    Raises ValueError when there is no option or when ``value`` is none of them.
+    The tables are what `kvlib.fit.contest_tables` returns.
     """
-
-    name: str
-    label: str
-    options: Sequence[tuple[Any, str]]
-    value: Any = None
-
-    def __post_init__(self) -> None:
-        values = [value for value, _ in self.options]
-        if not values:
-            raise ValueError(f"choice {self.name!r}: expected one option or more, got none")
-        if self.value is None:
-            object.__setattr__(self, "value", values[0])
-        if self.value not in values:
-            raise ValueError(f"choice {self.name!r}: expected one of {values}, got {self.value!r}")
-
-    def to_html(self) -> str:
-        """A labelled drop-down; an option's place in the list stands for its value."""
-        options = "".join(
-            f'<option value="{i}"{" selected" * (value == self.value)}>{html.escape(text)}</option>'
-            for i, (value, text) in enumerate(self.options)
-        )
-        return (
-            f'<label class="kv-control"><span class="kv-label">{html.escape(self.label)}</span>'
-            f'<select name="{html.escape(self.name)}" autocomplete="off">{options}</select></label>'
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """What the loader needs to know."""
-        values = [value for value, _ in self.options]
-        return {"kind": "choice", "name": self.name, "value": self.value, "values": values}
-
-    def to_widget(self) -> ipywidgets.Widget:
-        """The same control for a live kernel."""
-        import ipywidgets
-
-        options = [(text, value) for value, text in self.options]
-        return ipywidgets.Dropdown(options=options, **_widget_options(self))
+    splits = sorted(int(value) for value in predictions["split"].unique())
+    sources = points[["source", "name"]].drop_duplicates()
+    return Explorer(
+        charts.extrapolation(points, predictions, sources["source"].iloc[0], split),
+        [
+            Choice("source", "Model and text", list(sources.itertuples(index=False, name=None))),
+            Slider(
+                "split", "Fit windows up to", values=splits, value=split, scale="log", unit="tokens"
+            ),
+        ],
+        "A power law and an exponential, fitted to short windows and drawn through the long ones",
+    )
 
 
-class Explorer:
-    """An Altair chart whose parameters are moved by controls; show it as the last line of a cell.
-
-    Each control names a parameter that the chart declares with ``add_params``. The control's value
-    becomes the parameter's, and a ``bind`` is dropped, so that no parameter has two controls. The
-    label is the sentence that a screen reader says first. Leave the chart's width to the explorer:
-    it is the page's on a static page, and ``LIVE_WIDTH`` in a kernel unless the chart has one. The
-    text mark of a layer named "reading" is a sentence that says what the picture shows: it stands
-    under the picture on a static page, and within it in a kernel. Raises ValueError when a control
-    names no parameter, or two controls name the same one.
-    """
-
-    def __init__(
-        self,
-        chart: altair.Chart | altair.LayerChart,
-        controls: Sequence[Slider | Choice],
-        label: str,
-    ) -> None:
-        self.controls = tuple(controls)
-        self.label = label
-        self.chart = chart.copy(deep=True)
-        params = self.chart.params if isinstance(self.chart.params, list) else []
-        by_name = {param.to_dict()["name"]: param for param in params}
-        names = [control.name for control in self.controls]
-        if unknown := [name for name in names if name not in by_name]:
-            raise ValueError(f"controls must name parameters {sorted(by_name)}, got {unknown}")
-        if len(set(names)) < len(names):
-            raise ValueError(f"expected one control for each parameter, got {names}")
-        for control in self.controls:
-            param = by_name[control.name]
-            param._kwds["value"] = control.value
-            param._kwds.pop("bind", None)
-
-    def spec(self) -> dict[str, Any]:
-        """The Vega-Lite spec for a static page: as wide as the page, its reading unseen."""
-        import altair
-
-        with altair.data_transformers.enable("default", max_rows=None):
-            spec = self.chart.to_dict()
-        if "layer" in spec or "mark" in spec:
-            spec["width"] = "container"
-        for layer in spec.get("layer", []):
-            if layer.get("name") == READING:
-                mark = layer["mark"] if isinstance(layer["mark"], dict) else {"type": layer["mark"]}
-                layer["mark"] = mark | {"fontSize": 0, "tooltip": None}
-        return spec
-
-    def to_html(self) -> str:
-        """Inert HTML: controls, an empty picture, an empty sentence, and the data as JSON."""
-        spec = self.spec()
-        tables = {name: _columns(rows) for name, rows in spec.pop("datasets", {}).items()}
-        controls = [control.to_json() for control in self.controls]
-        payload = {"spec": spec, "tables": tables, "controls": controls}
-        data = json.dumps(payload, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-        controls = "".join(control.to_html() for control in self.controls)
-        speaks = any(layer.get("name") == READING for layer in spec.get("layer", []))
-        return (
-            f'<div class="kv-chart" role="group" aria-label="{html.escape(self.label)}">'
-            f'<div class="kv-controls">{controls}</div><div class="kv-picture"></div>'
-            f"{READING_HTML * speaks}"
-            "<noscript><p>This picture is drawn in the browser and needs JavaScript.</p></noscript>"
-            f'<script type="application/json" class="kv-data">{data}</script></div>'
-        )
-
-    def widget(self) -> ipywidgets.VBox:
-        """For a live kernel: ipywidgets linked to the parameters of an ``altair.JupyterChart``."""
-        import altair
-        import ipywidgets
-
-        altair.JupyterChart.enable_offline(True)
-        chart = self.chart
-        if not isinstance(chart._kwds.get("width"), int | float):
-            chart = chart.properties(width=LIVE_WIDTH)
-        with altair.data_transformers.enable("default", max_rows=None):
-            picture = altair.JupyterChart(chart, embed_options={"actions": False})
-        widgets = [control.to_widget() for control in self.controls]
-        for control, widget in zip(self.controls, widgets, strict=True):
-            ipywidgets.dlink((widget, "value"), (picture.params, control.name))
-        return ipywidgets.VBox([*widgets, picture])
-
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
-        """HTML always; a widget as well when a kernel is there to answer it."""
-        bundle = self.widget()._repr_mimebundle_() if _kernel_is_live() else {}
-        return bundle | {"text/html": self.to_html(), "text/plain": f"Explorer: {self.label}"}
-
-
-def _columns(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """A table by columns, texts as places in a list of the different ones: a fifth of the size."""
-    columns: dict[str, Any] = {}
-    for name in dict.fromkeys(name for row in rows for name in row):
-        values = [row.get(name) for row in rows]
-        if all(isinstance(value, str) for value in values):
-            place = {text: i for i, text in enumerate(dict.fromkeys(values))}
-            columns[name] = {"texts": list(place), "places": [place[text] for text in values]}
-        else:
-            columns[name] = values
-    return columns
-
-
-def _kernel_is_live() -> bool:
-    """Whether widgets have a kernel to speak to; ``KVLIB_STATIC=1`` says no, for stable outputs."""
-    if os.environ.get("KVLIB_STATIC", "0") not in ("", "0") or "IPython" not in sys.modules:
-        return False
-    shell = sys.modules["IPython"].get_ipython()
-    return getattr(shell, "kernel", None) is not None
-
-
-def _widget_options(control: Slider | Choice) -> dict[str, Any]:
-    """Settings of all live controls: a label that isn't cut off, and the width of the chart."""
-    style, layout = {"description_width": "8em"}, {"width": f"{LIVE_WIDTH}px"}
-    return {"description": control.label, "value": control.value, "style": style, "layout": layout}
-
-
-def _tidy(number: float) -> float:
-    """An int when the number is whole, else the number without the dust of binary fractions."""
-    rounded = round(number, 10)
-    return int(rounded) if rounded == int(rounded) else rounded
+def _options(column: pd.Series) -> list[tuple[str, str]]:
+    return [(key, charts.name_of(key)) for key in dict.fromkeys(column)]

@@ -413,3 +413,58 @@ def summary(data: Curve, law: Fit | None = None, n_boot: int = BOOTSTRAPS) -> pd
             "fit": np.nan if law is None else law(data.window),
         }
     )
+
+
+def summaries(kinds: dict[str, dict[tuple[str, str], Curve]], min_window: float) -> pd.DataFrame:
+    """Curves of several divergences, models and corpora as one table for a chart.
+
+    `kinds` maps a divergence's column name to (model, corpus) → curve; the fitted law is the
+    finite-context power law on windows of at least `min_window`. Rounded to 4 digits.
+    """
+    tables = []
+    for divergence, curves in kinds.items():
+        for (model, corpus), data in curves.items():
+            long = data.between(min_window)
+            law = fit_law(
+                "finite-context power", long.window, long.mean, long.weights, long.contexts
+            )
+            table = summary(data, law)
+            table.loc[table["window"] < min_window, "fit"] = np.nan
+            tables.append(table.assign(model=model, corpus=corpus, divergence=divergence))
+    return rounded(pd.concat(tables, ignore_index=True))
+
+
+def contest_tables(
+    curves: dict[tuple[str, str], Curve],
+    names: Callable[[str], str] = str,
+    law: str = "finite-context power",
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What the extrapolation chart needs: the points with their weights, and one law's predictions.
+
+    A split is possible after the third bin and before the last two. Columns of the points:
+    `source, name, window, value, weight` (`names` gives models and corpora theirs); of the
+    predictions: `source, split, window, value`.
+    """
+    points, predictions = [], []
+    for (model, corpus), data in curves.items():
+        source, name = f"{model} {corpus}", f"{names(model)} on {names(corpus)}"
+        columns = {"window": data.window, "value": data.mean, "weight": data.weights}
+        points.append(pd.DataFrame(columns).assign(source=source, name=name))
+        for split in data.last[3:-2]:
+            near = data.between(0, split)
+            fitted = fit_law(law, near.window, near.mean, near.weights, near.contexts)
+            drawn = data.window[::2]
+            predictions.append(
+                pd.DataFrame({"window": drawn, "value": fitted(drawn)}).assign(
+                    source=source, split=split
+                )
+            )
+    return tuple(rounded(pd.concat(t, ignore_index=True)) for t in (points, predictions))
+
+
+def rounded(table: pd.DataFrame, digits: int = 5) -> pd.DataFrame:
+    """Floats with so many significant digits: enough for a picture, the same on every processor."""
+    table = table.copy()
+    for name in table.select_dtypes("float"):
+        table[name] = [float(f"{value:.{digits}g}") for value in table[name]]
+    return table

@@ -175,7 +175,8 @@ def next_token_law(lm: LanguageModel, ids: torch.Tensor | Sequence[int]) -> np.n
     ids = torch.as_tensor(ids, device=lm.device)
     prefix = torch.tensor(lm.prefix_ids, dtype=ids.dtype, device=lm.device)
     with torch.inference_mode():
-        logits = lm.model(torch.cat([prefix, ids])[None], use_cache=False).logits[0, -1]
+        whole = torch.cat([prefix, ids])[None]
+        logits = lm.model(whole, use_cache=False, logits_to_keep=1).logits[0, -1]
     return logits.double().log_softmax(-1).cpu().numpy()
 
 
@@ -233,6 +234,7 @@ def _divergences_of_rows(
     for block in range(0, len(targets), HEAD_ROWS):
         in_block = targets[block : block + HEAD_ROWS]
         log_p = head(reference[torch.from_numpy(in_block).to(lm.device)]).float().log_softmax(-1)
+        log_p.clamp_(min=-80)  # adds at most 262,144·e^-80 of mass, and no ratio overflows below
         p = log_p.exp()
         begin, end = first_row[block], first_row[block + len(in_block)]
         for chunk in range(begin, end, HEAD_ROWS):

@@ -3,6 +3,7 @@ a verdict changes when the data do."""
 
 from __future__ import annotations
 
+import html
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,16 +29,19 @@ class Claim:
 CLAIMS = (
     Claim(
         "C1",
-        "Online cache compression is sequential Wyner-Ziv coding: the next query is side information.",
+        "Compressing a cache online is sequential Wyner-Ziv coding; the next query is side "
+        "information.",
     ),
     Claim(
         "C2",
-        "The effect of cutting old context decays polynomially in the length kept, not geometrically.",
+        "What cutting old context changes decays polynomially, not geometrically, in the length "
+        "kept.",
         "sensitivity",
     ),
     Claim(
         "C3",
-        "Fitted on short windows, a power law predicts the long ones about ten times better than an exponential.",
+        "Fitted on short windows, a power law foretells long ones ten times better than an "
+        "exponential.",
         "extrapolation",
     ),
     Claim("C4", "A cache of sinks and recent tokens shows the same exponent."),
@@ -57,7 +61,7 @@ CLAIMS = (
 
 @dataclass(frozen=True)
 class Verdict:
-    """A verdict with the figure it rests on: `reproduced`, `partly`, `not reproduced` or `to come`."""
+    """`reproduced`, `partly`, `not reproduced` or `to come`, with the figure it rests on."""
 
     claim: Claim
     verdict: str
@@ -68,10 +72,22 @@ def stored_curves(
     value: str = "kl_nats", folder: Path = store.DATA
 ) -> dict[tuple[str, str], fit.Curve]:
     """(model, corpus) → curve, for every stored truncation-sensitivity table."""
+    tables = store.stored("sensitivity", folder)
+    order = list(charts.NAMES)
     return {
-        key: fit.curve(store.load_table(path), value)
-        for key, path in store.stored("sensitivity", folder).items()
+        key: fit.curve(store.load_table(tables[key]), value)
+        for key in sorted(
+            tables, key=lambda key: [order.index(k) if k in order else len(order) for k in key]
+        )
     }
+
+
+def sizes(curves: dict[tuple[str, str], fit.Curve]) -> pd.DataFrame:
+    """What stands behind each table: `model, corpus, documents, starts, pairs`."""
+    return pd.DataFrame(
+        [(*key, data.n_documents, data.n_starts, data.n_pairs) for key, data in curves.items()],
+        columns=["model", "corpus", "documents", "starts", "pairs"],
+    )
 
 
 def decay(curves: dict[tuple[str, str], fit.Curve], min_window: int = MIN_WINDOW) -> pd.DataFrame:
@@ -162,8 +178,8 @@ def _spread(what: str, estimates: pd.Series, rows: pd.DataFrame) -> str:
     lowest, highest = min(estimates, key=_value), max(estimates, key=_value)
     models, corpora = rows["model"].nunique(), rows["corpus"].nunique()
     return (
-        f"{what} from {lowest} to {highest}; {models} models, {corpora} texts, "
-        f"{rows['documents'].min()} or more documents each"
+        f"{what} from {lowest} to {highest}; {len(rows)} pairs of {models} models and {corpora} "
+        f"texts, {rows['documents'].min()} or more documents each"
     )
 
 
@@ -171,9 +187,30 @@ def _value(item: fit.Estimate) -> float:
     return item.value
 
 
+def to_html(items: list[Verdict]) -> str:
+    """The verdict table of the front page, as an HTML table with links to the pages."""
+    rows = []
+    for item in items:
+        claim = html.escape(item.claim.text)
+        if item.claim.page:
+            claim = f'<a href="../notebooks/{item.claim.page}.html">{claim}</a>'
+        kind = item.verdict.replace(" ", "-")
+        rows.append(
+            f"<tr><td>{item.claim.id}</td><td>{claim}</td>"
+            f'<td><span class="kv-verdict kv-{kind}">{item.verdict}</span></td>'
+            f"<td>{html.escape(item.figure)}</td></tr>"
+        )
+    head = "<tr><th>Claim</th><th>The paper says, in our words</th><th>Verdict</th><th>Figure</th>"
+    return (
+        f'<table class="table kv-verdicts"><thead>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table>"
+    )
+
+
 def named(rows: pd.DataFrame) -> pd.DataFrame:
     """A table for a page: models and corpora by their names, estimates with their intervals."""
     shown = rows.copy()
     for column in ("model", "corpus"):
         shown[column] = shown[column].map(charts.name_of)
-    return shown.astype(str)
+    shown = shown.astype(str).set_index("model")
+    return shown.rename_axis(index=None, columns="model")

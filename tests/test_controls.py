@@ -1,4 +1,4 @@
-"""Laws of the explorers that need no browser."""
+"""Laws of the controls that need no browser."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import altair as alt
 import pandas as pd
 import pytest
 
-from kvlib.explorers import LIVE_STOPS, Choice, Explorer, Slider
+from kvlib.controls import LIVE_STOPS, Choice, Explorer, Slider
 
 WINDOWS = Slider("window", "Window", 1, 1024, value=64, scale="log", unit="tokens")
 MODELS = Choice("model", "Model", [("small", "Small one"), ("large", "Large one")])
@@ -141,7 +141,7 @@ def test_no_text_can_end_the_script_or_the_attribute_it_stands_in():
 
 
 def test_html_is_the_same_in_another_process():
-    code = "from test_explorers import explorer; print(explorer().to_html(), end='')"
+    code = "from test_controls import explorer; print(explorer().to_html(), end='')"
     assert output_of(code) == explorer().to_html()
 
 
@@ -179,7 +179,5 @@ def test_without_a_kernel_there_is_html_only(monkeypatch):
 
 
 def test_importing_the_module_is_light():
-    code = (
-        "import kvlib.explorers, sys; print({'torch', 'altair', 'ipywidgets'} & set(sys.modules))"
-    )
+    code = "import kvlib.controls, sys; print({'torch', 'altair', 'ipywidgets'} & set(sys.modules))"
     assert output_of(code) == "set()\n"

