@@ -40,7 +40,7 @@ def measure(
     model: Annotated[str, typer.Option(help="embedded name, local folder or Hub id")],
     corpus: Annotated[str, typer.Option(help="pinned name or a UTF-8 text file")],
     out: Annotated[Path, typer.Option(help="table to write: PATH.parquet and PATH.json")],
-    docs: Annotated[int, typer.Option(min=1, help="documents")] = 24,
+    docs: Annotated[int, typer.Option(help="documents")] = 24,
     max_window: Annotated[int, typer.Option(help="largest window, in tokens")] = 1024,
     seq_len: Annotated[int, typer.Option(help="tokens a document; 0: three windows")] = 0,
     pairs_per_octave: Annotated[int, typer.Option(help="pairs in a document's top octave")] = 0,
@@ -93,7 +93,7 @@ def measure(
             "versions": {name: _version(name) for name in VERSIONED},
         }
     )
-    Console().print(f"{len(table):,} pairs of {docs} documents in {measurement.path}")
+    print(f"{len(table):,} pairs of {table['doc'].nunique()} documents in {measurement.path}")
 
 
 def _progress() -> rich.progress.Progress:

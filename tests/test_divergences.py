@@ -141,7 +141,9 @@ def neighbours() -> tuple[np.ndarray, np.ndarray, float]:
         exp_a, exp_b = [mpmath.exp(x) for x in a], [mpmath.exp(x) for x in b]
         mass_a, mass_b = mpmath.fsum(exp_a), mpmath.fsum(exp_b)
         mean_log_ratio = (
-            mpmath.fsum(e * (mpmath.mpf(x) - mpmath.mpf(y)) for e, x, y in zip(exp_a, a, b))
+            mpmath.fsum(
+                e * (mpmath.mpf(x) - mpmath.mpf(y)) for e, x, y in zip(exp_a, a, b, strict=True)
+            )
             / mass_a
         )
         exact = float(mean_log_ratio - mpmath.log(mass_a) + mpmath.log(mass_b))

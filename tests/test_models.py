@@ -1,4 +1,4 @@
-"""Models: the right tokens, the right weights, and one clear line for everything that goes wrong."""
+"""Models: the right tokens, the right weights, and one clear line for all that goes wrong."""
 
 from __future__ import annotations
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from book_checks import FAINT, PAGES, TOO_WIDE, UNTYPESET, dead_controls, draw_all, visit
+
+from kvlib import fit, verdicts
 
 pytestmark = pytest.mark.browser
 
@@ -72,3 +76,28 @@ def test_first_page_is_light(browser, address):
         seen.page.goto(f"{address['http']}/{PAGES[0]}.html", wait_until="networkidle")
         weight = sum(len(response.body()) for response in sizes.values())
     assert 0 < weight <= FIRST_PAGE_BYTES, f"limit {FIRST_PAGE_BYTES} bytes, got {weight}"
+
+
+def ratio_read_aloud(page) -> float:
+    """The ratio of errors in the sentence of the extrapolation page."""
+    sentence = page.query_selector(".kv-reading").inner_text()
+    return float(re.search(r"a ratio of ([\d.]+)\.$", sentence)[1])
+
+
+@pytest.mark.parametrize("presses", [0, 5])
+def test_the_browser_fits_what_the_library_fits(browser, address, presses):
+    """The laws refitted in the chart and `kvlib.fit` agree on the ratio of errors."""
+    curves = verdicts.stored_curves()
+    first = next(iter(curves.values())).between(verdicts.MIN_WINDOW)
+    name, root = "notebooks/extrapolation", address["file"]
+    with visit(browser, f"{root}/{name}.html", root) as seen:
+        draw_all(seen.page)
+        slider = seen.page.query_selector(".kv-chart input")
+        for _ in range(presses):
+            slider.press("ArrowRight")
+        seen.page.wait_for_timeout(200)
+        split = int(slider.get_attribute("aria-valuetext").split()[0])
+        shown = ratio_read_aloud(seen.page)
+    assert (split == verdicts.SPLIT) == (presses == 0)
+    contest = fit.extrapolation(first, split, ("power", "exponential"), n_boot=2)
+    assert shown == pytest.approx(contest.ratios["exponential"].value, rel=2e-3, abs=0.06)

