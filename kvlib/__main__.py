@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
+import multiprocessing
 import platform
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Annotated
 
@@ -28,11 +30,11 @@ def about() -> None:
 @app.command()
 def fetch() -> None:
     """Convert the embedded models into the cache folder, so that later loads take seconds."""
-    from kvlib.models import EMBEDDED, cache_folder, load_model
+    from kvlib.models import EMBEDDED, cache_folder, converted
 
-    for name in EMBEDDED:
-        load_model(name, device="cpu")
-    Console().print(f"{', '.join(EMBEDDED)}: ready in {cache_folder()}", soft_wrap=True)
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+        list(pool.map(converted, EMBEDDED))
+    print(f"{', '.join(EMBEDDED)}: ready in {cache_folder()}")
 
 
 @app.command()

@@ -134,7 +134,7 @@ def load_model(name: str, device: str = "auto", dtype: str = "auto") -> Language
     torch_device, torch_dtype = _resolve_device(device), _resolve_dtype(dtype)
     description = ""
     if name in EMBEDDED:
-        folder, description = _converted(name), EMBEDDED[name].description
+        folder, description = converted(name), EMBEDDED[name].description
         _verify(folder, name)
         weights_sha256 = EMBEDDED[name].gguf_sha256
     else:
@@ -210,7 +210,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("KVLIB_CACHE") or platformdirs.user_cache_path("kvlib")) / "models"
 
 
-def _converted(name: str) -> Path:
+def converted(name: str) -> Path:
     """The folder of the converted model, made on first use; safe when two processes race."""
     embedded = EMBEDDED[name]
     folder = cache_folder() / f"{name}-{embedded.gguf_sha256[:8]}-{CONVERSION}"

@@ -220,6 +220,11 @@ def test_pickled_weights_are_refused(tiny_folder, tmp_path):
     with pytest.raises(OSError, match=r"expected weights as \*\.safetensors") as error:
         load_model(str(folder))
     one_line(error)
+    # nor does a safetensors file of something else open the door to them
+    shutil.copy(tiny_folder / "model.safetensors", folder / "adapter.safetensors")
+    with pytest.raises(OSError, match="cannot load") as error:
+        load_model(str(folder))
+    one_line(error)
 
 
 def test_truncated_weights_of_a_local_folder_give_one_line(tiny_folder, tmp_path):
@@ -347,7 +352,7 @@ def convert(name, workdir):
 models._convert = convert
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # the weights are larger
 try:
-    models._converted({SMOLLM2!r})
+    models.converted({SMOLLM2!r})
 except OSError as error:
     print(error)
 """
@@ -381,7 +386,7 @@ models._convert = convert
 (shared / f"ready-{{me}}").touch()
 while len(list(shared.glob("ready-*"))) < 2:
     time.sleep(0.002)
-folder = models._converted({SMOLLM2!r})
+folder = models.converted({SMOLLM2!r})
 print(folder, sum(path.read_text() == "whole" for path in folder.iterdir()))
 """
 
