@@ -81,7 +81,8 @@ def measure(
     measurement = store.Measurement(out, settings)
     todo = sorted(set(range(docs)) - measurement.done())
     with _progress() as progress:
-        task = progress.add_task(f"{lm.name} · {text.name}", total=docs, completed=docs - len(todo))
+        title = f"{Path(lm.name).name} · {text.name}"
+        task = progress.add_task(title, total=docs, completed=docs - len(todo))
         for doc in todo:
             rows = measure_document(lm, documents[doc], doc, max_window, pairs_per_octave, seed)
             measurement.add(doc, rows)

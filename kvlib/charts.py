@@ -110,13 +110,13 @@ def sensitivity(curves: pd.DataFrame, model: str, corpus: str, window: int) -> a
         .encode(text="sentence:N", x=alt.value(0), y=alt.value(0))
     )
     reading = reading.properties(name="reading")
-    legend = _legend(
+    key = legend(
         (BLUE, [1, 0], "measured, with 95% band"),
         (ORANGE, [6, 4], "fitted power law, finite context"),
         (GREY, [1, 0], "other models and texts"),
     )
     return (
-        alt.layer(others, band, law, measured, rule, point, *legend, reading)
+        alt.layer(others, band, law, measured, rule, point, *key, reading)
         .add_params(*chosen)
         .properties(width="container", height=HEIGHT)
     )
@@ -235,13 +235,13 @@ def extrapolation(
         .encode(text="sentence:N", x=alt.value(0), y=alt.value(0))
         .properties(name="reading")
     )
-    legend = _legend(
+    key = legend(
         (BLUE, [1, 0], "power law"),
         (ORANGE, [6, 4], "exponential"),
         (GREEN, [2, 3], "power law, finite context"),
     )
     return (
-        alt.layer(rule, rival, exponential, power, fitted, scored, *legend, reading)
+        alt.layer(rule, rival, exponential, power, fitted, scored, *key, reading)
         .add_params(alt.param("source", value=source), alt.param("split", value=split))
         .properties(width="container", height=HEIGHT)
     )
@@ -284,9 +284,9 @@ def two_ways_to_forget(largest: int = 1024) -> alt.LayerChart:
         .encode(text="sentence:N", x=alt.value(0), y=alt.value(0))
         .properties(name="reading")
     )
-    legend = _legend((BLUE, [1, 0], "power law"), (ORANGE, [6, 4], "geometric law"))
+    key = legend((BLUE, [1, 0], "power law"), (ORANGE, [6, 4], "geometric law"))
     return (
-        alt.layer(power, geometric, *legend, reading)
+        alt.layer(power, geometric, *key, reading)
         .add_params(alt.param("alpha", value=0.5), alt.param("ratio", value=0.9))
         .properties(width="container", height=HEIGHT)
     )
@@ -297,7 +297,7 @@ def _window_axis(largest: float, title: str = "window kept (tokens)") -> alt.Axi
     return alt.Axis(title=title, values=ticks, format="d", labelOverlap=True)
 
 
-def _legend(*entries: tuple[str, list[int], str]) -> list[alt.Chart]:
+def legend(*entries: tuple[str, list[int], str]) -> list[alt.Chart]:
     """Lines and their names in the lower left corner, which a falling curve leaves empty."""
     layers = []
     for k, (color, dash, text) in enumerate(entries):

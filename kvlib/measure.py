@@ -36,7 +36,7 @@ class Design:
     A start of the top octave costs as much as two of the octave below, while the start-to-start
     spread of KL, relative to its mean, is about the same in every octave. For starts of cost c
     and equal spread, the variance of a log-log slope falls fastest with starts ∝ 1/√c: so each
-    octave has √2 times the starts, and 1/√2 of the pairs, of the octave above it.
+    octave has 1/√2 of the pairs of the octave above it, and √2 times the starts.
     """
 
     max_window: int

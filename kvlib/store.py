@@ -78,7 +78,7 @@ class Measurement:
         self.settings = settings
         begun = self.parts / "settings.json"
         if begun.is_file():
-            _refuse_other_settings(self.parts, json.loads(begun.read_text()), settings)
+            _refuse_other_settings(self.parts, _read_json(begun), settings)
         elif self.path.is_file():
             _refuse_other_settings(self.path, read_manifest(self.path)["settings"], settings)
             self._split(load_table(self.path))
@@ -135,12 +135,10 @@ def load_table(path: Path) -> pd.DataFrame:
 def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest of a table; raises ValueError with one line when it is missing or damaged."""
     path = Path(path).with_suffix(".json")
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise ValueError(f"{path}: expected a manifest beside the table, found none") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: expected a JSON manifest, got a damaged one ({error})") from None
+    manifest = _read_json(path)
+    if missing := {"settings", "sha256"} - manifest.keys():
+        raise ValueError(f"{path}: expected a manifest with {' and '.join(sorted(missing))}")
+    return manifest
 
 
 def stored(kind: str, folder: Path = DATA) -> dict[tuple[str, str], Path]:
@@ -159,6 +157,18 @@ def _refuse_other_settings(where: Path, begun: dict[str, Any], now: dict[str, An
                 f"{where} was begun with other settings: expected {key} = {begun.get(key)!r}, "
                 f"got {now.get(key)!r}; choose another --out or remove it"
             )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: expected a manifest beside the table, found none") from None
+    except ValueError as error:  # no JSON, or no UTF-8
+        raise ValueError(f"{path}: expected a JSON manifest, got a damaged one ({error})") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: expected a JSON manifest, got {type(found).__name__}")
+    return found
 
 
 def _sha256(path: Path) -> str:

@@ -27,7 +27,7 @@ def assert_equals_naive(lm, document: np.ndarray, table: pd.DataFrame) -> None:
     """Each pair of `table` within 2e-5 + 1e-4·KL of the naive loop, and no KL below -1e-6."""
     naive = naive_sensitivity(lm, document, zip(table["position"], table["window"], strict=True))
     np.testing.assert_allclose(table["kl_nats"], naive["kl_nats"], atol=2e-5, rtol=1e-4)
-    # by Pinsker's slope at most: a KL that is off by x moves TV by no more than about √x
+    # TV moves at first order where KL moves at second, hence the wider bound
     np.testing.assert_allclose(table["tv"], naive["tv"], atol=2e-4, rtol=0)
     np.testing.assert_array_equal(table["context"], naive["context"])
     assert table["kl_nats"].min() >= -1e-6
@@ -51,9 +51,9 @@ def test_each_pair_equals_the_naive_loop_on_the_embedded_models(embedded, passag
 
 def test_long_windows_equal_the_naive_loop_beyond_gemmas_sliding_window(gemma, passage):
     assert gemma.model.config.sliding_window == 512
-    document = passage(gemma, 1080)
-    table = measure_document(gemma, document, doc=0, max_window=540, pairs_per_octave=1)
-    assert_equals_naive(gemma, document, table[table["window"] == 540].head(1))
+    document = passage(gemma, 1240)
+    table = measure_document(gemma, document, doc=0, max_window=530, pairs_per_octave=1)
+    assert_equals_naive(gemma, document, table[table["window"] == 530].head(1))
 
 
 def test_real_sizes_equal_the_naive_loop(smollm2, passage):
