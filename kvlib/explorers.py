@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from kvlib import charts
+from kvlib import bound_charts, charts
 from kvlib.controls import Choice, Explorer, Slider
 
 
@@ -62,6 +62,55 @@ def extrapolation(points: pd.DataFrame, predictions: pd.DataFrame, split: int) -
             ),
         ],
         "A power law and an exponential, fitted to short windows and drawn through the long ones",
+    )
+
+
+EPSILONS = [round(m * 10.0**k, 6) for k in (-3, -2, -1) for m in (1, 1.5, 2, 3, 5, 7)] + [1.0]
+
+
+def budget(
+    points: pd.DataFrame, alpha: float, epsilon: float = 0.1, megabytes: int = 10
+) -> Explorer:
+    """ε, α and the budget to choose: the window they ask for, what it weighs, what it buys.
+
+    `points` is what `kvlib.fit.pinned_points` returns.
+    """
+    sources = points[["source", "name"]].drop_duplicates()
+    return Explorer(
+        bound_charts.budget(points, sources["source"].iloc[0]),
+        [
+            Choice("source", "Model and text", list(sources.itertuples(index=False, name=None))),
+            Slider(
+                "epsilon",
+                "Distortion allowed, ε",
+                values=EPSILONS,
+                value=epsilon,
+                scale="log",
+                unit="nats",
+            ),
+            Slider("alpha", "Exponent α", 0.3, 1.5, 0.01, value=alpha),
+            Slider("budget", "Budget", 1, 1000, value=megabytes, scale="log", unit="MB"),
+        ],
+        "How many tokens a cache must keep for a given distortion, and how many a budget holds",
+    )
+
+
+def lacunary(stairs: pd.DataFrame, alpha: float = 0.8, epsilon: float = 0.01) -> Explorer:
+    """A source that needs far fewer tokens than its upper bound: ε and α to choose."""
+    return Explorer(
+        bound_charts.lacunary(stairs),
+        [
+            Slider(
+                "epsilon",
+                "Distortion allowed, ε",
+                values=EPSILONS[:-1],
+                value=epsilon,
+                scale="log",
+                unit="nats",
+            ),
+            Slider("alpha", "Exponent α of the upper bound", 0.4, 1.5, 0.05, value=alpha),
+        ],
+        "Bayes risk of a source whose dependence sits at a few distances only, and its upper bound",
     )
 
 

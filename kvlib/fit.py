@@ -462,6 +462,44 @@ def contest_tables(
     return tuple(rounded(pd.concat(t, ignore_index=True)) for t in (points, predictions))
 
 
+def pinned_points(
+    curves: dict[tuple[str, str], Curve],
+    costs: dict[str, tuple[int, int, int]],
+    names: Callable[[str], str] = str,
+    min_window: float = 8,
+    largest: float = 1e6,
+) -> pd.DataFrame:
+    """What the budget chart needs: measured points, and a grid on which a law is drawn.
+
+    `costs` maps a model to its bytes a token (full, sliding, local). The law is pinned to the first
+    measured bin of at least `min_window`. Columns as `kvlib.bound_charts.budget` asks for.
+    """
+    tables = []
+    for (model, corpus), data in curves.items():
+        long = data.between(min_window)
+        grid = np.geomspace(1, largest, 49)
+        table = pd.DataFrame(
+            {
+                "window": np.concatenate([long.window, grid]),
+                "value": np.concatenate([long.mean, 0 * grid]),
+            }
+        )
+        full, sliding, local = costs[model]
+        tables.append(
+            table.assign(
+                source=f"{model} {corpus}",
+                name=f"{names(model)} on {names(corpus)}",
+                pin_window=long.window[0],
+                pin_value=long.mean[0],
+                measured_alpha=str(exponent(long)),
+                full=full,
+                sliding=sliding,
+                local=local,
+            )
+        )
+    return rounded(pd.concat(tables, ignore_index=True))
+
+
 def rounded(table: pd.DataFrame, digits: int = 5) -> pd.DataFrame:
     """Floats with so many significant digits: enough for a picture, the same on every processor."""
     table = table.copy()

@@ -18,13 +18,13 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import filelock
 import platformdirs
 import torch
 from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 CONVERSION = "v1"  # part of the cache folder's name: raise it when the conversion changes
@@ -165,20 +165,39 @@ def load_model(name: str, device: str = "auto", dtype: str = "auto") -> Language
     )
 
 
-def cache_bytes(config: Any, tokens: int, bytes_per_number: int = 2) -> int:
-    """Bytes of keys and values for `tokens` cached tokens: 2 · layers · kv_heads · head_dim · size.
+class CacheCost(NamedTuple):
+    """Bytes a token of a KV cache: of layers that see everything, and of layers that see `local`
+    tokens only (Gemma's sliding layers; 0 bytes where there are none)."""
 
-    `config` is a transformers text config; `bytes_per_number` is 2 for a 16-bit cache. Layers that
-    slide (Gemma) are charged at most their own window.
+    full: int
+    sliding: int
+    local: int
+
+
+def cache_cost(config: Any, bytes_per_number: int = 2) -> CacheCost:
+    """What a cached token weighs: 2 (key and value) · layers · kv_heads · head_dim · size.
+
+    `config` is a transformers text config, or the name of an embedded model; `bytes_per_number`
+    is 2 for a 16-bit cache.
     """
+    if isinstance(config, str):
+        config = AutoConfig.from_pretrained(converted(config))
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
-    kept = sum(
-        min(tokens, config.sliding_window) if kind == "sliding_attention" else tokens
-        for kind in kinds
-    )
-    return 2 * kept * kv_heads * head_dim * bytes_per_number
+    sliding = sum(kind == "sliding_attention" for kind in kinds)
+    layer = 2 * kv_heads * head_dim * bytes_per_number
+    local = config.sliding_window if sliding else 0
+    return CacheCost((len(kinds) - sliding) * layer, sliding * layer, local)
+
+
+def cache_bytes(config: Any, tokens: int, bytes_per_number: int = 2) -> int:
+    """Bytes of keys and values for `tokens` cached tokens; sliding layers stop at their window.
+
+    Arguments as in `cache_cost`.
+    """
+    cost = cache_cost(config, bytes_per_number)
+    return cost.full * tokens + cost.sliding * min(tokens, cost.local)
 
 
 # --- a faster matrix product on CPUs ----------------------------------------------------------
