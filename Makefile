@@ -4,7 +4,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-PAGES := book/index notebooks/sensitivity notebooks/extrapolation
 DOCS ?= 24
 
 export KVLIB_STATIC := 1

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
+from scipy.special import stdtrit
 
 BINS_PER_OCTAVE = 4
 BOOTSTRAPS = 2000
@@ -279,7 +280,7 @@ class Estimate:
     n_documents: int
 
     def __str__(self) -> str:
-        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
+        return f"{self.value:.3g} [{self.low:.3g},\u00a0{self.high:.3g}]"  # no break in an interval
 
 
 def estimate(value: float, samples: np.ndarray, n_documents: int) -> Estimate:
@@ -506,3 +507,21 @@ def rounded(table: pd.DataFrame, digits: int = 5) -> pd.DataFrame:
     for name in table.select_dtypes("float"):
         table[name] = [float(f"{value:.{digits}g}") for value in table[name]]
     return table
+
+
+def jackknife_t(data: Curve, law: str = "finite-context power") -> Estimate:
+    """The exponent with a t interval from leaving out each document in turn, for few documents.
+
+    Weights are estimated anew each time, so their noise counts as well; see `calibration` for the
+    coverage. Raises ValueError for fewer than 3 documents.
+    """
+    n = data.n_documents
+    if n < 3:
+        raise ValueError(f"documents: expected at least 3 to leave one out, got {n}")
+    curves = [replace(data, doc_means=np.delete(data.doc_means, k, axis=0)) for k in range(n)]
+    whole, *left = (
+        float(fit_law(law, c.window, c.mean, c.weights, c.contexts).exponent)
+        for c in (data, *curves)
+    )
+    half = stdtrit(n - 1, 0.975) * np.sqrt((n - 1) * np.var(left))
+    return Estimate(whole, float(whole - half), float(whole + half), n)

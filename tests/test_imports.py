@@ -14,8 +14,10 @@ import kvlib
 
 FOLDER = Path(kvlib.__file__).parent
 ORDER = [  # the road from text to page: of these, a module may import only those above it
-    *("divergences", "fit", "corpora", "models", "measure", "store"),
-    *("controls", "charts", "explorers", "verdicts", "__main__"),
+    *("divergences", "gaussian", "sources", "banks"),
+    *("bounds", "closed_forms", "gaussian_coding", "blocks", "coding", "bottleneck"),
+    *("fit", "corpora", "models", "measure", "store"),
+    *("controls", "charts", "bound_charts", "explorers", "verdicts", "__main__"),
 ]
 NEED_TORCH = {"models", "measure"}
 MODULES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")

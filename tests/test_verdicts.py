@@ -54,9 +54,26 @@ def test_power_law_sources_pass_against_the_exponential():
     assert found["C3"] == "reproduced"
 
 
-def test_without_measurements_every_claim_is_to_come():
-    assert {item.verdict for item in verdicts.verdicts({})} == {"to come"}
+def test_without_measurements_every_claim_about_models_is_to_come():
+    found = {item.claim.id: item.verdict for item in verdicts.verdicts({})}
+    assert {found.pop("C6"), found.pop("C7")} == {"proved here"}
+    assert set(found.values()) == {"to come"}
     assert [claim.id for claim in verdicts.CLAIMS] == [f"C{k}" for k in range(1, 13)]
+
+
+def test_a_bound_that_fails_once_is_not_proved():
+    assert verdicts.bound_verdict(pd.Series([True, True])) == "proved here"
+    assert verdicts.bound_verdict(pd.Series([True, False])) == "not reproduced"
+
+
+def test_the_sandwich_check_can_fail(monkeypatch):
+    honest = verdicts.bounds.sandwich
+
+    def too_tight(epsilon, low, high, exponent):
+        return honest(epsilon, 2 * low, 2 * high, exponent)
+
+    monkeypatch.setattr(verdicts.bounds, "sandwich", too_tight)
+    assert not verdicts.sandwich_checks()["lower holds"].all()
 
 
 def test_the_stored_tables_are_whole_and_large_enough():
