@@ -7,10 +7,11 @@ READY := $(VENV)/.ready
 DOCS ?= 24
 
 export KVLIB_STATIC := 1
+export OPENBLAS_NUM_THREADS := 1
 export PYTHONWARNINGS := ignore::DeprecationWarning
 
 .DEFAULT_GOAL := help
-.PHONY: help book test check references measure bench clean
+.PHONY: help book test check references measure calibrate bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
@@ -58,6 +59,10 @@ measure: $(READY) ## measure the stored tables again (hours; goes on where it wa
 	    $(BIN)/python -m kvlib measure --model $$model --corpus $$corpus --docs $(DOCS) \
 	      --out kvlib/data/sensitivity-$$model-$$corpus; \
 	  done; done
+	$(BIN)/python -m kvlib.kv_rates
+
+calibrate: $(READY) ## count how often the intervals hold the truth (minutes)
+	$(BIN)/python tests/bench/calibrate.py
 
 bench: $(READY) ## compare the fast measurement with the naive one (about half an hour)
 	$(BIN)/python tests/bench/bench_measure.py

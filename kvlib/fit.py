@@ -272,7 +272,7 @@ def _vertex(x: np.ndarray, f: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its 95% interval from the document bootstrap, and what stands behind it."""
+    """A number with its 95% interval over documents, and how many documents stand behind it."""
 
     value: float
     low: float
@@ -290,9 +290,22 @@ def estimate(value: float, samples: np.ndarray, n_documents: int) -> Estimate:
 
 
 def exponent(
-    data: Curve, law: str = "finite-context power", n_boot: int = BOOTSTRAPS, seed: int = 0
+    data: Curve,
+    law: str = "finite-context power",
+    interval: str = "jackknife-t",
+    n_boot: int = BOOTSTRAPS,
+    seed: int = 0,
 ) -> Estimate:
-    """The exponent α of a power law fitted to a whole curve, with its interval."""
+    """The exponent α of a power law fitted to a whole curve, with its 95% interval over documents.
+
+    `interval` is `jackknife-t`, which covers the truth as often as it says on simulated studies of
+    24 documents (`kvlib.calibration`), or `percentile`, the document bootstrap's, a little narrow.
+    Raises ValueError for another name.
+    """
+    if interval == "jackknife-t":
+        return jackknife_t(data, law)
+    if interval != "percentile":
+        raise ValueError(f"interval: expected jackknife-t or percentile, got {interval!r}")
     options = {"weights": data.weights, "contexts": data.contexts}
     samples = fit_law(law, data.window, data.resampled(n_boot, seed), **options).exponent
     whole = fit_law(law, data.window, data.mean, **options)

@@ -10,7 +10,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kvlib import bounds, charts, fit, sources, store
+from kvlib import (
+    block_checks,
+    bounds,
+    charts,
+    closed_forms,
+    coding,
+    fit,
+    kv_rates,
+    sources,
+    store,
+)
 
 MIN_WINDOW = 8  # shorter windows hold no sentence; the page on C2 shows what other choices give
 SPLIT = 64  # the extrapolation page lets the reader choose another
@@ -31,6 +41,7 @@ CLAIMS = (
         "C1",
         "Compressing a cache online is sequential Wyner-Ziv coding; the next query is side "
         "information.",
+        "formulation",
     ),
     Claim(
         "C2",
@@ -50,10 +61,15 @@ CLAIMS = (
     Claim(
         "C7", "Under a two-sided condition a suffix-only policy needs w = Ω(ε^(-1/α)).", "bounds"
     ),
-    Claim("C8", "Open: can summaries that carry old tokens forward beat that scaling?"),
+    Claim(
+        "C8",
+        "Open: can summaries that carry old tokens forward beat that scaling?",
+        "open_question",
+    ),
     Claim(
         "C9",
         "A block-Markov scheme attains the upper bound, with a gap of up to two in the exponent.",
+        "block_markov",
     ),
     Claim("C10", "The polynomial law predicts how concrete cache policies degrade."),
     Claim("C11", "At equal budget recency-based eviction beats random retention a hundredfold."),
@@ -63,7 +79,8 @@ CLAIMS = (
 
 @dataclass(frozen=True)
 class Verdict:
-    """`reproduced`, `partly`, `not reproduced` or `to come`, with the figure it rests on."""
+    """A word and its figure: `reproduced`, `partly`, `not reproduced`, `proved here`, `open` or
+    `to come`."""
 
     claim: Claim
     verdict: str
@@ -157,6 +174,36 @@ def contests(
     return pd.DataFrame(rows)
 
 
+def solver_holds() -> bool:
+    """C1's one-step problem: the Wyner-Ziv solver meets the doubly symmetric closed form, which
+    lies above the conditional rate, with a certified gap."""
+    p, flip = 0.25, np.array([[0.75, 0.25], [0.25, 0.75]])
+    points = [coding.wyner_ziv(flip / 2, 1 - np.eye(2), slope) for slope in (2.5, 3.0, 4.0)]
+    distortion = np.array([point.distortion for point in points])
+    formula = closed_forms.doubly_symmetric_rate(distortion, p)
+    rate = np.array([point.rate_nats for point in points])
+    return bool(
+        all(point.converged for point in points)
+        and np.abs(rate - formula).max() < 1e-8
+        and (formula > closed_forms.binary_rate(distortion, p)).all()
+    )
+
+
+def coverage(folder: Path = store.DATA) -> pd.DataFrame:
+    """How often the 95% interval of an exponent held the truth, a row a simulated source.
+
+    From the stored calibration: columns are ways to make the interval, cells the share of studies
+    with its binomial interval, in percent.
+    """
+    table = store.read_table(folder / "calibration.parquet").query("check == 'interval'")
+    cells = [
+        f"{100 * share:.1f} [{100 * low:.1f},\u00a0{100 * high:.1f}]"
+        for share, low, high in zip(table["share"], table["low"], table["high"], strict=True)
+    ]
+    shown = table.assign(cell=cells).pivot(index="source", columns="method", values="cell")
+    return shown.loc[table["source"].unique()].rename_axis(index=None, columns="source")
+
+
 def sandwich_checks(count: int = 40) -> pd.DataFrame:
     """C6 and C7 on sources whose Bayes risk is exact: does the least window obey both bounds?
 
@@ -237,8 +284,14 @@ def geometric_mean(estimates: pd.Series) -> float:
     return float(np.exp(np.mean([np.log(item.value) for item in estimates])))
 
 
-def verdicts(curves: dict[tuple[str, str], fit.Curve]) -> list[Verdict]:
-    """The verdict of every claim, in order; `to come` where there is no measurement yet."""
+def verdicts(
+    curves: dict[tuple[str, str], fit.Curve],
+    tv_curves: dict[tuple[str, str], fit.Curve] | None = None,
+) -> list[Verdict]:
+    """The verdict of every claim, in order; `to come` where there is no measurement yet.
+
+    `tv_curves` are those of the total variation, of the same tables; C9 needs both.
+    """
     checked = sandwich_checks()
     tried = f"{int(checked['values of ε'].sum())} values of ε on {len(checked)} sources"
     found = {
@@ -248,6 +301,21 @@ def verdicts(curves: dict[tuple[str, str], fit.Curve]) -> list[Verdict]:
             f"{tried} with a known Bayes risk; no lower bound for a real model",
         ),
     }
+    rates = kv_rates.stored()
+    found["C1"] = (
+        kv_rates.formulation_verdict(solver_holds(), rates),
+        kv_rates.formulation_figure(rates),
+    )
+    memory = block_checks.memory_needs(block_checks.memory_curves(1.5))
+    rows = block_checks.open_question_table(memory)
+    found["C8"] = block_checks.open_question_verdict(rows), block_checks.open_question_figure(rows)
+    if tv_curves:
+        exact = block_checks.exponent_table(), block_checks.sliding_checks()
+        ratios = block_checks.two_distances(curves, tv_curves, MIN_WINDOW)
+        found["C9"] = (
+            block_checks.block_markov_verdict(*exact, block_checks.tv_exponents()),
+            block_checks.block_markov_figure(*exact, ratios),
+        )
     if curves:
         slow, far = decay(curves), contests(curves)
         found["C2"] = (decay_verdict(slow), _spread("α", slow["exponent"], slow))

@@ -17,7 +17,18 @@ ORDER = [  # the road from text to page: of these, a module may import only thos
     *("divergences", "gaussian", "sources", "banks"),
     *("bounds", "closed_forms", "gaussian_coding", "blocks", "coding", "bottleneck"),
     *("fit", "corpora", "models", "measure", "store"),
-    *("controls", "charts", "bound_charts", "explorers", "verdicts", "__main__"),
+    *(
+        "controls",
+        "charts",
+        "bound_charts",
+        "kv_rates",
+        "rate_charts",
+        "explorers",
+        "block_checks",
+        "block_charts",
+        "verdicts",
+        "__main__",
+    ),
 ]
 NEED_TORCH = {"models", "measure"}
 MODULES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")

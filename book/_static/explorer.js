@@ -158,6 +158,14 @@
       if (stale) await update();
     }
 
+    // Vega looks at its container when the window changes; a sidebar that folds away later counts too.
+    let width = picture.clientWidth;
+    new ResizeObserver(() => {
+      if (picture.clientWidth === width) return;
+      width = picture.clientWidth;
+      window.dispatchEvent(new Event("resize"));
+    }).observe(picture);
+
     for (const control of controls) {
       const input = root.querySelector(`[name="${CSS.escape(control.name)}"]`);
       const connect = control.kind === "slider" ? connectSlider : connectChoice;

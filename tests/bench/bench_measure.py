@@ -106,13 +106,17 @@ def naive_cost(lm, document, table, samples, rng):
     return cost
 
 
-def naive_table(lm, documents, design, sweeps, seed):
+def full_passes(lm, documents):
+    """Hidden states of each whole document: every reference is in them, whatever the study."""
+    with torch.inference_mode():
+        return [measure._hidden(lm, torch.as_tensor(d)[None])[0] for d in documents]
+
+
+def naive_table(lm, documents, references, design, sweeps, seed):
     """A naive study: in each document and octave `sweeps` pairs at random targets and windows."""
     rng = np.random.default_rng(seed)
     rows = []
-    for doc, document in enumerate(documents):
-        with torch.inference_mode():
-            reference = measure._hidden(lm, torch.as_tensor(document)[None])[0]
+    for doc, (document, reference) in enumerate(zip(documents, references, strict=True)):
         for low, high in design.octaves():
             for window in rng.integers(low, high + 1, size=sweeps):
                 position = int(rng.integers(design.first_target, design.last_target + 1))
@@ -136,8 +140,12 @@ def width(table, seed=0):
     return found.high - found.low
 
 
-def bench(name, samples, documents, seeds):
-    """All figures of one model, as a dictionary."""
+def bench(name, samples, documents, seeds, sweeps):
+    """All figures of one model, as a dictionary.
+
+    `sweeps` 0 lets the timings of this run say how many naive pairs an octave and document take
+    as long as ours; on a busy machine give the number that a quiet run printed.
+    """
     lm = models.load_model(name)
     text = corpora.load_corpus(CORPUS).documents(lm.tokenizer, 3072, max(documents, 1))
     design = measure.design_for(3072, 1024, measure.PAIRS_PER_OCTAVE, 0)
@@ -155,16 +163,16 @@ def bench(name, samples, documents, seeds):
         "ours_s": round(ours, 2),
         "naive_s": round(naive, 1),
         "naive_over_ours": round(naive / ours, 1),
+        "sweeps_at_equal_time": round((ours - references) / sum(cost.values()), 2),
         "outside_body_and_head": round(1 - (seconds["body"] + seconds["head"]) / ours, 3),
     }
     if seeds:
-        sweep = sum(cost.values())
-        sweeps = max(1, round((ours - references) / sweep))
+        sweeps = sweeps or max(1, round(result["sweeps_at_equal_time"]))
         stored = store.load_table(store.stored("sensitivity")[name, CORPUS])
         mine = width(stored[stored["doc"] < documents])
-        theirs = []
+        theirs, passes = [], full_passes(lm, text)
         for seed in range(1, seeds + 1):
-            studied, spent = timed(naive_table, lm, text, design, sweeps, seed)
+            studied, spent = timed(naive_table, lm, text, passes, design, sweeps, seed)
             theirs.append(width(studied))
             print(f"  seed {seed}: naive width {theirs[-1]:.3f} in {spent:.0f} s", flush=True)
         result |= {
@@ -184,10 +192,11 @@ def main():
     parser.add_argument("--samples", type=int, default=6, help="naive pairs timed in each octave")
     parser.add_argument("--documents", type=int, default=12, help="for the widths")
     parser.add_argument("--seeds", type=int, default=5, help="naive studies; 0 leaves widths out")
+    parser.add_argument("--sweeps", type=int, default=0, help="naive pairs an octave and document")
     parser.add_argument("--models", nargs="*", default=list(models.EMBEDDED))
     options = parser.parse_args()
     for name in options.models:
-        result = bench(name, options.samples, options.documents, options.seeds)
+        result = bench(name, options.samples, options.documents, options.seeds, options.sweeps)
         print(json.dumps(result), flush=True)
 
 

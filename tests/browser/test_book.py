@@ -69,6 +69,15 @@ def test_nothing_overflows_on_a_phone(browser, address, name):
         assert draw_all(seen.page) + seen.page.evaluate(TOO_WIDE) == []
 
 
+def test_widening_the_window_refits_the_pictures(browser, address, name):
+    root = address["file"]
+    with visit(browser, f"{root}/{name}.html", root, width=800) as seen:
+        assert draw_all(seen.page) == []
+        seen.page.set_viewport_size({"width": 1280, "height": 900})
+        seen.page.wait_for_timeout(800)
+        assert seen.page.evaluate(TOO_WIDE) == []
+
+
 def test_first_page_is_light(browser, address):
     sizes = {}
     with visit(browser, "about:blank", "about:") as seen:
