@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import jupytext
@@ -46,8 +47,10 @@ def execute(page: Path) -> nbformat.NotebookNode:
 
 
 def main() -> None:
-    """Write all references."""
+    """Write all references, or those of the pages that are named on the command line."""
     for page in pages():
+        if sys.argv[1:] and page.stem not in sys.argv[1:]:
+            continue
         notebook = execute(page)
         text = nbformat.writes(nbformat.from_dict(notebook), version=nbformat.NO_CONVERT)
         reference_of(page).write_text(text + "\n")
