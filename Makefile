@@ -60,6 +60,7 @@ measure: $(READY) ## measure the stored tables again (hours; goes on where it wa
 	      --out kvlib/data/sensitivity-$$model-$$corpus; \
 	  done; done
 	$(BIN)/python -m kvlib.kv_rates
+	$(BIN)/python -m kvlib.diagnostics
 
 calibrate: $(READY) ## count how often the intervals hold the truth (minutes)
 	$(BIN)/python tests/bench/calibrate.py

@@ -172,11 +172,19 @@ def naive_sensitivity(
 
 def next_token_law(lm: LanguageModel, ids: torch.Tensor | Sequence[int]) -> np.ndarray:
     """Log-probabilities (vocabulary,) of the token after `ids`, as float64."""
+    return next_token_laws(lm, ids, [len(ids) - 1])[0]
+
+
+def next_token_laws(
+    lm: LanguageModel, ids: torch.Tensor | Sequence[int], positions: Sequence[int]
+) -> np.ndarray:
+    """Log-probabilities (positions, vocabulary) of the tokens after `positions`, from one pass."""
     ids = torch.as_tensor(ids, device=lm.device)
     prefix = torch.tensor(lm.prefix_ids, dtype=ids.dtype, device=lm.device)
+    rows = torch.tensor(positions, device=lm.device) + len(prefix)
     with torch.inference_mode():
         whole = torch.cat([prefix, ids])[None]
-        logits = lm.model(whole, use_cache=False, logits_to_keep=1).logits[0, -1]
+        logits = lm.model(whole, use_cache=False, logits_to_keep=rows).logits[0]
     return logits.double().log_softmax(-1).cpu().numpy()
 
 

@@ -16,7 +16,7 @@ FOLDER = Path(kvlib.__file__).parent
 ORDER = [  # the road from text to page: of these, a module may import only those above it
     *("divergences", "gaussian", "sources", "banks"),
     *("bounds", "closed_forms", "gaussian_coding", "blocks", "coding", "bottleneck"),
-    *("fit", "corpora", "models", "measure", "store"),
+    *("fit", "corpora", "models", "measure", "store", "diagnostics"),
     *(
         "controls",
         "charts",
