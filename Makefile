@@ -29,6 +29,7 @@ $(READY): requirements.txt requirements-models.txt pyproject.toml
 
 book: $(READY) ## build the book into _build/html
 	@echo "· executing the notebooks and building the pages (minutes when something changed)"
+	@rm -rf _build/html  # Sphinx does not copy styles and scripts again when no page has changed
 	$(BIN)/jupyter-book build . -W --keep-going
 	@echo
 	@echo "The book is at $(CURDIR)/_build/html/index.html"
