@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
-import importlib.metadata
 import multiprocessing
-import platform
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -19,7 +16,6 @@ from kvlib import store
 from kvlib.corpora import load_corpus
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
-VERSIONED = ("torch", "transformers", "numpy", "scipy", "kvlib")
 
 
 @app.callback()
@@ -88,13 +84,7 @@ def measure(
             measurement.add(doc, rows)
             progress.advance(task)
     table = measurement.finish(
-        {
-            "command": "python -m kvlib " + " ".join(sys.argv[1:]),
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "device": lm.device.type,
-            "python": platform.python_version(),
-            "versions": {name: _version(name) for name in VERSIONED},
-        }
+        store.run_of("python -m kvlib " + " ".join(sys.argv[1:]), lm.device.type)
     )
     print(f"{len(table):,} pairs of {table['doc'].nunique()} documents in {measurement.path}")
 
@@ -110,13 +100,6 @@ def _progress() -> rich.progress.Progress:
         rich.progress.TimeRemainingColumn(),
         console=Console(stderr=True),
     )
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def main() -> None:

@@ -114,7 +114,7 @@ def main() -> None:
         rows = nested(lm, documents[doc], [int(t) for t in positions], SHORT, LONG)
         measurement.add(doc, rows.assign(doc=doc))
         print(f"document {doc + 1} of {DOCUMENTS}", flush=True)
-    measurement.finish({"command": "python -m kvlib.diagnostics"})
+    measurement.finish(store.run_of("python -m kvlib.diagnostics", lm.device.type))
 
 
 if __name__ == "__main__":

@@ -9,9 +9,6 @@ the whole context: it is a genie's, and the saving is optimistic. Only what runs
 from __future__ import annotations
 
 import argparse
-import datetime
-import importlib.metadata
-import platform
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -453,18 +450,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     measurement = store.Measurement(out, settings)
     for doc, rows in measure(lm, documents).groupby("doc"):
         measurement.add(int(doc), rows)
-    table = measurement.finish(
-        {
-            "command": " ".join(["python -m kvlib.kv_rates", *(arguments or sys.argv[1:])]),
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "device": lm.device.type,
-            "python": platform.python_version(),
-            "versions": {
-                name: importlib.metadata.version(name)
-                for name in ("torch", "transformers", "numpy", "scipy", "kvlib")
-            },
-        }
-    )
+    command = " ".join(["python -m kvlib.kv_rates", *(arguments or sys.argv[1:])])
+    table = measurement.finish(store.run_of(command, lm.device.type))
     print(f"{len(table):,} rows of {table['doc'].nunique()} documents in {measurement.path}")
 
 

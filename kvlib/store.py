@@ -7,9 +7,12 @@ manifest that says how they came about. While it grows, finished documents wait 
 
 from __future__ import annotations
 
+import datetime
 import hashlib
+import importlib.metadata
 import json
 import os
+import platform
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +22,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+VERSIONED = ("torch", "transformers", "numpy", "scipy", "kvlib")
 DATA = Path(__file__).with_name("data")
 
 
@@ -63,6 +67,17 @@ def read_table(path: Path) -> pd.DataFrame:
     except Exception as error:  # damage shows in a dozen kinds
         line = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"{path}: expected a Parquet file, got a damaged one ({line})") from None
+
+
+def run_of(command: str, device: str) -> dict[str, Any]:
+    """What a manifest says of one run: command, date, device and versions."""
+    return {
+        "command": command,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "device": device,
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in VERSIONED},
+    }
 
 
 class Measurement:
@@ -148,6 +163,13 @@ def stored(kind: str, folder: Path = DATA) -> dict[tuple[str, str], Path]:
         settings = read_manifest(path)["settings"]
         found[settings["model"], settings["corpus"]] = path.with_suffix(".parquet")
     return found
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _refuse_other_settings(where: Path, begun: dict[str, Any], now: dict[str, Any]) -> None:
