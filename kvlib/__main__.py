@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import multiprocessing
 import sys
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
+import pandas as pd
 import rich.progress
 import typer
 from rich.console import Console
 
 from kvlib import store
 from kvlib.corpora import load_corpus
+
+if TYPE_CHECKING:
+    from kvlib.models import LanguageModel
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -62,31 +67,95 @@ def measure(
     settings = {
         "kind": "truncation_sensitivity",
         "protocol": "reencode",
-        "model": lm.name,
-        "model_description": lm.description,
-        "weights_sha256": lm.weights_sha256,
-        "corpus": text.name,
-        "corpus_source": text.source,
-        "corpus_sha256": text.sha256,
-        "dtype": str(lm.dtype).removeprefix("torch."),
+        **store.subject_of(lm, text),
         "seq_len": seq_len,
         "max_window": max_window,
         "pairs_per_octave": pairs_per_octave,
         "seed": seed,
     }
-    measurement = store.Measurement(out, settings)
+    _document_by_document(
+        store.Measurement(out, settings),
+        docs,
+        lm,
+        lambda doc: measure_document(lm, documents[doc], doc, max_window, pairs_per_octave, seed),
+    )
+
+
+@app.command()
+def distort(
+    model: Annotated[str, typer.Option(help="embedded name, local folder or Hub id")],
+    corpus: Annotated[str, typer.Option(help="pinned name or a UTF-8 text file")],
+    out: Annotated[Path, typer.Option(help="table to write: PATH.parquet and PATH.json")],
+    policy: Annotated[list[str], typer.Option(help="name of a policy; may be repeated")],
+    budget: Annotated[list[int], typer.Option(help="entries a query sees; may be repeated")],
+    protocol: Annotated[str, typer.Option(help="reencode, online or prefill")] = "online",
+    docs: Annotated[int, typer.Option(help="documents")] = 16,
+    seq_len: Annotated[int, typer.Option(help="tokens a document")] = 2048,
+    stride: Annotated[int, typer.Option(help="tokens from document to document")] = 3072,
+    every: Annotated[int, typer.Option(help="every n-th token of the second half")] = 4,
+    step: Annotated[int, typer.Option(help="tokens a forward, score-based online")] = 32,
+    seed: Annotated[int, typer.Option(help="draws documents and random policies")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto (float32), bfloat16, …")] = "auto",
+) -> None:
+    """Distortion of cache policies at several budgets, appended document by document.
+
+    Documents are the first seq-len tokens of stretches of stride tokens: with the default stride
+    they begin the documents of `measure`.
+    """
+    from kvlib.measure import check_policies, measure_policies
+    from kvlib.models import load_model
+    from kvlib.policies import NAMED
+
+    if unknown := sorted(set(policy) - NAMED.keys()):
+        raise ValueError(f"policy: expected one of {', '.join(NAMED)}, got {', '.join(unknown)}")
+    policies = [NAMED[name] for name in policy]
+    check_policies(policies, budget, protocol, every, seq_len)
+    if stride < seq_len:
+        raise ValueError(f"stride: expected at least seq-len {seq_len}, got {stride}")
+    text = load_corpus(corpus)
+    lm = load_model(model, device, dtype)
+    documents = text.documents(lm.tokenizer, stride, docs, seed)
+    settings = {
+        "kind": "policy_distortion",
+        "protocol": protocol,
+        **store.subject_of(lm, text),
+        "policies": [repr(policy) for policy in policies],
+        "budgets": budget,
+        "seq_len": seq_len,
+        "stride": stride,
+        "every": every,
+        "step": step,
+        "seed": seed,
+    }
+    _document_by_document(
+        store.Measurement(out, settings),
+        docs,
+        lm,
+        lambda doc: measure_policies(
+            lm, documents[doc][:seq_len], doc, policies, budget, protocol, seed, every, step
+        ),
+    )
+
+
+def _document_by_document(
+    measurement: store.Measurement,
+    docs: int,
+    lm: LanguageModel,
+    rows: Callable[[int], pd.DataFrame],
+) -> None:
+    """Measure what is missing, show progress, finish the table."""
     todo = sorted(set(range(docs)) - measurement.done())
     with _progress() as progress:
-        title = f"{Path(lm.name).name} · {text.name}"
+        title = f"{Path(lm.name).name} · {measurement.settings['corpus']}"
         task = progress.add_task(title, total=docs, completed=docs - len(todo))
         for doc in todo:
-            rows = measure_document(lm, documents[doc], doc, max_window, pairs_per_octave, seed)
-            measurement.add(doc, rows)
+            measurement.add(doc, rows(doc))
             progress.advance(task)
     table = measurement.finish(
         store.run_of("python -m kvlib " + " ".join(sys.argv[1:]), lm.device.type)
     )
-    print(f"{len(table):,} pairs of {table['doc'].nunique()} documents in {measurement.path}")
+    print(f"{len(table):,} rows of {table['doc'].nunique()} documents in {measurement.path}")
 
 
 def _progress() -> rich.progress.Progress:

@@ -69,6 +69,19 @@ def read_table(path: Path) -> pd.DataFrame:
         raise ValueError(f"{path}: expected a Parquet file, got a damaged one ({line})") from None
 
 
+def subject_of(lm: Any, text: Any) -> dict[str, Any]:
+    """What a manifest says of a `models.LanguageModel` and a `corpora.Corpus`: names and hashes."""
+    return {
+        "model": lm.name,
+        "model_description": lm.description,
+        "weights_sha256": lm.weights_sha256,
+        "corpus": text.name,
+        "corpus_source": text.source,
+        "corpus_sha256": text.sha256,
+        "dtype": str(lm.dtype).removeprefix("torch."),
+    }
+
+
 def run_of(command: str, device: str) -> dict[str, Any]:
     """What a manifest says of one run: command, date, device and versions."""
     return {

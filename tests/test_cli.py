@@ -92,7 +92,7 @@ def undisturbed(tiny_folder, text_file, tmp_path_factory) -> Path:
     code, stdout, stderr = run(args)
     assert code == 0, stderr
     rows = len(load_table(out))
-    assert stdout == f"{rows:,} pairs of 16 documents in {out}.parquet\n"
+    assert stdout == f"{rows:,} rows of 16 documents in {out}.parquet\n"
     assert "16/16" in stderr
     return out
 

@@ -1,0 +1,141 @@
+"""Attention masks for transformers: the forms that its models take, for all layers or for each.
+
+A model takes one bool mask (batch, 1 or heads, queries, entries) for all layers, or, where some
+layers slide, one for each kind of layer. Where every layer or KV head has a mask of its own, a
+forward pre-hook on each attention module puts it in place. Nothing in transformers is patched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+
+def attention_modules(model: Any) -> list[torch.nn.Module]:
+    """The attention module of each layer, in order; refuses an architecture without plain ones."""
+    body = model.base_model
+    layers = getattr(body, "layers", None) or getattr(body, "h", None) or ()
+    modules = [
+        getattr(layer, "self_attn", None) or getattr(layer, "attn", None) for layer in layers
+    ]
+    if not modules or any(module is None for module in modules):
+        raise ValueError(
+            f"{type(model).__name__}: expected a decoder whose every layer attends "
+            "through self_attn or attn; its caches are not supported"
+        )
+    return modules
+
+
+def sliding_windows(model: Any) -> list[int]:
+    """For each layer its own window in tokens, or 0 where it sees everything."""
+    config, n = model.config, len(attention_modules(model))
+    kinds = getattr(config, "layer_types", None)
+    window = getattr(config, "sliding_window", None) or 0
+    if kinds is None:
+        kinds = ["sliding_attention" if window else "full_attention"] * n
+    if unknown := set(kinds) - {"full_attention", "sliding_attention"}:
+        raise ValueError(
+            f"{type(model).__name__}: expected layers of full or sliding attention, "
+            f"got {', '.join(sorted(unknown))}; not supported"
+        )
+    if window and not hasattr(config, "layer_types"):
+        raise ValueError(
+            f"{type(model).__name__}: expected sliding layers listed in "
+            "layer_types, got none; not supported"
+        )
+    return [window if kind == "sliding_attention" else 0 for kind in kinds]
+
+
+@contextmanager
+def layer_masks(model: Any, mask: Callable[[int], torch.Tensor]) -> Iterator[None]:
+    """Within it, layer k attends where `mask(k)` (1 or kv_heads, queries, entries) is True."""
+    hooks = []
+
+    def put(k: int) -> Callable:
+        def before(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple:
+            seen = mask(k)
+            heads = model.config.num_attention_heads
+            if len(seen) > 1:
+                seen = seen.repeat_interleave(heads // len(seen), dim=0)
+            return args, kwargs | {"attention_mask": as_mask(model, seen[None])}
+
+        return before
+
+    try:
+        for k, module in enumerate(attention_modules(model)):
+            hooks.append(module.register_forward_pre_hook(put(k), with_kwargs=True))
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def eager(model: Any) -> Iterator[None]:
+    """Within it the model computes its attention weights openly, so that they can be read."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+def masks_for(model: Any, seen: torch.Tensor, age: torch.Tensor) -> Any:
+    """One bool mask (batch, 1, queries, entries) in the form the model wants.
+
+    `age` (…, queries, entries) is the query's position less the entry's: where the model slides, an
+    entry whose age has reached the window is hidden as well.
+    """
+    windows = sliding_windows(model)
+    if not any(windows):
+        return as_mask(model, seen)
+    return {
+        "full_attention": as_mask(model, seen),
+        "sliding_attention": as_mask(model, seen & (age < max(windows))),
+    }
+
+
+def near(queries: torch.Tensor, entries: int, window: int) -> torch.Tensor:
+    """(queries, entries) bool: what a layer with a window of its own (0: none) sees at all."""
+    age = queries[:, None] - torch.arange(entries, device=queries.device)
+    return age < window if window else torch.ones_like(age, dtype=torch.bool)
+
+
+def placeholder(model: Any, queries: int, entries: int) -> Any:
+    """A mask in the form the model wants, to be replaced in every layer."""
+    mask = torch.ones(1, 1, queries, entries, dtype=torch.bool, device=model.device)
+    return (
+        {"full_attention": mask, "sliding_attention": mask} if any(sliding_windows(model)) else mask
+    )
+
+
+def as_mask(model: Any, seen: torch.Tensor) -> torch.Tensor:
+    """Bool for sdpa; for eager attention 0 where seen and the smallest number elsewhere."""
+    if model.config._attn_implementation != "eager":
+        return seen
+    low = torch.finfo(model.dtype).min
+    return torch.zeros(seen.shape, dtype=model.dtype, device=seen.device).masked_fill_(~seen, low)
+
+
+def check_masks(model: Any) -> None:
+    """Refuses a model that does not do what a mask says: a causal one must change nothing."""
+    ids = torch.arange(1, 9, device=model.device)[None]
+    age = ids[0][:, None] - ids[0]
+    causal = age >= 0
+    with torch.inference_mode():
+        plain = model.base_model(ids, use_cache=False).last_hidden_state
+        masked, narrow = (
+            model.base_model(
+                ids, attention_mask=masks_for(model, seen[None, None], age), use_cache=False
+            ).last_hidden_state
+            for seen in (causal, causal & (age < 2))
+        )
+    if not torch.allclose(plain, masked, rtol=1e-3, atol=1e-3) or torch.equal(masked, narrow):
+        raise ValueError(
+            f"{type(model).__name__}: expected an architecture that follows a 4D "
+            "attention mask, got another; not supported"
+        )

@@ -1,0 +1,262 @@
+"""A small language model with learned absolute positions, trained on the pinned texts.
+
+The embedded models turn keys by relative position only (RoPE), so for them "the same suffix at
+other positions" is no experiment. A GPT-2 can fail it. `python -m kvlib.small_model` trains one:
+seeded, and resumable after a kill. The evaluation stretches of each text are cut out before the
+tokenizer or the model sees anything (`split`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kvlib import corpora, store
+
+NAME = "small-gpt2"
+FOLDER = store.DATA / NAME
+CORPORA = ("world-english-bible", "scipy-docs", "sympy-code")
+STRETCHES = 24  # evaluation stretches a text, evenly spaced
+STRETCH_CHARS = 6144  # over 1,024 tokens each, in every one of the three texts
+VOCABULARY = 4096
+CONTEXT = 1024
+BATCH = 4  # documents of CONTEXT tokens an update
+WARMUP = 0.03  # of the tokens
+PEAK_RATE = 2e-3
+SHAPE = dict(n_embd=256, n_layer=5, n_head=4)
+
+
+class Split(NamedTuple):
+    """A text cut in two: `train` is a list of stretches, `held_out` as well."""
+
+    train: list[str]
+    held_out: list[str]
+
+
+def split(text: str, stretches: int = STRETCHES, chars: int = STRETCH_CHARS) -> Split:
+    """Cut `stretches` evenly spaced stretches of `chars` characters out of a text.
+
+    Raises ValueError when they would be more than half of it.
+    """
+    period = len(text) // stretches
+    if 2 * chars > period:
+        raise ValueError(
+            f"text: expected at least {2 * chars * stretches} characters, got {len(text)}"
+        )
+    begins = [k * period + (period - chars) // 2 for k in range(stretches)]
+    held_out = [text[b : b + chars] for b in begins]
+    edges = [0, *(e for b in begins for e in (b, b + chars)), len(text)]
+    train = [text[edges[i] : edges[i + 1]] for i in range(0, len(edges), 2)]
+    return Split(train, held_out)
+
+
+def held_out_documents(tokenizer: Any, name: str, seq_len: int = CONTEXT) -> list[np.ndarray]:
+    """The evaluation stretches of a pinned text as token ids, `seq_len` each."""
+    documents = []
+    for stretch in split(corpora.load_corpus(name).text).held_out:
+        ids = tokenizer(stretch, add_special_tokens=False, verbose=False)["input_ids"]
+        if len(ids) < seq_len:
+            raise ValueError(f"{name}: expected stretches of {seq_len} tokens, got {len(ids)}")
+        documents.append(np.array(ids[:seq_len], dtype=np.int64))
+    return documents
+
+
+def train_tokenizer(splits: list[Split], vocabulary: int = VOCABULARY) -> Any:
+    """A byte-level BPE tokenizer of the training stretches; digits stand alone."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    # each text gives the tokenizer equally much, or the largest would own the vocabulary
+    share = min(sum(map(len, part.train)) for part in splits)
+    texts = ["".join(part.train)[:share] for part in splits]
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+
+
+def training_ids(tokenizer: Any, splits: list[Split]) -> list[np.ndarray]:
+    """Token ids of each text's training stretches, one array a text."""
+    return [
+        np.concatenate(
+            [
+                np.array(tokenizer(s, add_special_tokens=False, verbose=False)["input_ids"])
+                for s in part.train
+            ]
+        ).astype(np.uint16)
+        for part in splits
+    ]
+
+
+def learning_rate(done: float) -> float:
+    """Linear warm-up, then a cosine to a twentieth; `done` is the share of tokens seen."""
+    if done < WARMUP:
+        return PEAK_RATE * (done + 1e-4) / WARMUP
+    part = (done - WARMUP) / (1 - WARMUP)
+    return PEAK_RATE * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(part, 1))))
+
+
+def batch(ids: list[np.ndarray], update: int, seed: int, context: int) -> np.ndarray:
+    """(BATCH, context + 1) token ids of one update; each text is drawn equally often."""
+    rng = np.random.default_rng([seed, update])
+    rows = []
+    for k in range(BATCH):
+        text = ids[(update * BATCH + k) % len(ids)]
+        begin = int(rng.integers(len(text) - context - 1))
+        rows.append(text[begin : begin + context + 1])
+    return np.stack(rows).astype(np.int64)
+
+
+class Training:
+    """The state of a training run: model, optimiser and the updates done, saved without pickle."""
+
+    def __init__(self, folder: Path, ids: list[np.ndarray], config: Any, seed: int = 0) -> None:
+        import torch
+        from transformers import GPT2LMHeadModel
+
+        torch.manual_seed(seed)
+        self.folder, self.ids, self.seed, self.config = folder, ids, seed, config
+        self.model = GPT2LMHeadModel(config)
+        decayed = [p for p in self.model.parameters() if p.ndim >= 2]
+        others = [p for p in self.model.parameters() if p.ndim < 2]
+        self.optimiser = torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}],
+            lr=PEAK_RATE,
+            betas=(0.9, 0.95),
+        )
+        self.parameters = decayed + others
+        self.update = 0
+        self.losses: list[tuple[int, float]] = []
+        if (folder / "state.json").is_file():
+            self._load()
+
+    def run(self, updates: int, checkpoint_s: float = 60.0) -> None:
+        """Go on to `updates` updates; a checkpoint each minute and at the end."""
+        import torch
+
+        self.model.train()
+        saved = began = time.monotonic()
+        first = self.update
+        while self.update < updates:
+            rows = torch.from_numpy(
+                batch(self.ids, self.update, self.seed, self.config.n_positions)
+            )
+            for group in self.optimiser.param_groups:
+                group["lr"] = learning_rate(self.update / updates)
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                logits = self.model(rows[:, :-1], use_cache=False).logits
+            loss = torch.nn.functional.cross_entropy(
+                logits.float().flatten(0, 1), rows[:, 1:].flatten()
+            )
+            self.optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+            self.optimiser.step()
+            self.losses.append((self.update, float(loss.detach())))
+            self.update += 1
+            now = time.monotonic()
+            if now - saved > checkpoint_s or self.update == updates:
+                self.save()
+                saved = now
+                left = (updates - self.update) * (now - began) / (self.update - first)
+                recent = np.mean([value for _, value in self.losses[-50:]])
+                print(
+                    f"update {self.update} of {updates} · loss {recent:.3f} nats a token · "
+                    f"left {left / 60:.0f} min",
+                    file=sys.stderr,
+                    flush=True,
+                )
+
+    def save(self) -> None:
+        """Weights and moments as safetensors, the rest as JSON, which names the file."""
+        from safetensors.torch import save_file
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        tensors = {}
+        for k, parameter in enumerate(self.parameters):
+            tensors[f"{k}.value"] = parameter.detach().contiguous()
+            for name, value in self.optimiser.state[parameter].items():
+                tensors[f"{k}.{name}"] = value.detach().contiguous()
+        file = f"state-{self.update}.safetensors"
+        store.write_atomically(self.folder / file, lambda path: save_file(tensors, path))
+        text = json.dumps({"update": self.update, "tensors": file, "losses": self.losses})
+        store.write_atomically(self.folder / "state.json", lambda path: path.write_text(text))
+        for old in self.folder.glob("state-*.safetensors"):
+            if old.name != file:
+                old.unlink()
+
+    def _load(self) -> None:
+        import torch
+        from safetensors.torch import load_file
+
+        state = json.loads((self.folder / "state.json").read_text())
+        tensors = load_file(self.folder / state["tensors"])
+        with torch.no_grad():
+            for k, parameter in enumerate(self.parameters):
+                parameter.copy_(tensors[f"{k}.value"])
+                self.optimiser.state[parameter] = {
+                    name: tensors[f"{k}.{name}"] for name in ("step", "exp_avg", "exp_avg_sq")
+                }
+        self.update, self.losses = state["update"], [tuple(row) for row in state["losses"]]
+
+
+def config_for(vocabulary: int, context: int = CONTEXT, **shape: int) -> Any:
+    """A GPT-2 without dropout, for `vocabulary` tokens and `context` positions."""
+    from transformers import GPT2Config
+
+    return GPT2Config(
+        vocab_size=vocabulary,
+        n_positions=context,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=None,
+        eos_token_id=None,
+        **(shape or SHAPE),
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Train, or go on training."""
+    from kvlib.models import cache_folder
+
+    parser = argparse.ArgumentParser(prog="python -m kvlib.small_model", description=main.__doc__)
+    parser.add_argument("--tokens", type=float, default=10e6, help="tokens to train on")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+    splits = [split(corpora.load_corpus(name).text) for name in CORPORA]
+    work = cache_folder().parent / "training" / NAME
+    if (work / "tokenizer.json").is_file():
+        from transformers import PreTrainedTokenizerFast
+
+        tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(work / "tokenizer.json"))
+    else:
+        tokenizer = train_tokenizer(splits)
+        tokenizer.save_pretrained(work)
+    ids = training_ids(tokenizer, splits)
+    print(f"{sum(map(len, ids)):,} tokens of text", file=sys.stderr, flush=True)
+    updates = round(args.tokens / (BATCH * CONTEXT))
+    training = Training(work, ids, config_for(len(tokenizer)), args.seed)
+    training.run(updates)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""Policies: what each keeps, by hand-computable cases and laws."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kvlib.policies import (
+    NAMED,
+    TOVA,
+    HeavyHitter,
+    KeyNorm,
+    RandomRetention,
+    SinkRecent,
+    SlidingWindow,
+    SnapKV,
+)
+
+STATIC = [SlidingWindow(), SinkRecent(), RandomRetention(), RandomRetention(n_sink=4)]
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def test_sinks_and_recent_by_hand():
+    assert SinkRecent(n_sink=2).kept(10, 5, rng()).tolist() == [0, 1, 7, 8, 9]
+    assert SlidingWindow().kept(10, 3, rng()).tolist() == [7, 8, 9]
+    assert SinkRecent(n_sink=2).kept(4, 5, rng()).tolist() == [0, 1, 2, 3]
+
+
+def test_a_sliding_window_is_sinks_and_recent_without_sinks():
+    window, sinks = SlidingWindow(), SinkRecent(n_sink=0)
+    np.testing.assert_array_equal(window.survivors(40, 7, rng()), sinks.survivors(40, 7, rng()))
+    assert window.name == "sliding window" == sinks.name
+
+
+@pytest.mark.parametrize("policy", [SlidingWindow(), SinkRecent(), SinkRecent(n_sink=1)])
+def test_what_recency_keeps_at_once_and_online_is_the_same(policy):
+    seen = policy.survivors(50, 9, rng())
+    for t in range(50):
+        assert np.flatnonzero(seen[t]).tolist() == policy.kept(t + 1, 9, rng()).tolist()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    policy=st.sampled_from(STATIC),
+    budget=st.integers(5, 40),
+    length=st.integers(1, 60),
+    seed=st.integers(0, 99),
+)
+def test_online_survivors_are_a_cache(policy, budget, length, seed):
+    """Causal, the newest kept, never over budget, full when it can be, and nothing comes back."""
+    seen = policy.survivors(length, budget, rng(seed))
+    assert not np.triu(seen, 1).any()
+    assert seen.diagonal().all()
+    assert seen.sum(1).tolist() == [min(t + 1, budget) for t in range(length)]
+    assert not (seen[1:] & ~seen[:-1] & ~np.eye(length, dtype=bool)[1:]).any()
+    sinks = seen[:, : policy.n_sink]
+    assert sinks[np.tri(*sinks.shape, dtype=bool)].all()
+
+
+def test_the_cache_check_fails_when_something_comes_back():
+    seen = SlidingWindow().survivors(20, 5, rng())
+    seen[15, 2] = True
+    assert (seen[1:] & ~seen[:-1] & ~np.eye(20, dtype=bool)[1:]).any()
+
+
+def test_random_online_forgets_geometrically():
+    """Survival of age a is (1 - 1/budget)^(a-1): 4,000 caches, so 5 standard errors are 0.04."""
+    budget, length, n = 8, 30, 4000
+    alive = np.mean(
+        [RandomRetention().survivors(length, budget, rng(k))[-1] for k in range(n)], axis=0
+    )
+    age = length - 1 - np.arange(length)
+    evictable = (age >= 1) & (np.arange(length) >= budget)
+    expected = (1 - 1 / budget) ** age[evictable]
+    np.testing.assert_allclose(alive[evictable], expected, atol=0.04)
+
+
+def test_random_at_once_is_uniform_over_the_past():
+    """20,000 draws of 4 of 19: each position is kept with probability 4/19, ± 5 errors of 0.003."""
+    kept = [
+        RandomRetention().kept(20, 5, generator) for generator in [rng(1)] for _ in range(20000)
+    ]
+    counts = np.bincount(np.concatenate(kept), minlength=20) / 20000
+    np.testing.assert_allclose(counts[:-1], 4 / 19, atol=0.015)
+    assert counts[-1] == 1
+
+
+@pytest.mark.parametrize("policy", STATIC)
+def test_at_once_a_budget_is_met_exactly_and_sinks_stay(policy):
+    for context in (6, 20, 300):
+        kept = policy.kept(context, 6, rng(context))
+        assert len(kept) == len(set(kept)) == min(6, context)
+        assert kept[-1] == context - 1 and (np.diff(kept) > 0).all()
+        assert kept[: policy.n_sink].tolist() == list(range(policy.n_sink))
+
+
+@pytest.mark.parametrize(
+    ("policy", "least"),
+    [
+        (SinkRecent(n_sink=4), 5),
+        (SlidingWindow(), 1),
+        (RandomRetention(n_sink=4), 5),
+        (SnapKV(window=32), 34),
+        (TOVA(), 2),
+    ],
+)
+def test_a_budget_too_small_is_refused_with_the_least_one(policy, least):
+    policy.check(least)
+    with pytest.raises(ValueError, match=f"budget: expected at least {least}, got {least - 1}"):
+        policy.check(least - 1)
+
+
+def test_every_policy_has_a_name_of_its_own_and_cites_its_paper():
+    names = [policy.name for policy in NAMED.values()]
+    assert len(set(names)) == len(names)
+    for policy in (SinkRecent, SlidingWindow, HeavyHitter, TOVA, SnapKV, KeyNorm):
+        assert "arXiv" in policy.__doc__
+
+
+# --- scores, on attention weights small enough to add up by hand --------------------------------
+
+ATTENTION = torch.tensor(  # (heads 2, queries 3, entries 4): one KV head shared by both
+    [
+        [[0.5, 0.5, 0.0, 0.0], [0.2, 0.2, 0.6, 0.0], [0.1, 0.2, 0.3, 0.4]],
+        [[0.9, 0.1, 0.0, 0.0], [0.4, 0.0, 0.6, 0.0], [0.3, 0.0, 0.3, 0.4]],
+    ]
+)
+KEYS = torch.tensor([[[3.0, 4.0], [1.0, 0.0], [0.0, 2.0], [6.0, 8.0]]])
+
+
+def test_heavy_hitters_add_up_attention_and_keep_the_old_sums():
+    score = HeavyHitter().step_scores(torch.tensor([[10.0, 20.0]]), ATTENTION, KEYS)
+    expected = [10 + (0.8 + 1.6) / 2, 20 + (0.9 + 0.1) / 2, 0.9, 0.4]
+    np.testing.assert_allclose(score[0], expected, rtol=1e-6)
+    assert HeavyHitter().protected(64) == 32
+
+
+def test_tova_looks_at_the_last_query_over_all_heads():
+    score = TOVA().step_scores(torch.empty(1, 0), ATTENTION, KEYS)
+    np.testing.assert_allclose(score[0], [0.2, 0.1, 0.3, 0.4], rtol=1e-6)
+
+
+def test_key_norm_prefers_short_keys():
+    score = KeyNorm().step_scores(torch.empty(1, 0), ATTENTION, KEYS)
+    np.testing.assert_allclose(score[0], [-5, -1, -2, -10], rtol=1e-6)
+
+
+def test_snapkv_pools_the_window_and_leaves_it_out():
+    square = torch.rand(2, 12, 12, generator=torch.Generator().manual_seed(0)).tril()
+    score = SnapKV(window=3, kernel=3).target_scores(
+        square, torch.ones(1, 12, 2), torch.tensor([9])
+    )
+    plain = square[:, 6:9, :6].mean((0, 1))
+    padded = torch.nn.functional.pad(plain, (1, 1))
+    expected = (padded[:-2] + padded[1:-1] + padded[2:]) / 3
+    np.testing.assert_allclose(score[0, 0, :6], expected, rtol=1e-5)
+    assert (score[0, 0, 6:] == 0).all()
+
+
+@pytest.mark.parametrize("policy", [HeavyHitter(), TOVA(), KeyNorm()])
+def test_scores_at_a_target_are_those_of_a_pass_that_stops_before_it(policy):
+    square = torch.rand(4, 10, 10, generator=torch.Generator().manual_seed(1)).tril()
+    keys = torch.rand(2, 10, 3, generator=torch.Generator().manual_seed(2))
+    at_7 = policy.target_scores(square, keys, torch.tensor([7]))[:, 0, :7]
+    stopped = policy.step_scores(torch.empty(2, 0), square[:, :7, :7], keys[:, :7])
+    np.testing.assert_allclose(at_7, stopped, rtol=1e-5)
