@@ -11,7 +11,7 @@ export OPENBLAS_NUM_THREADS := 1
 export PYTHONWARNINGS := ignore::DeprecationWarning
 
 .DEFAULT_GOAL := help
-.PHONY: help book test check references measure calibrate bench clean
+.PHONY: help book test check references measure calibrate train bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
@@ -60,13 +60,34 @@ measure: $(READY) ## measure the stored tables again (hours; goes on where it wa
 	    $(BIN)/python -m kvlib measure --model $$model --corpus $$corpus --docs $(DOCS) \
 	      --out kvlib/data/sensitivity-$$model-$$corpus; \
 	  done; done
+	set -e; W=world-english-bible; S=smollm2-135m-instruct; D="$(BIN)/python -m kvlib distort"; \
+	all="--budget 16 --budget 64 --budget 256 --budget 512 --budget 1024"; \
+	some="--budget 64 --budget 256 --budget 512"; \
+	drawn="--policy sliding --policy sinks --policy random"; data=kvlib/data; \
+	$$D --model $$S --corpus $$W $$all $$drawn --policy random-sinks --out $$data/online-$$S-$$W; \
+	$$D --model gemma3-270m --corpus $$W $$all $$drawn --out $$data/online-gemma3-270m-$$W; \
+	$$D --model $$S --corpus $$W $$all $$drawn --policy random-sinks --protocol prefill \
+	  --out $$data/prefill-$$S-$$W; \
+	$$D --model $$S --corpus $$W --docs 8 $$some --policy h2o --policy tova --policy snapkv \
+	  --policy key-norm --protocol prefill --out $$data/prefill_scored-$$S-$$W; \
+	$$D --model $$S --corpus $$W --docs 8 $$some --policy h2o --policy tova --policy key-norm \
+	  --out $$data/scored-$$S-$$W; \
+	$$D --model $$S --corpus $$W --every 256 --budget 16 --budget 64 --budget 256 --budget 512 \
+	  $$drawn --policy random-closed-up --protocol reencode --out $$data/reencode-$$S-$$W
+	$(BIN)/python -m kvlib.positions
+	$(BIN)/python -m kvlib.passages
+	$(BIN)/python tests/bench/bench_cache.py
 	$(BIN)/python -m kvlib.kv_rates
 	$(BIN)/python -m kvlib.diagnostics
 
 calibrate: $(READY) ## count how often the intervals hold the truth (minutes)
 	$(BIN)/python tests/bench/calibrate.py
 
+train: $(READY) ## train the small GPT-2 again (an hour or two; goes on where it was)
+	$(BIN)/python -m kvlib.small_model --tokens 8e6
+
 bench: $(READY) ## compare the fast measurement with the naive one (about half an hour)
+	$(BIN)/python tests/bench/bench_policies.py
 	$(BIN)/python tests/bench/bench_measure.py
 
 clean: ## remove the built book and the environment (converted models stay in the user's cache)

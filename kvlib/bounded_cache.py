@@ -5,16 +5,22 @@
 
 It does what `SinkRecent` does `online`: later tokens are computed from what was left. Prompts may
 be longer than the budget, batches may be padded on the left, and positions need no help.
+
+How: a cache alone never learns about padding, and cannot say who sees whom. So a forward pre-hook
+on the model's body sets mask and positions of every forward that is given this cache (`_Plan`), and
+the layers follow the same plan. Entries carry their true positions, so that their order in memory
+does not matter: once the budget is full, a new token takes the place of the one that goes.
 """
 
 from __future__ import annotations
 
+import inspect
 import weakref
 from typing import Any, Literal
 
 import torch
-from transformers import Cache
-from transformers.cache_utils import DynamicLayer
+from transformers import Cache, DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from kvlib import masks
 
@@ -22,22 +28,26 @@ from kvlib import masks
 class BoundedCache(Cache):
     """A transformers cache of at most `budget` entries a layer: `n_sink` sinks and recent tokens.
 
-    The query at position t sees {0..n_sink-1} ∪ {t-(budget-n_sink)+1..t}, itself included; between
-    forwards `budget - 1` entries are held. On a model with sliding layers (Gemma: 512 tokens) each
-    of those sees what of this its own window holds. During the forward of a long prompt the
-    prompt's own keys and values are alive too; `generate(prefill_chunk_size=…)` bounds them.
+    The query at position t sees {0..n_sink-1} ∪ {t-(budget-n_sink)+1..t}, itself included. t counts
+    tokens from 0 behind the padding; `position_ids` of the caller are replaced. On a model with
+    sliding layers (Gemma: 512 tokens) each of those sees what of this its own window holds, so that
+    sinks are invisible there in the end. During the forward of a long prompt the prompt's own keys
+    and values are alive too; `generate(prefill_chunk_size=…)` bounds them.
 
     `model` gets a forward pre-hook on its body. It acts only in forwards that are given this cache,
-    sets their mask and positions, and goes when the cache does, or at `close()`.
+    and goes when the cache does, or at `close()`.
 
     `positions` says where sinks stand once tokens have been evicted: `"true"`, where they stood, or
     `"cache"`, where they lie in the cache, as in StreamingLLM (arXiv 2309.17453). For RoPE only the
     distance to the sinks changes, from t - i to budget - 1 - i: each query gets copies of the
-    sinks' keys, turned by t - budget + 1 positions.
+    sinks' keys, turned by t - budget + 1 positions. A forward of q tokens then holds n_sink·q
+    entries more: feed long texts in chunks of a few hundred tokens.
 
+    Beam search, `reset()` and `copy.deepcopy` (a prompt read once, continued many times) work.
     Raises ValueError for a budget that the sinks fill, padding that is not on the left, a mask that
-    is not of two dimensions, and architectures whose layers do not all attend through plain or
-    sliding attention; and RuntimeError after a forward that broke off, until `reset()`.
+    is not (batch, tokens), `crop` (so no assisted generation), and architectures whose layers do
+    not all attend through plain or sliding attention; RuntimeError after a forward that broke off,
+    until `reset()`.
     """
 
     def __init__(
@@ -56,14 +66,18 @@ class BoundedCache(Cache):
         n_layers = len(masks.attention_modules(model))
         super().__init__(layers=[_BoundedLayer(self, k) for k in range(n_layers)])
         self.budget, self.n_sink, self.positions = budget, n_sink, positions
-        self._plan: _Plan | None = None
-        self.held: torch.Tensor | None = None  # (batch, entries) true positions, -1 for padding
-        self.next: torch.Tensor | None = None  # (batch, 1) position of each row's next token
-        self.tokens = 0  # columns seen, padding included
+        self._model = weakref.ref(model)
+        self._forget()
         handle = model.base_model.register_forward_pre_hook(
-            _Hook(weakref.ref(self), weakref.ref(model)), with_kwargs=True
+            _Hook(weakref.ref(self)), with_kwargs=True
         )
         self._unhook = weakref.finalize(self, handle.remove)
+
+    def _forget(self) -> None:
+        self._plan: _Plan | None = None  # of the forward that is under way
+        self._held: torch.Tensor | None = None  # (batch, entries) true positions, -1 for padding
+        self._next: torch.Tensor | None = None  # (batch, 1) position of each row's next token
+        self._tokens = 0  # columns seen, padding included
 
     def close(self) -> None:
         """Take the hook off the model; the cache cannot be used any more."""
@@ -72,18 +86,13 @@ class BoundedCache(Cache):
     @property
     def cache_bytes(self) -> int:
         """Bytes of keys and values held between forwards."""
-        return sum(
-            part.numel() * part.element_size()
-            for layer in self.layers
-            if layer.is_initialized
-            for part in (layer.keys, layer.values)
-        )
+        held = [layer for layer in self.layers if layer.is_initialized]
+        return sum(part.nbytes for layer in held for part in (layer.keys, layer.values))
 
     def reset(self) -> None:
         """Forget everything; the hook stays."""
         super().reset()
-        self.held = self.next = self._plan = None
-        self.tokens = 0
+        self._forget()
 
     def crop(self, tokens_to_remove: int) -> None:
         """Refused: what was evicted cannot come back."""
@@ -96,113 +105,179 @@ class BoundedCache(Cache):
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         """Keep the rows `indices` of the batch."""
         super().batch_select_indices(indices)
-        if self.held is not None:
-            self.held, self.next = self.held[indices], self.next[indices]
+        if self._held is not None:
+            self._held, self._next = self._held[indices], self._next[indices]
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeat each row of the batch `repeats` times."""
         super().batch_repeat_interleave(repeats)
-        if self.held is not None:
-            self.held = self.held.repeat_interleave(repeats, dim=0)
-            self.next = self.next.repeat_interleave(repeats, dim=0)
+        if self._held is not None:
+            self._held = self._held.repeat_interleave(repeats, dim=0)
+            self._next = self._next.repeat_interleave(repeats, dim=0)
 
-    def prepare(self, model: Any, batch: int, queries: int, padding: torch.Tensor | None) -> _Plan:
-        """What the next forward needs, and what each layer keeps after it."""
+    def __deepcopy__(self, memo: dict[int, Any]) -> BoundedCache:
+        """A cache of its own with the same contents, for the same model."""
+        self._refuse_if_broken()
+        twin = type(self)(self.budget, self.n_sink, model=self._model(), positions=self.positions)
+        for copied, layer in zip(twin.layers, self.layers, strict=True):
+            if layer.is_initialized:
+                copied.lazy_initialization(layer.keys, layer.values)
+                copied.keys, copied.values = layer.keys.clone(), layer.values.clone()
+        twin._held, twin._next, twin._tokens = self._held, self._next, self._tokens
+        return twin
+
+    def _refuse_if_broken(self) -> None:
         if self._plan is not None:
             raise RuntimeError("BoundedCache: the last forward broke off in the middle; reset() it")
-        if self.held is None:
-            self.held = torch.empty(batch, 0, dtype=torch.long, device=model.device)
-            self.next = torch.zeros(batch, 1, dtype=torch.long, device=model.device)
-        if padding is None:
-            padding = torch.ones(batch, queries, dtype=torch.bool, device=model.device)
-        real = padding[:, -queries:].to(device=model.device, dtype=torch.bool)
-        if bool((torch.cat([self.next > 0, real[:, :-1]], dim=1) & ~real).any()):
+
+    def _prepare(self, batch: int, queries: int, mask: Any) -> _Plan:
+        """The plan of the next forward, from what the caller says about padding."""
+        self._refuse_if_broken()
+        device = self._model().device
+        if self._held is None:
+            self._held = torch.empty(batch, 0, dtype=torch.long, device=device)
+            self._next = torch.zeros(batch, 1, dtype=torch.long, device=device)
+        if batch != len(self._held):
+            raise ValueError(f"input_ids: expected {len(self._held)} rows as before, got {batch}")
+        real = self._real(mask, batch, queries).to(device)
+        if bool((torch.cat([self._next > 0, real[:, :-1]], dim=1) & ~real).any()):
             raise ValueError("attention_mask: expected padding on the left, got it after tokens")
-        query = torch.where(real, self.next + real.cumsum(1) - 1, -1)
-        self._plan = _Plan(self, model, query)
+        self._plan = _Plan(self, torch.where(real, self._next + real.cumsum(1) - 1, -1))
         return self._plan
 
-    def commit(self, plan: _Plan) -> None:
+    def _real(self, mask: Any, batch: int, queries: int) -> torch.Tensor:
+        """(batch, queries) bool: the tokens of this forward that are no padding."""
+        if mask is None:
+            return torch.ones(batch, queries, dtype=torch.bool)
+        whole = (batch, self._tokens + queries)
+        shape = tuple(mask.shape) if isinstance(mask, torch.Tensor) else type(mask).__name__
+        if shape not in (whole, (batch, queries)):
+            raise ValueError(f"attention_mask: expected one of shape {whole} or none, got {shape}")
+        return mask[:, -queries:].bool()
+
+    def _commit(self, plan: _Plan) -> None:
         """The last layer has its entries: the forward is through."""
-        self.held, self._plan = plan.entry.gather(1, plan.keep), None
-        self.next = self.next + (plan.query >= 0).sum(1, keepdim=True)
-        self.tokens += plan.query.shape[1]
+        self._held, self._plan = plan.left, None
+        self._next = plan.following
+        self._tokens += plan.query.shape[1]
 
 
 class _Plan:
-    """One forward: mask, positions, and the indices (batch, kept) of the entries that stay."""
+    """One forward: what each query sees, where it stands, and which entries make room.
 
-    def __init__(self, cache: BoundedCache, model: Any, query: torch.Tensor) -> None:
-        self.model, self.query, held = model, query, cache.held
-        self.entry = torch.cat([held, query], dim=1)
-        window = cache.budget - cache.n_sink
-        entry, now = self.entry[:, None, :], query[:, :, None]
-        age = now - entry
-        visible = (entry >= 0) & (age >= 0) & ((age < window) | (entry < cache.n_sink))
-        # a padded query sees itself alone: a row without any entry would be NaN
-        itself = torch.eye(query.shape[1], dtype=torch.bool, device=query.device)
-        itself = torch.nn.functional.pad(itself, (held.shape[1], 0))
-        visible |= itself & (now < 0)
+    `query` (batch, queries) and `entry` (batch, entries): true positions, -1 for padding; the
+    entries are those that the layers hold during the forward. Either a single token takes the place
+    `slot` (batch, 1) of an entry that nobody will see again, or the new entries are appended and,
+    beyond the budget, those at `keep` (batch, budget) stay.
+    """
+
+    def __init__(self, cache: BoundedCache, query: torch.Tensor) -> None:
+        self.n_sink, self.window = cache.n_sink, cache.budget - cache.n_sink
+        self.model, self.query = cache._model(), query
+        self.position_ids = query.clamp(min=0)
+        self.following = torch.maximum(cache._next, query.amax(1, keepdim=True) + 1)
+        self.slot, self.keep = self._slot(cache), None
+        if self.slot is None:
+            self.entry = self.left = torch.cat([cache._held, query], dim=1)
+            if self.entry.shape[1] > cache.budget:
+                self.keep = self._best(cache.budget)
+                self.left = self.entry.gather(1, self.keep)
+        else:
+            self.entry = self.left = cache._held.scatter(1, self.slot, query)
         self.turn: torch.Tensor | None = None
+        visible = self._visible()
+        age = self._age(visible, turned=cache.positions == "cache")
         if cache.positions == "cache" and cache.n_sink:
             visible, age = self._copy_sinks(cache, visible, age)
-        self.mask = masks.masks_for(model, visible[:, None], age[:, None])
-        self.position_ids = query.clamp(min=0)
-        following = torch.maximum(cache.next, query.amax(1, keepdim=True) + 1)
-        stay = (self.entry >= 0) & ((following - self.entry < window) | (self.entry < cache.n_sink))
-        size = min(int(stay.sum(1).max()), cache.budget - 1)
-        order = torch.arange(self.entry.shape[1], device=query.device)
-        rank = stay * (2 * len(order)) + order  # those that stay, then the newest padding
-        self.keep = rank.topk(size, dim=1).indices.sort(dim=1).values
+        self.mask = masks.masks_for(self.model, visible[:, None], age[:, None])
+
+    def _wanted(self, entry: torch.Tensor, following: torch.Tensor) -> torch.Tensor:
+        """Which entries the query at `following` or a later one still sees."""
+        return (entry >= 0) & ((entry > following - self.window) | (entry < self.n_sink))
+
+    def _slot(self, cache: BoundedCache) -> torch.Tensor | None:
+        """In each row an entry that a single token may replace, if there is one in each."""
+        idle = ~self._wanted(cache._held, cache._next)
+        if self.query.shape[1] > 1 or not bool(idle.any(1).all()):
+            return None
+        return idle.long().argmax(1, keepdim=True)
+
+    def _best(self, budget: int) -> torch.Tensor:
+        """All entries that are still wanted, filled up with the newest others."""
+        order = torch.arange(self.entry.shape[1], device=self.entry.device)
+        rank = self._wanted(self.entry, self.following) * len(order) + order
+        return rank.topk(budget, dim=1).indices.sort(dim=1).values
+
+    def _visible(self) -> torch.Tensor:
+        """(batch, queries, entries) bool; large for long prompts, so it is made in place."""
+        entry, now = self.entry[:, None, :], self.query[:, :, None]
+        visible = entry > now - self.window
+        visible |= entry < self.n_sink
+        visible &= entry <= now
+        visible &= entry >= 0
+        # a query sees itself, padding too: a row without any entry would be NaN
+        n = self.query.shape[1]
+        own = torch.arange(n, device=entry.device) + self.entry.shape[1] - n
+        own = own.expand(len(entry), -1) if self.slot is None else self.slot
+        return visible.scatter_(2, own[:, :, None], True)
+
+    def _age(self, visible: torch.Tensor, turned: bool) -> torch.Tensor:
+        """(batch, queries, entries) query's position less entry's, where anyone asks for it."""
+        if turned or any(masks.sliding_windows(self.model)):
+            return self.query[:, :, None] - self.entry[:, None, :]
+        return visible
 
     def _copy_sinks(
         self, cache: BoundedCache, visible: torch.Tensor, age: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Hide the sinks where they lie and let each query see its own turned copies of them."""
-        batch, n = self.query.shape
+        n = self.query.shape[1]
         sink = (self.entry >= 0) & (self.entry < cache.n_sink)
         count = min(cache.n_sink, self.entry.shape[1])
-        self.sinks = (sink * 2).long().topk(count, dim=1).indices.sort(dim=1).values
+        self.sinks = sink.long().topk(count, dim=1).indices.sort(dim=1).values
         of_sinks = self.sinks[:, None].expand(-1, n, -1)
         seen, old = visible.gather(2, of_sinks), age.gather(2, of_sinks)
         seen &= sink.gather(1, self.sinks)[:, None]
         self.turn = (self.query - cache.budget + 1).clamp(min=0)
         own = torch.eye(n, dtype=torch.bool, device=self.query.device)[None, :, :, None]
         copies = (seen[:, :, None] & own).flatten(2)
-        # an entry's age for sliding layers is its distance as the query now sees it
+        # for a sliding layer a copy is as old as the query now sees it
         shrunk = (old - self.turn[:, :, None])[:, :, None].expand(-1, -1, n, -1).flatten(2)
         return torch.cat([visible & ~sink[:, None], copies], -1), torch.cat([age, shrunk], -1)
 
-    def rotation(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """cos and sin (batch, queries, head_dim) of each query's `turn`, as the layer rotates."""
-        return _rotary(self.model, layer, self.turn)
-
 
 class _Hook:
-    """Before the body's forward: mask and positions, if the forward is given this cache."""
+    """Before the body's forward: mask and positions, if the forward is given this cache.
 
-    def __init__(self, cache: weakref.ref, model: weakref.ref) -> None:
-        self.cache, self.model = cache, model
+    A copy of the model, or one that was pickled, has a hook that does nothing.
+    """
+
+    def __init__(self, cache: weakref.ref | None = None) -> None:
+        self.cache = cache
+
+    def __reduce__(self) -> tuple[type, tuple]:
+        return _Hook, ()
 
     def __call__(self, body: Any, args: tuple, kwargs: dict[str, Any]) -> tuple | None:
-        cache, model = self.cache(), self.model()
-        if cache is None or model is None or kwargs.get("past_key_values") is not cache:
+        cache = self.cache() if self.cache else None
+        if cache is None:
             return None
-        given = kwargs.get("inputs_embeds")
-        if given is None:
-            given = args[0] if args else kwargs["input_ids"]
-        padding = kwargs.get("attention_mask")
-        if padding is not None and getattr(padding, "ndim", 0) != 2:
-            got = (
-                f"{padding.ndim} dimensions" if hasattr(padding, "ndim") else type(padding).__name__
+        if args:
+            kwargs = (
+                dict(zip(inspect.signature(body.forward).parameters, args, strict=False)) | kwargs
             )
-            raise ValueError(f"attention_mask: expected 2 dimensions or none, got {got}")
-        plan = cache.prepare(model, given.shape[0], given.shape[1], padding)
-        return args, kwargs | {"attention_mask": plan.mask, "position_ids": plan.position_ids}
+        if kwargs.get("past_key_values") is not cache:
+            return None
+        given = kwargs.get("input_ids")
+        given = kwargs["inputs_embeds"] if given is None else given
+        plan = cache._prepare(given.shape[0], given.shape[1], kwargs.get("attention_mask"))
+        return (), kwargs | {"attention_mask": plan.mask, "position_ids": plan.position_ids}
 
 
 class _BoundedLayer(DynamicLayer):
-    """One layer's keys and values (batch, kv_heads, entries, head_dim), cut after each forward."""
+    """One layer's keys and values (batch, kv_heads, entries, head_dim); does what the plan says."""
+
+    is_croppable = False
 
     def __init__(self, cache: BoundedCache, index: int) -> None:
         super().__init__()
@@ -212,24 +287,32 @@ class _BoundedLayer(DynamicLayer):
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         cache = self._cache()
-        plan = cache._plan
+        plan = None if cache is None else cache._plan
         if plan is None:
-            raise RuntimeError("BoundedCache: expected its own model's forward, got another's")
-        keys, values = super().update(key_states, value_states)
-        self.keys, self.values = _take(keys, plan.keep), _take(values, plan.keep)
+            raise RuntimeError(
+                "BoundedCache: expected a forward of the model it was made for, before close()"
+            )
+        if plan.slot is not None:
+            keys = self.keys = _put(self.keys, plan.slot, key_states)
+            values = self.values = _put(self.values, plan.slot, value_states)
+        else:
+            keys, values = super().update(key_states, value_states)
+            if plan.keep is not None:
+                self.keys, self.values = _take(keys, plan.keep), _take(values, plan.keep)
         if plan.turn is not None:
-            copies = _turn(_take(keys, plan.sinks), plan.turn, plan.rotation(self._index))
-            n = plan.turn.shape[1]
+            rotation = _rotary(plan.model, self._index, plan.turn)
+            copies = _turn(_take(keys, plan.sinks), rotation)
             keys = torch.cat([keys, copies], dim=2)
-            values = torch.cat([values, _take(values, plan.sinks).repeat(1, 1, n, 1)], dim=2)
+            same = _take(values, plan.sinks).repeat(1, 1, plan.turn.shape[1], 1)
+            values = torch.cat([values, same], dim=2)
         if self._index == len(cache.layers) - 1:
-            cache.commit(plan)
+            cache._commit(plan)
         return keys, values
 
     def get_seq_length(self) -> int:
         """Columns seen so far, padding included: what `generate` calls the past."""
         cache = self._cache()
-        return 0 if cache is None else cache.tokens
+        return 0 if cache is None else cache._tokens
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Entries a mask must cover; the hook brings its own."""
@@ -237,17 +320,25 @@ class _BoundedLayer(DynamicLayer):
         return held + query_length, 0
 
 
+def _put(states: torch.Tensor, slot: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+    """`states` (batch, heads, entries, dim) with `new` (batch, heads, 1, dim) at `slot`; in place,
+    unless autograd remembers them."""
+    index = slot.to(new.device)[:, None, :, None].expand_as(new)
+    frozen = states.is_inference() and not torch.is_inference_mode_enabled()
+    if frozen or new.requires_grad or states.requires_grad:
+        return states.scatter(2, index, new)
+    return states.scatter_(2, index, new)
+
+
 def _take(states: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """(batch, heads, entries, dim) → those at `index` (batch, kept)."""
     _, heads, _, dim = states.shape
-    return states.gather(2, index[:, None, :, None].expand(-1, heads, -1, dim))
+    return states.gather(2, index.to(states.device)[:, None, :, None].expand(-1, heads, -1, dim))
 
 
-def _turn(
-    keys: torch.Tensor, turn: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor]
-) -> torch.Tensor:
+def _turn(keys: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
     """Copies of keys (batch, heads, sinks, dim), one set a query: (…, queries·sinks, dim)."""
-    cos, sin = (part[:, None, :, None] for part in rotation)
+    cos, sin = (part.to(keys.device)[:, None, :, None] for part in rotation)
     left, right = keys.chunk(2, dim=-1)
     half = torch.cat([-right, left], dim=-1)
     return (keys[:, :, None] * cos + half[:, :, None] * sin).flatten(2, 3)
@@ -262,26 +353,54 @@ def _rotary(model: Any, layer: int, positions: torch.Tensor) -> tuple[torch.Tens
     return rotary(like, positions)
 
 
+# --- what it cannot serve -----------------------------------------------------------------------
+
+
 def _check_model(model: Any, positions: str) -> None:
     """Refuses by name what masks or positions cannot be had for."""
-    name, config = type(model).__name__, model.config
-    if getattr(config, "is_encoder_decoder", False):
+    name = type(model).__name__
+    if not (hasattr(model, "base_model") and hasattr(model, "config")):
+        raise ValueError(f"model: expected a transformers model, got {name}")
+    if getattr(model.config, "is_encoder_decoder", False):
         raise ValueError(f"{name}: expected a decoder, got an encoder and a decoder; not supported")
     masks.sliding_windows(model)
-    if (kind := config._attn_implementation) not in ("sdpa", "eager"):
-        raise ValueError(f"{name}: expected attention by sdpa or eager, got {kind}; not supported")
-    if positions == "true":
-        return
-    if not hasattr(model.base_model, "rotary_emb"):
+    theirs = {type(layer) for layer in DynamicCache(config=model.config).layers}
+    if other := theirs - {DynamicLayer, DynamicSlidingWindowLayer}:
+        got = ", ".join(sorted(kind.__name__ for kind in other))
         raise ValueError(
-            f"{name}: expected rotary positions for positions='cache', got others; not supported"
+            f"{name}: expected a cache of plain keys and values, got {got}; not supported"
         )
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    zero = torch.zeros(1, 1, dtype=torch.long, device=model.device)
-    for layer in range(len(masks.attention_modules(model))):
-        cos, _ = _rotary(model, layer, zero)
-        if cos.shape[-1] != head_dim or not torch.all(cos == 1):
-            raise ValueError(
-                f"{name}: expected plain rotary positions over the whole head for "
-                "positions='cache', got partial or scaled ones; not supported"
-            )
+    if (kind := model.config._attn_implementation) not in ("sdpa", "eager"):
+        raise ValueError(f"{name}: expected attention by sdpa or eager, got {kind}; not supported")
+    if positions == "cache" and not _keys_turn(model):
+        raise ValueError(
+            f"{name}: expected plain rotary positions over whole heads in every layer for "
+            "positions='cache', got others; not supported"
+        )
+
+
+@torch.no_grad()
+def _keys_turn(model: Any, tolerance: float = 0.1) -> bool:
+    """Tried out: are the keys of a text that stands elsewhere the same keys, turned?
+
+    What does not turn, or another way, is off by about 1; bfloat16 by a few hundredths.
+    """
+    rotary = getattr(model.base_model, "rotary_emb", None)
+    kinds = getattr(rotary, "rope_type", None)
+    kinds = set(kinds.values()) if isinstance(kinds, dict) else {kinds}
+    if kinds & {None, "dynamic", "longrope"}:  # the last two turn otherwise in longer texts
+        return False
+    shift = min(1000, model.config.max_position_embeddings // 2)
+    ids = torch.arange(1, 5, device=model.device)[None]
+    here, there = DynamicCache(), DynamicCache()
+    for cache, first in ((here, 0), (there, shift)):
+        place = torch.arange(first, first + 4, device=model.device)[None]
+        model.base_model(ids, position_ids=place, past_key_values=cache, use_cache=True)
+    for k, (old, new) in enumerate(zip(here.layers, there.layers, strict=True)):
+        cos, sin = _rotary(model, k, torch.full_like(ids[:, :1], shift))
+        if cos.shape[-1] != old.keys.shape[-1]:
+            return False
+        error = _turn(old.keys, (cos, sin)) - new.keys
+        if not error.norm() < tolerance * new.keys.norm():
+            return False
+    return True

@@ -16,6 +16,7 @@ BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#8A8A8A"
 NAMES = {
     "smollm2-135m-instruct": "SmolLM2-135M-Instruct",
     "gemma3-270m": "Gemma-3-270M",
+    "small-gpt2": "the small GPT-2",
     "world-english-bible": "World English Bible",
     "scipy-docs": "SciPy's docstrings",
     "sympy-code": "SymPy's source",

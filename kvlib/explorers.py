@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from kvlib import bound_charts, charts
+from kvlib import bound_charts, charts, policy_charts
 from kvlib.controls import Choice, Explorer, Slider
 
 
@@ -111,6 +111,97 @@ def lacunary(stairs: pd.DataFrame, alpha: float = 0.8, epsilon: float = 0.01) ->
             Slider("alpha", "Exponent α of the upper bound", 0.4, 1.5, 0.05, value=alpha),
         ],
         "Bayes risk of a source whose dependence sits at a few distances only, and its upper bound",
+    )
+
+
+def policy_ranking(summary: pd.DataFrame) -> Explorer:
+    """Policies in the order of their distortion; protocol, model and text, and budget to choose.
+
+    `summary` is what `kvlib.policy_checks.summary` returns.
+    """
+    table = policy_charts.cases(summary)
+    return Explorer(
+        policy_charts.ranking(table),
+        [
+            Choice("case", "Protocol, model and text", [(c, c) for c in table["case"].unique()]),
+            Slider(
+                "budget",
+                "Budget",
+                values=policy_charts.BUDGETS,
+                value=64,
+                scale="log",
+                unit="entries",
+            ),
+        ],
+        "Cache policies from the one that loses least to the one that loses most",
+    )
+
+
+def policy_curves(summary: pd.DataFrame, foretold: pd.DataFrame) -> Explorer:
+    """Distortion against budget beside what the law of suffixes foretells; case and policy."""
+    table = policy_charts.lines(summary, foretold)
+    every = set.intersection(*(set(part["policy"]) for _, part in table.groupby("case")))
+    policies = [name for name in table["policy"].unique() if name in every]
+    return Explorer(
+        policy_charts.overlay(table),
+        [
+            Choice("case", "Protocol, model and text", [(c, c) for c in table["case"].unique()]),
+            Choice("policy", "Policy", [(p, p) for p in policies], value="4 sinks + recent"),
+        ],
+        "Distortion of a cache policy against its budget, and what the law foretells",
+    )
+
+
+def three_protocols(summary: pd.DataFrame, policies: tuple[str, ...]) -> Explorer:
+    """Re-encoded, online and after a prefill, at equal budgets; policy and budget to choose."""
+    table = policy_charts.compared(summary, policies)
+    return Explorer(
+        policy_charts.protocols(table),
+        [
+            Choice("policy", "Policy", [(p, p) for p in table["policy"].unique()]),
+            Slider(
+                "budget",
+                "Budget",
+                values=policy_charts.BUDGETS,
+                value=64,
+                scale="log",
+                unit="entries",
+            ),
+        ],
+        "Distortion of one policy in the three protocols, against its budget",
+    )
+
+
+def cache_run(run: pd.DataFrame) -> Explorer:
+    """What a token costs in a long generation, bounded and not; `run` is a stored table."""
+    table = policy_charts.cache_rows(run)
+    tokens = sorted(int(token) for token in run["token"].unique())
+    return Explorer(
+        policy_charts.cache_run(table),
+        [
+            Choice("quantity", "Quantity", [("time", "time a token"), ("memory", "memory held")]),
+            Slider("token", "Token", values=tokens, value=tokens[len(tokens) // 2]),
+        ],
+        "Time and memory of each generated token, with a bounded cache and with everything kept",
+    )
+
+
+def position_curves(tables: dict[str, pd.DataFrame]) -> Explorer:
+    """Divergence against window for suffixes at other positions; model and window to choose.
+
+    `tables` is what `kvlib.positions.stored_positions` returns.
+    """
+    table = policy_charts.position_rows(tables)
+    shared = sorted(set.intersection(*(set(part["window"]) for _, part in table.groupby("model"))))
+    return Explorer(
+        policy_charts.position_curves(table),
+        [
+            Choice("model", "Model", _options(table["model"])),
+            Slider(
+                "window", "Window kept", values=shared, value=shared[0], scale="log", unit="tokens"
+            ),
+        ],
+        "Divergence from the full-context law, for a suffix restarted, kept in place, or shuffled",
     )
 
 

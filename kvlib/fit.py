@@ -522,19 +522,36 @@ def rounded(table: pd.DataFrame, digits: int = 5) -> pd.DataFrame:
     return table
 
 
+def left_out_exponents(data: Curve, law: str = "finite-context power") -> np.ndarray:
+    """The exponent of a curve, then with each of its documents left out: (1 + documents,).
+
+    Weights are estimated anew each time, so their noise counts as well.
+    """
+    n = data.n_documents
+    every = [
+        data,
+        *(replace(data, doc_means=np.delete(data.doc_means, k, axis=0)) for k in range(n)),
+    ]
+    return np.array(
+        [float(fit_law(law, c.window, c.mean, c.weights, c.contexts).exponent) for c in every]
+    )
+
+
 def jackknife_t(data: Curve, law: str = "finite-context power") -> Estimate:
     """The exponent with a t interval from leaving out each document in turn, for few documents.
 
-    Weights are estimated anew each time, so their noise counts as well; see `calibration` for the
-    coverage. Raises ValueError for fewer than 3 documents.
+    See `calibration` for the coverage. Raises ValueError for fewer than 3 documents.
     """
-    n = data.n_documents
+    if data.n_documents < 3:
+        raise ValueError(f"documents: expected at least 3 to leave one out, got {data.n_documents}")
+    whole, *left = left_out_exponents(data, law)
+    return jackknife(whole, np.array(left))
+
+
+def jackknife(whole: float, left: np.ndarray) -> Estimate:
+    """A statistic with a t interval, from its values when each of n documents is left out."""
+    n = len(left)
     if n < 3:
         raise ValueError(f"documents: expected at least 3 to leave one out, got {n}")
-    curves = [replace(data, doc_means=np.delete(data.doc_means, k, axis=0)) for k in range(n)]
-    whole, *left = (
-        float(fit_law(law, c.window, c.mean, c.weights, c.contexts).exponent)
-        for c in (data, *curves)
-    )
     half = stdtrit(n - 1, 0.975) * np.sqrt((n - 1) * np.var(left))
-    return Estimate(whole, float(whole - half), float(whole + half), n)
+    return Estimate(float(whole), float(whole - half), float(whole + half), n)

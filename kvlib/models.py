@@ -114,12 +114,20 @@ EMBEDDED: dict[str, EmbeddedModel] = {
 }
 
 
+TRAINED = {  # made by this project (`kvlib.small_model`), and stored with it
+    "small-gpt2": (
+        Path(__file__).parent / "data" / "small-gpt2",
+        "GPT-2 with learned absolute positions, five million parameters, trained by this project",
+    )
+}
+
+
 def load_model(name: str, device: str = "auto", dtype: str = "auto") -> LanguageModel:
     """Load a causal language model for measuring.
 
     Args:
-        name: an embedded model (`EMBEDDED`), a local folder with `config.json` and safetensors,
-            or a Hub id such as `EleutherAI/pythia-160m`.
+        name: an embedded model (`EMBEDDED`), `small-gpt2` (`TRAINED`), a local folder with
+            `config.json` and safetensors, or a Hub id such as `EleutherAI/pythia-160m`.
         device: `"auto"` takes CUDA when there is one, else the CPU; or any torch device.
         dtype: `"auto"` is float32, because divergences of 1e-3 nats drown in bfloat16's rounding;
             or `"float32"`, `"bfloat16"`, `"float16"`, `"float64"`.
@@ -138,7 +146,10 @@ def load_model(name: str, device: str = "auto", dtype: str = "auto") -> Language
         _verify(folder, name)
         weights_sha256 = EMBEDDED[name].gguf_sha256
     else:
-        folder = Path(name) if (Path(name) / "config.json").is_file() else _download(name)
+        if name in TRAINED:
+            folder, description = TRAINED[name]
+        else:
+            folder = Path(name) if (Path(name) / "config.json").is_file() else _download(name)
         weights_sha256 = _weights_sha256(folder)
     try:
         with _quiet():

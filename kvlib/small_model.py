@@ -234,6 +234,87 @@ def config_for(vocabulary: int, context: int = CONTEXT, **shape: int) -> Any:
     )
 
 
+def bits_per_token(model: Any, documents: list[np.ndarray]) -> float:
+    """Mean negative log-likelihood of each token but the first, in bits, over documents."""
+    import torch
+
+    losses = []
+    with torch.inference_mode():
+        for document in documents:
+            ids = torch.from_numpy(document)[None]
+            logits = model(ids, use_cache=False).logits[0, :-1].float()
+            losses.append(float(torch.nn.functional.cross_entropy(logits, ids[0, 1:])))
+    return float(np.mean(losses) / math.log(2))
+
+
+def export(training: Training, tokenizer: Any, folder: Path, text_tokens: int) -> None:
+    """The model as bfloat16 safetensors with tokenizer, loss curve and card, moved into place."""
+    import shutil
+    import tempfile
+
+    import pandas as pd
+    import torch
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    work.chmod(0o755)
+    try:
+        model = training.model.eval()
+        model.to(torch.bfloat16).save_pretrained(work)
+        tokenizer.save_pretrained(work)
+        losses = pd.DataFrame(training.losses, columns=["update", "loss_nats"])
+        losses["tokens"] = (losses["update"] + 1) * BATCH * training.config.n_positions
+        binned = losses.groupby(losses["update"] // 20).mean()
+        binned.round(4).to_csv(work / "loss.csv", index=False)
+        model.float()
+        bits = {
+            name: bits_per_token(
+                model, held_out_documents(tokenizer, name, training.config.n_positions)
+            )
+            for name in CORPORA
+        }
+        (work / "README.md").write_text(card(training, bits, text_tokens), encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        work.replace(folder)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+
+
+def card(training: Training, bits: dict[str, float], text_tokens: int) -> str:
+    """The model card; every figure is computed."""
+    shape, model = training.config, training.model
+    seen = training.update * BATCH * shape.n_positions
+    rows = "\n".join(f"| {name} | {value:.3f} |" for name, value in bits.items())
+    size = f"{shape.n_layer} layers of width {shape.n_embd}, {shape.n_head} heads"
+    cut = f"{STRETCHES} evenly spaced stretches of {STRETCH_CHARS:,} characters of each text"
+    return f"""# {NAME}
+
+A GPT-2 with learned absolute positions, trained from scratch by `python -m kvlib.small_model`. It
+is here because the other models of this project turn keys by relative position, so that for them
+the question of claim C5 answers itself; and because tests need a real model that is fast.
+
+- {model.num_parameters():,} parameters: {size}; byte-level BPE of {shape.vocab_size:,} tokens;
+  context {shape.n_positions:,}; weights in bfloat16.
+- {seen:,} training tokens in {training.update:,} updates of {BATCH} stretches, seed
+  {training.seed}; AdamW, peak rate {PEAK_RATE}, cosine; bfloat16 autocast on a CPU. `loss.csv` is
+  the training loss.
+- Trained on {", ".join(CORPORA)}, each drawn equally often; {text_tokens:,} tokens of text in
+  all. {cut} were cut out first, for tokenizer and model. Docstrings repeat themselves, so a
+  stretch may still resemble what was seen.
+
+Bits per token on the stretches that were cut out ({shape.n_positions:,} tokens each):
+
+| text | bits per token |
+|---|---|
+{rows}
+
+It knows little: good for studying positions and for testing, for nothing else. Texts: World
+English Bible (public domain), docstrings of SciPy and source of SymPy (BSD-3-Clause). Licence of
+the weights: MIT, as the project.
+"""
+
+
 def main(argv: list[str] | None = None) -> None:
     """Train, or go on training."""
     from kvlib.models import cache_folder
@@ -256,6 +337,7 @@ def main(argv: list[str] | None = None) -> None:
     updates = round(args.tokens / (BATCH * CONTEXT))
     training = Training(work, ids, config_for(len(tokenizer)), args.seed)
     training.run(updates)
+    export(training, tokenizer, FOLDER, sum(map(len, ids)))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ from kvlib import (
     coding,
     fit,
     kv_rates,
+    policy_checks,
+    positions,
     sources,
     store,
 )
@@ -55,8 +57,8 @@ CLAIMS = (
         "exponential.",
         "extrapolation",
     ),
-    Claim("C4", "A cache of sinks and recent tokens shows the same exponent."),
-    Claim("C5", "The decay is no artifact of positional encodings."),
+    Claim("C4", "A cache of sinks and recent tokens shows the same exponent.", "sink_recent"),
+    Claim("C5", "The decay is no artifact of positional encodings.", "positions"),
     Claim("C6", "A sliding window reaches distortion ε with w = O(ε^(-1/α)).", "bounds"),
     Claim(
         "C7", "Under a two-sided condition a suffix-only policy needs w = Ω(ε^(-1/α)).", "bounds"
@@ -71,9 +73,13 @@ CLAIMS = (
         "A block-Markov scheme attains the upper bound, with a gap of up to two in the exponent.",
         "block_markov",
     ),
-    Claim("C10", "The polynomial law predicts how concrete cache policies degrade."),
-    Claim("C11", "At equal budget recency-based eviction beats random retention a hundredfold."),
-    Claim("C12", "Distortion falls as a power law in the budget."),
+    Claim("C10", "The polynomial law predicts how concrete cache policies degrade.", "policies"),
+    Claim(
+        "C11",
+        "At equal budget recency-based eviction beats random retention a hundredfold.",
+        "policies",
+    ),
+    Claim("C12", "Distortion falls as a power law in the budget.", "policies"),
 )
 
 
@@ -323,7 +329,31 @@ def verdicts(
             extrapolation_verdict(far),
             _spread("error of exponential / power law", far["exponential"], far),
         )
-    return [Verdict(claim, *found.get(claim.id, ("to come", ""))) for claim in CLAIMS]
+    found |= policy_verdicts()
+    found["C5"] = positions.verdict_and_figure()
+    return [
+        Verdict(claim, *found[claim.id]) if claim.id in found else Verdict(claim, "to come", "")
+        for claim in CLAIMS
+    ]
+
+
+def policy_verdicts(folder: Path = store.DATA) -> dict[str, tuple[str, str]]:
+    """C4, C10, C11 and C12: verdict and figure, from the stored rows of policies."""
+    rows, suffixes = policy_checks.stored_rows(folder), policy_checks.suffix_tables(folder)
+    if rows.empty or not suffixes:
+        return {}
+    same = policy_checks.same_exponent(rows, suffixes, "4 sinks + recent", "online")
+    foretold = policy_checks.predictions(rows, suffixes)
+    ratio, laws = policy_checks.ratios(rows), policy_checks.budget_laws(rows)
+    return {
+        "C4": (policy_checks.sink_verdict(same), policy_checks.sink_figure(same)),
+        "C10": (
+            policy_checks.prediction_verdict(foretold),
+            policy_checks.prediction_figure(foretold),
+        ),
+        "C11": (policy_checks.retention_verdict(ratio), policy_checks.retention_figure(ratio)),
+        "C12": (policy_checks.law_verdict(laws), policy_checks.law_figure(laws)),
+    }
 
 
 def _spread(what: str, estimates: pd.Series, rows: pd.DataFrame) -> str:

@@ -30,6 +30,14 @@ def gemma():
     return load_model("gemma3-270m", device="cpu")
 
 
+@pytest.fixture(scope="session")
+def small():
+    """The project's own small GPT-2, with learned absolute positions: real, and fast."""
+    from kvlib.models import load_model
+
+    return load_model("small-gpt2", device="cpu")
+
+
 @pytest.fixture(scope="session", params=["smollm2", "gemma"])
 def embedded(request: pytest.FixtureRequest):
     """Each embedded model in turn."""

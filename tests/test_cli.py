@@ -278,3 +278,43 @@ def test_a_disk_that_fills_up_gives_one_error_line_and_the_run_can_go_on(here, g
     assert files_under(tmp_path) == {"out/table.parts/settings.json"}
     assert here(arguments(**good))[0] == 0
     assert files_under(tmp_path) == {"out/table.parquet", "out/table.json"}
+
+
+# --- policies -----------------------------------------------------------------------------------
+
+SHORT = {"docs": 2, "seq-len": 64, "stride": 80, "every": 8}
+
+
+def test_distort_writes_a_table_of_policies_that_a_second_run_leaves(
+    tiny_folder, text_file, tmp_path
+):
+    out = tmp_path / "policies"
+    args = ["distort", "--model", tiny_folder, "--corpus", text_file, "--out", out]
+    args += [part for key, value in SHORT.items() for part in (f"--{key}", value)]
+    args += ["--policy", "sinks", "--policy", "tova", "--budget", 8, "--budget", 16]
+    code, stdout, stderr = run([str(arg) for arg in args])
+    assert code == 0, stderr
+    table = load_table(out)
+    assert stdout == f"{len(table):,} rows of 2 documents in {out}.parquet\n"
+    assert set(table["policy"]) == {"4 sinks + recent", "TOVA"}
+    before = out.with_suffix(".parquet").read_bytes()
+    assert run([str(arg) for arg in args])[0] == 0
+    assert out.with_suffix(".parquet").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--policy", "lucky", "--budget", "8"], "policy: expected one of sliding, sinks"),
+        (["--policy", "sinks", "--budget", "4"], "budget: expected at least 5, got 4"),
+        (["--policy", "snapkv", "--budget", "64"], "SnapKV: expected one of its protocols prefill"),
+        (["--policy", "sinks", "--budget", "8", "--stride", "9"], "stride: expected at least"),
+    ],
+)
+def test_distort_refuses_in_one_line_and_writes_nothing(
+    tiny_folder, text_file, tmp_path, extra, message
+):
+    args = ["distort", "--model", str(tiny_folder), "--corpus", str(text_file)]
+    code, stdout, stderr = run([*args, "--out", str(tmp_path / "x"), *extra])
+    assert code == 1 and stderr.startswith("error: ") and message in stderr
+    assert stderr.count("\n") == 1 and not list(tmp_path.iterdir())

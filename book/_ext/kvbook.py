@@ -104,6 +104,8 @@ def add_scripts(app: Sphinx, pagename: str, templatename: str, context: dict, do
     if 'class="kv-chart"' in context.get("body", ""):
         app.add_js_file(VEGA, defer="defer")
         app.add_js_file("explorer.js", defer="defer")
+    if 'class="kv-passage"' in context.get("body", ""):
+        app.add_js_file("passage.js", defer="defer")
 
 
 def harden(page: str, name: str, to_root: str, scripts: dict[str, str]) -> str:

@@ -7,7 +7,7 @@ import re
 import pytest
 from book_checks import FAINT, PAGES, TOO_WIDE, UNTYPESET, dead_controls, draw_all, visit
 
-from kvlib import fit, verdicts
+from kvlib import fit, passages, verdicts
 
 pytestmark = pytest.mark.browser
 
@@ -110,3 +110,51 @@ def test_the_browser_fits_what_the_library_fits(browser, address, presses):
     assert (split == verdicts.SPLIT) == (presses == 0)
     contest = fit.extrapolation(first, split, ("power", "exponential"), n_boot=2)
     assert shown == pytest.approx(contest.ratios["exponential"].value, rel=2e-3, abs=0.06)
+
+
+def passage_page(browser, address, way="file", **options):
+    """The page with the shaded passage."""
+    return visit(browser, f"{address[way]}/notebooks/policies.html", address[way], **options)
+
+
+WORDS = ".kv-passage .kv-words .kv-token"
+SHADES = f"Array.from(document.querySelectorAll('{WORDS}'), w => w.dataset.shade).join('')"
+
+
+def test_both_controls_of_the_passage_move_its_shading_and_its_sentence(browser, address):
+    with passage_page(browser, address) as seen:
+        page = seen.page
+        reading = page.query_selector(".kv-passage .kv-reading")
+        before = page.evaluate(SHADES), reading.inner_text()
+        assert set(before[0]) > {"0"} and "words lose half a nat" in before[1]
+        page.query_selector(".kv-passage input").press("Home")
+        smaller = page.evaluate(SHADES), reading.inner_text()
+        assert smaller[0] != before[0] and smaller[1] != before[1]
+        assert sum(map(int, smaller[0])) > sum(map(int, before[0]))  # a smaller cache breaks more
+        page.query_selector(".kv-passage select").select_option(index=1)
+        other = page.evaluate(SHADES), reading.inner_text()
+        assert other[0] != smaller[0] and other[1] != smaller[1]
+        assert seen.complaints == []
+
+
+def test_the_passage_can_be_walked_with_the_keyboard_alone(browser, address):
+    with passage_page(browser, address) as seen:
+        page = seen.page
+        page.query_selector(WORDS).focus()
+        first = page.query_selector(".kv-passage .kv-reading").inner_text()
+        page.keyboard.press("ArrowRight")
+        second = page.query_selector(".kv-passage .kv-reading").inner_text()
+        assert "nats from the full cache" in first and first != second
+        assert len(page.query_selector_all(".kv-guesses li")) == 6
+        assert len(page.query_selector_all(f"{WORDS}[tabindex='0']")) == 1
+
+
+def test_the_passage_fits_a_phone_and_shows_what_is_stored(browser, address):
+    rows = passages.stored_passage()
+    tokens = rows[rows["policy"] == passages.FULL]["token"]
+    with passage_page(browser, address, width=390) as seen:
+        shown = seen.page.evaluate(
+            f"Array.from(document.querySelectorAll('{WORDS}'), w => w.textContent).join('')"
+        )
+        assert shown == "".join(tokens)
+        assert seen.page.evaluate(TOO_WIDE) == []

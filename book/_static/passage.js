@@ -1,0 +1,97 @@
+// A passage whose words are shaded by what a smaller cache loses at them. Classic script, no eval.
+(function () {
+  "use strict";
+
+  /** A token as one can read it: spaces and line ends made visible. */
+  const shown = (text) => `“${text.replace(/\n/g, "⏎").trim() || "␣"}”`;
+
+  function passage(root) {
+    const data = JSON.parse(root.querySelector(".kv-data").textContent);
+    const [policy, budget] = [root.querySelector("select"), root.querySelector("input")];
+    const output = root.querySelector("output");
+    const words = Array.from(root.querySelectorAll(".kv-words .kv-token"));
+    const reading = root.querySelector(".kv-reading");
+    const table = root.querySelector(".kv-guesses");
+    let at = -1; // the word that is looked at
+
+    const cell = () => data.cells[`${data.policies[policy.selectedIndex]}|${data.budgets[budget.value]}`];
+
+    /** The likeliest tokens of one law, as a list. */
+    function guesses(title, from) {
+      const part = document.createElement("div");
+      const head = document.createElement("strong");
+      head.textContent = title;
+      const list = document.createElement("ol");
+      const row = from.guesses[at];
+      for (let k = 0; k < row.length; k += 2) {
+        const item = document.createElement("li");
+        item.textContent = `${shown(data.texts[row[k]])} ${row[k + 1]}%`;
+        list.append(item);
+      }
+      part.append(head, list);
+      return part;
+    }
+
+    function say() {
+      const now = cell();
+      const name = data.policies[policy.selectedIndex];
+      const size = data.budgets[budget.value];
+      const full = data.cells[data.full];
+      if (at < 0) {
+        const hurt = now.kl.filter((kl) => kl >= 0.5).length;
+        const mean = now.kl.reduce((sum, kl) => sum + kl, 0) / now.kl.length;
+        reading.textContent =
+          `With ${size} entries, ${name}: ${hurt} of ${now.kl.length} words lose half a nat or more; ` +
+          `the mean is ${mean.toPrecision(2)} nats. Point at a word, or go there with the arrow keys.`;
+        table.replaceChildren();
+        return;
+      }
+      reading.textContent =
+        `At ${shown(data.tokens[at])} the law is ${now.kl[at]} nats from the full cache's. ` +
+        `The word itself had ${full.own[at]}% with everything kept, ${now.own[at]}% with ${size} entries.`;
+      table.replaceChildren(guesses("everything kept", full), guesses(`${name}, ${size} entries`, now));
+    }
+
+    function shade() {
+      const { kl } = cell();
+      words.forEach((word, i) => {
+        word.dataset.shade = data.shades.filter((low) => kl[i] >= low).length;
+      });
+      const text = `${data.budgets[budget.value]} entries`;
+      output.textContent = text;
+      budget.setAttribute("aria-valuetext", text);
+      budget.style.setProperty("--kv-fill", `${(100 * budget.value) / budget.max}%`);
+      say();
+    }
+
+    function look(i) {
+      if (at >= 0) words[at].removeAttribute("aria-selected");
+      words[at < 0 ? 0 : at].tabIndex = -1;
+      at = i;
+      words[at].setAttribute("aria-selected", "true");
+      words[at].tabIndex = 0;
+      say();
+    }
+
+    words.forEach((word, i) => {
+      word.setAttribute("role", "option");
+      word.tabIndex = i === 0 ? 0 : -1;
+      word.addEventListener("pointerenter", () => look(i));
+      word.addEventListener("focus", () => look(i));
+      word.addEventListener("keydown", (event) => {
+        const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: 10, ArrowUp: -10 }[event.key];
+        if (!step || event.altKey || event.ctrlKey || event.metaKey) return;
+        event.preventDefault();
+        words[Math.min(Math.max(i + step, 0), words.length - 1)].focus();
+      });
+    });
+    policy.addEventListener("change", shade);
+    budget.addEventListener("input", shade);
+    budget.value = Math.floor(data.budgets.length / 2);
+    shade();
+  }
+
+  const start = () => document.querySelectorAll(".kv-passage").forEach(passage);
+  if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);
+  else start();
+})();
