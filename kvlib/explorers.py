@@ -175,7 +175,7 @@ def three_protocols(summary: pd.DataFrame, policies: tuple[str, ...]) -> Explore
 def cache_run(run: pd.DataFrame) -> Explorer:
     """What a token costs in a long generation, bounded and not; `run` is a stored table."""
     table = policy_charts.cache_rows(run)
-    tokens = sorted(int(token) for token in run["token"].unique())
+    tokens = sorted(int(token) for token in table["token"].unique())
     return Explorer(
         policy_charts.cache_run(table),
         [

@@ -242,8 +242,9 @@ def cache_run(table: pd.DataFrame) -> alt.LayerChart:
 
 
 def cache_rows(run: pd.DataFrame) -> pd.DataFrame:
-    """`cache_run`'s table, long: `cache, token, quantity, value, sentence`."""
-    parts = []
+    """`cache_run`'s table, long: `cache, token, quantity, value, sentence`; tokens of both runs."""
+    both = run.groupby("token")["cache"].transform("nunique") == 2
+    run, parts = run[both], []
     for quantity, values, unit in (
         ("time", 1000 * run["cpu_seconds"], "ms of processor time"),
         ("memory", run["cache_bytes"] / 1e6, "MB"),
@@ -251,8 +252,8 @@ def cache_rows(run: pd.DataFrame) -> pd.DataFrame:
         part = run[["cache", "token"]].assign(quantity=quantity, value=values)
         wide = part.pivot(index="token", columns="cache", values="value")
         words = {
-            token: f"At token {token:,} the bounded cache takes {row['bounded']:.3g} {unit}"
-            + (f", the unbounded one {row['unbounded']:.3g}." if row.notna().all() else ".")
+            token: f"At token {token:,} the bounded cache takes {row['bounded']:.3g} {unit}, "
+            f"the unbounded one {row['unbounded']:.3g}."
             for token, row in wide.iterrows()
         }
         parts.append(part.assign(sentence=part["token"].map(words)))
