@@ -119,11 +119,13 @@ def policy_ranking(summary: pd.DataFrame) -> Explorer:
 
     `summary` is what `kvlib.policy_checks.summary` returns.
     """
-    table = policy_charts.cases(summary)
+    table = policy_charts.settings(summary)
     return Explorer(
         policy_charts.ranking(table),
         [
-            Choice("case", "Protocol, model and text", [(c, c) for c in table["case"].unique()]),
+            Choice(
+                "setting", "Protocol, model and text", [(c, c) for c in table["setting"].unique()]
+            ),
             Slider(
                 "budget",
                 "Budget",
@@ -138,14 +140,16 @@ def policy_ranking(summary: pd.DataFrame) -> Explorer:
 
 
 def policy_curves(summary: pd.DataFrame, foretold: pd.DataFrame) -> Explorer:
-    """Distortion against budget beside what the law of suffixes foretells; case and policy."""
+    """Distortion against budget beside what the law of suffixes foretells; setting and policy."""
     table = policy_charts.lines(summary, foretold)
-    every = set.intersection(*(set(part["policy"]) for _, part in table.groupby("case")))
+    every = set.intersection(*(set(part["policy"]) for _, part in table.groupby("setting")))
     policies = [name for name in table["policy"].unique() if name in every]
     return Explorer(
         policy_charts.overlay(table),
         [
-            Choice("case", "Protocol, model and text", [(c, c) for c in table["case"].unique()]),
+            Choice(
+                "setting", "Protocol, model and text", [(c, c) for c in table["setting"].unique()]
+            ),
             Choice("policy", "Policy", [(p, p) for p in policies], value="4 sinks + recent"),
         ],
         "Distortion of a cache policy against its budget, and what the law foretells",

@@ -1,6 +1,6 @@
 """Charts of the pages on cache policies: a table in, an Altair chart out. Nothing is estimated.
 
-The tables are those of `kvlib.policy_checks`, made ready for pictures by `cases`, `lines` and
+The tables are those of `kvlib.policy_checks`, made ready for pictures by `settings`, `lines` and
 `compared` here; what a picture says in words is a column of its rows.
 """
 
@@ -12,42 +12,42 @@ import pandas as pd
 from kvlib.charts import BLUE, GREEN, GREY, HEIGHT, ORANGE, legend, name_of
 from kvlib.fit import rounded
 
-BUDGETS = (16, 64, 256, 512)  # of every case, whatever its protocol
+BUDGETS = (16, 64, 256, 512)  # of every setting, whatever its protocol
 SHAPES = {"reencode": "square", "online": "circle", "prefill": "triangle-up"}
 COLOURS = {"reencode": GREEN, "online": BLUE, "prefill": ORANGE}
 DASHES = {"reencode": [2, 3], "online": [1, 0], "prefill": [6, 4]}
 
 
-def case_of(model: str, corpus: str, protocol: str) -> str:
+def setting_of(model: str, corpus: str, protocol: str) -> str:
     """What a reader chooses among: protocol, model and text."""
     return f"{protocol} · {name_of(model)} · {name_of(corpus)}"
 
 
-def cases(summary: pd.DataFrame) -> pd.DataFrame:
-    """Rows of `policy_checks.summary` with their `case`, and `sentence`: who is best there."""
+def settings(summary: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `policy_checks.summary` with their `setting`, and `sentence`: who is best there."""
     table = rounded(summary[summary["budget"].isin(BUDGETS)].copy(), 4)
     keys = zip(table["model"], table["corpus"], table["protocol"], strict=True)
-    table["case"] = [case_of(*key) for key in keys]
+    table["setting"] = [setting_of(*key) for key in keys]
     sentences = {}
-    for (case, budget), part in table.groupby(["case", "budget"], sort=False):
+    for (setting, budget), part in table.groupby(["setting", "budget"], sort=False):
         by_mean = part.sort_values("mean")
         best, worst = by_mean.iloc[0], by_mean.iloc[-1]
-        protocol, model, text = case.split(" · ")
-        sentences[case, budget] = (
+        protocol, model, text = setting.split(" · ")
+        sentences[setting, budget] = (
             f"With {budget} entries, {protocol}, {model} on {text}: {best['policy']} loses least, "
             f"{best['mean']:.3g} nats (95% interval {best['low']:.3g} to {best['high']:.3g}, "
             f"{best['documents']} documents), and {worst['policy']} most, {worst['mean']:.3g}."
         )
-    pairs = zip(table["case"], table["budget"], strict=True)
+    pairs = zip(table["setting"], table["budget"], strict=True)
     table["sentence"] = [sentences[pair] for pair in pairs]
-    columns = ["case", "budget", "policy", "mean", "low", "high", "median", "p95", "top1"]
+    columns = ["setting", "budget", "policy", "mean", "low", "high", "median", "p95", "top1"]
     return table[[*columns, "documents", "sentence"]]
 
 
 def ranking(table: pd.DataFrame) -> alt.LayerChart:
-    """Policies from the least distortion to the most, at a budget. Parameters: `case`, `budget`."""
-    case, budget = table["case"].iloc[0], 64
-    base = alt.Chart(table).transform_filter("datum.case == case && datum.budget == budget")
+    """Policies from the least distortion to the most. Parameters: `setting`, `budget`."""
+    setting, budget = table["setting"].iloc[0], 64
+    base = alt.Chart(table).transform_filter("datum.setting == setting && datum.budget == budget")
     scale = alt.Scale(type="log", nice=False)
     axis = alt.Axis(title="mean KL from the full-cache law (nats)", format="~g", tickCount=5)
     order = alt.Y(
@@ -71,40 +71,40 @@ def ranking(table: pd.DataFrame) -> alt.LayerChart:
     mean = base.mark_point(color=BLUE, filled=True, size=90, opacity=1).encode(
         x=alt.X("mean:Q", scale=scale, axis=axis), y=order, tooltip=tooltip
     )
-    one = base.transform_filter("datum.policy == '4 sinks + recent'")  # each case has it
+    one = base.transform_filter("datum.policy == '4 sinks + recent'")  # each setting has it
     return (
         alt.layer(interval, mean, _reading(one))
-        .add_params(alt.param("case", value=case), alt.param("budget", value=budget))
+        .add_params(alt.param("setting", value=setting), alt.param("budget", value=budget))
         .properties(width="container", height=230)
     )
 
 
 def lines(summary: pd.DataFrame, foretold: pd.DataFrame) -> pd.DataFrame:
-    """Measured means with bands, and what the law foretells, a row a case, policy and budget."""
+    """Measured means with bands, and what the law foretells, a row a setting, policy and budget."""
     keys = ["model", "corpus", "protocol", "policy", "budget"]
     table = foretold.merge(summary[[*keys, "low", "high", "documents"]], on=keys)
     triples = zip(table["model"], table["corpus"], table["protocol"], strict=True)
-    table["case"] = [case_of(*triple) for triple in triples]
+    table["setting"] = [setting_of(*triple) for triple in triples]
     table["off"] = [item.value for item in table["factor"]]
     sentences = {}
-    for (case, policy), part in table.groupby(["case", "policy"], sort=False):
+    for (setting, policy), part in table.groupby(["setting", "policy"], sort=False):
         first, last = part.iloc[0], part.iloc[-1]
-        sentences[case, policy] = (
-            f"{case}: {policy} has {first['off']:.2g} times the foretold distortion at "
+        sentences[setting, policy] = (
+            f"{setting}: {policy} has {first['off']:.2g} times the foretold distortion at "
             f"{first['budget']} entries and {last['off']:.2g} times at {last['budget']} "
             f"(95% intervals {_span(first)} and {_span(last)}, {first['documents']} documents)."
         )
     table["sentence"] = [
-        sentences[pair] for pair in zip(table["case"], table["policy"], strict=True)
+        sentences[pair] for pair in zip(table["setting"], table["policy"], strict=True)
     ]
-    columns = ["case", "policy", "budget", "mean", "low", "high", "predicted", "off", "sentence"]
+    columns = ["setting", "policy", "budget", "mean", "low", "high", "predicted", "off", "sentence"]
     return rounded(table[columns], 4)
 
 
 def overlay(table: pd.DataFrame) -> alt.LayerChart:
-    """Distortion against budget beside the law's prediction. Parameters: `case`, `policy`."""
-    case, policy = table["case"].iloc[0], "4 sinks + recent"
-    base = alt.Chart(table).transform_filter("datum.case == case")
+    """Distortion against budget beside the law's prediction. Parameters: `setting`, `policy`."""
+    setting, policy = table["setting"].iloc[0], "4 sinks + recent"
+    base = alt.Chart(table).transform_filter("datum.setting == setting")
     picked = base.transform_filter("datum.policy == policy")
     ticks = sorted(table["budget"].unique().tolist())
     x = alt.X(
@@ -144,7 +144,7 @@ def overlay(table: pd.DataFrame) -> alt.LayerChart:
     reading = _reading(picked.transform_filter(f"datum.budget == {ticks[0]}"))
     return (
         alt.layer(others, band, law, measured, *key, reading)
-        .add_params(alt.param("case", value=case), alt.param("policy", value=policy))
+        .add_params(alt.param("setting", value=setting), alt.param("policy", value=policy))
         .properties(width="container", height=HEIGHT)
     )
 

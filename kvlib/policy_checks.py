@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from kvlib import fit, store
-from kvlib.charts import name_of
+from kvlib.charts import NAMES, name_of
 
 KINDS = ("online", "scored", "prefill", "prefill_scored", "reencode")
 KEYS = ["model", "corpus", "protocol", "policy", "budget"]
@@ -28,7 +28,9 @@ def stored_rows(folder: Path = store.DATA) -> pd.DataFrame:
     parts = [
         store.load_table(path).assign(model=model, corpus=corpus)
         for kind in KINDS
-        for (model, corpus), path in store.stored(kind, folder).items()
+        for (model, corpus), path in sorted(
+            store.stored(kind, folder).items(), key=lambda item: [*map(_place, item[0])]
+        )
     ]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=KEYS)
 
@@ -330,6 +332,11 @@ def law_figure(laws: pd.DataFrame) -> str:
 def geometric_mean(estimates: pd.Series) -> float:
     """Geometric mean of the values of a column of estimates."""
     return float(np.exp(np.mean([np.log(item.value) for item in estimates])))
+
+
+def _place(key: str) -> int:
+    """Where a model or text stands in the order of the book."""
+    return [*NAMES, key].index(key)
 
 
 def _online_recency(table: pd.DataFrame) -> pd.DataFrame:
