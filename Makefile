@@ -11,7 +11,7 @@ export OPENBLAS_NUM_THREADS := 1
 export PYTHONWARNINGS := ignore::DeprecationWarning
 
 .DEFAULT_GOAL := help
-.PHONY: help book test check references measure calibrate train bench clean
+.PHONY: help book test check references measure calibrate train bench peers clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
@@ -47,9 +47,10 @@ chromium: # Debian's browser for the browser tests, where it is missing and can 
 	    apt-get update -qq && apt-get install -y -qq chromium >/dev/null; \
 	  else echo "Chromium is missing: install it (Debian: apt-get install chromium) or browser tests are skipped"; fi; }
 
-check: $(READY) ## lint and format check
+check: $(READY) ## lint, format and spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 
 references: $(READY) ## execute the notebooks into the references that `make test` compares with
 	$(BIN)/python tests/notebooks/references.py
@@ -90,5 +91,14 @@ bench: $(READY) ## compare the fast measurement with the naive one (about half a
 	$(BIN)/python tests/bench/bench_policies.py
 	$(BIN)/python tests/bench/bench_measure.py
 
+PEERS := .venv-peers
+$(PEERS)/.ready: requirements-peers.txt
+	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --disable-pip-version-check -r requirements-peers.txt
+	@touch $@
+
+peers: $(READY) $(PEERS)/.ready ## compare the prefill protocol with kvpress, in its own environment
+	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python tests/peers/compare.py --peer $(PEERS)/bin/python
+
 clean: ## remove the built book and the environment (converted models stay in the user's cache)
-	rm -rf _build $(VENV)
+	rm -rf _build $(VENV) $(PEERS)
