@@ -15,7 +15,7 @@ import pandas as pd
 from kvlib import fit, store
 from kvlib.charts import NAMES, name_of
 
-KINDS = ("online", "scored", "prefill", "prefill_scored", "reencode")
+KINDS = ("online", "cache_positions", "scored", "prefill", "prefill_scored", "reencode")
 KEYS = ["model", "corpus", "protocol", "policy", "budget"]
 SINKS = {"4 sinks + recent": 4, "4 sinks + random": 4, "4 sinks + recent, cache positions": 4}
 RECENCY = ("sliding window", "4 sinks + recent")
@@ -237,6 +237,28 @@ def protocols_compared(rows: pd.DataFrame, policy: str) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(table)
+
+
+def step_effect(folder: Path = store.DATA) -> pd.DataFrame:
+    """What running a score-based policy in steps changes: the same documents, token by token.
+
+    Columns: `model, policy, budget, documents`, mean KL in nats `in steps` and `token by token`,
+    and the `least` and `most` of the documents' ratios, steps over tokens.
+    """
+    table = []
+    steps = store.stored("scored", folder)
+    for (model, corpus), path in store.stored("stepwise", folder).items():
+        tokens = store.load_table(path)
+        keys = ["policy", "budget", "doc"]
+        one = tokens.groupby(keys, sort=False)["kl_nats"].mean()
+        other = store.load_table(steps[model, corpus]).groupby(keys)["kl_nats"].mean()
+        both = pd.DataFrame({"steps": other, "tokens": one}).loc[one.index]
+        for (policy, budget), part in both.groupby(keys[:2], sort=False):
+            ratio = part["steps"] / part["tokens"]
+            means = part["steps"].mean(), part["tokens"].mean()
+            table.append((model, policy, budget, len(part), *means, ratio.min(), ratio.max()))
+    columns = ["documents", "in steps", "token by token", "least", "most"]
+    return pd.DataFrame(table, columns=["model", "policy", "budget", *columns])
 
 
 # --- verdicts -----------------------------------------------------------------------------------

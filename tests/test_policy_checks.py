@@ -196,3 +196,23 @@ def test_on_the_stored_tables_sinks_matter_and_the_summary_is_a_plain_mean():
 def test_jackknife_needs_three_documents():
     with pytest.raises(ValueError, match="expected at least 3"):
         fit.jackknife(1.0, np.array([1.0, 2.0]))
+
+
+def test_the_effect_of_steps_compares_equal_documents(tmp_path):
+    def write(kind: str, docs: int, factor: float) -> None:
+        rows = rows_of(lambda b: 1 / b, "TOVA", docs=docs, spread=0).assign(policy="TOVA")
+        rows["kl_nats"] *= np.where(rows["doc"] == 1, factor, 1.0)
+        path = tmp_path / f"{kind}-smollm2-135m-instruct-world-english-bible"
+        settings = {"kind": kind, "model": "smollm2-135m-instruct", "corpus": "world-english-bible"}
+        measurement = store.Measurement(path, settings)
+        for doc, part in rows.groupby("doc"):
+            measurement.add(doc, part.drop(columns=["model", "corpus"]))
+        measurement.finish({"command": "none"})
+
+    write("scored", 4, 3.0)
+    write("stepwise", 2, 1.0)
+    table = policy_checks.step_effect(tmp_path)
+    assert set(table["documents"]) == {2} and len(table) == 5
+    np.testing.assert_allclose(table["least"], 1.0)
+    np.testing.assert_allclose(table["most"], 3.0)
+    np.testing.assert_allclose(table["in steps"], 2 / table["budget"])

@@ -2,8 +2,9 @@
 
 - Vega and MathJax are written next to the pages, and loaded only where there is a chart or a
   formula.
-- After the build, inline scripts are moved to files, so that each page can carry a strict
-  Content-Security-Policy; the book runs from a web server and from ``file://`` alike.
+- After the build, each explorer gets a still picture for browsers without scripts, and inline
+  scripts are moved to files, so that each page can carry a strict Content-Security-Policy; the book
+  runs from a web server and from ``file://`` alike.
 - Notebooks are executed again when kvlib, its data or the requirements changed, which Jupyter's
   cache, looking only at the notebooks' own cells, would not notice.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.resources
+import json
 import os
 import re
 import shutil
@@ -56,6 +58,12 @@ SCRIPT = re.compile(r"<script(?P<attributes>[^>]*)>(?P<body>.*?)</script>", re.S
 NOT_INLINE = re.compile(r"\s(src=|type=\"(?!text/javascript))")  # a file already, or data
 FONTAWESOME = re.compile(r"<script[^>]*/fontawesome\.js[^>]*></script>\s*")
 CLICK = re.compile(r'\sonclick="([^"]*)"')
+DRAWN_LATER = re.compile(  # what `kvlib.controls.Explorer` leaves for browsers without scripts
+    r"<noscript><p>This picture is drawn in the browser[^<]*</p></noscript>"
+    r'(?P<rest><script type="application/json" class="kv-data">(?P<data>[^<]*)</script>)'
+)
+READING_MARKS = re.compile(r'<g class="[^"]*reading_marks.*?</g>', re.S)
+STILL_WIDTH = 620  # pixels
 KNOWN_CLICKS = ("window.print()", "toggleFullScreen()")  # what book/_static/clicks.js can do
 
 
@@ -101,11 +109,54 @@ def write_libraries(app: Sphinx) -> None:
 def add_scripts(app: Sphinx, pagename: str, templatename: str, context: dict, doctree) -> None:
     """Vega and the explorers' loader, on pages that have an explorer."""
     app.add_js_file("clicks.js", defer="defer")
-    if 'class="kv-chart"' in context.get("body", ""):
+    body = context.get("body", "")
+    charts, passages = ('class="kv-chart"' in body), ('class="kv-passage"' in body)
+    if charts or passages:
+        app.add_js_file("tools.js", defer="defer")
+    if charts:
         app.add_js_file(VEGA, defer="defer")
         app.add_js_file("explorer.js", defer="defer")
-    if 'class="kv-passage"' in context.get("body", ""):
+    if passages:
         app.add_js_file("passage.js", defer="defer")
+
+
+def spec_of(payload: dict) -> dict:
+    """The Vega-Lite spec of an explorer, whole: its tables are kept by columns beside it."""
+
+    def rows(columns: dict) -> list[dict]:
+        values = [
+            [column["texts"][place] for place in column["places"]]
+            if isinstance(column, dict)
+            else column
+            for column in columns.values()
+        ]
+        return [dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True)]
+
+    tables = {name: rows(columns) for name, columns in payload["tables"].items()}
+    return payload["spec"] | {"datasets": tables, "width": STILL_WIDTH, "background": "white"}
+
+
+def still(data: str) -> tuple[str, str]:
+    """An explorer's first picture as SVG, and the sentence that reads it aloud."""
+    spec = spec_of(json.loads(data))
+    svg = vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE_VERSION)
+    marks = READING_MARKS.search(svg)
+    lines = re.findall(r"<(?:text|tspan)[^>]*>([^<]+)<", marks[0]) if marks else []
+    return svg, " ".join(lines)
+
+
+def add_stills(page: str, to_root: str, folder: Path) -> str:
+    """The page with a still picture, for browsers without scripts, behind every explorer."""
+
+    def picture(match: re.Match) -> str:
+        file = folder / f"{hashlib.sha256(match['data'].encode()).hexdigest()[:16]}.svg"
+        svg, sentence = still(match["data"])
+        file.write_text(svg, encoding="utf-8")
+        image = f'<img class="kv-still" src="{to_root}_static/stills/{file.name}" alt="">'
+        return f"<noscript>{image}<p>{sentence}</p></noscript>{match['rest']}"
+
+    folder.mkdir(exist_ok=True)
+    return DRAWN_LATER.sub(picture, page)
 
 
 def harden(page: str, name: str, to_root: str, scripts: dict[str, str]) -> str:
@@ -155,7 +206,8 @@ def finish_pages(app: Sphinx, error: Exception | None) -> None:
             continue
         before = path.read_text(encoding="utf-8")
         to_root = "../" * (len(path.relative_to(book).parts) - 1)
-        after = harden(before, path.name, to_root, scripts)
+        after = add_stills(before, to_root, book / "_static" / "stills")
+        after = harden(after, path.name, to_root, scripts)
         if after != before:
             path.write_text(after, encoding="utf-8")
     folder = book / "_static" / "inline"

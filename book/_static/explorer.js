@@ -4,6 +4,7 @@
   "use strict";
 
   const DRAW_AHEAD = "400px 0px"; // draw a picture when it comes this close to the screen
+  const REST = 1500; // milliseconds after loading, before pictures off the screen are drawn
   const NARROW = 520; // pixels: below it, legends stand in two columns
 
   /** Vega's colours and fonts, taken from the page so that pictures follow its light or dark theme. */
@@ -43,7 +44,7 @@
     return place - places[low] <= places[high] - place ? low : high;
   }
 
-  /** Lets a range input walk over the slider's values on their own track; calls `moved(value)`. */
+  /** Lets a range input walk over the slider's values on their own track; calls `moved(value)`. Returns a setter. */
   function connectSlider(slider, input, moved) {
     const log = slider.scale === "log";
     const places = slider.values.map((value, i) => (log ? Math.log(value) : i));
@@ -66,20 +67,29 @@
       input.setAttribute("aria-valuetext", text);
       moved(slider.values[at]);
     });
-    if (!log) return; // a linear track's arrow keys already go to the next value
+    const go = (to) => {
+      input.value = places[Math.min(Math.max(to, 0), places.length - 1)];
+      input.dispatchEvent(new Event("input", { bubbles: true }));
+    };
+    const set = (value) => go(slider.values.indexOf(value));
+    if (!log) return set; // a linear track's arrow keys already go to the next value
     const steps = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1 };
     input.addEventListener("keydown", (event) => {
       if (!(event.key in steps) || event.altKey || event.ctrlKey || event.metaKey) return;
       event.preventDefault();
-      input.value = places[Math.min(Math.max(at + steps[event.key], 0), places.length - 1)];
-      input.dispatchEvent(new Event("input", { bubbles: true }));
+      go(at + steps[event.key]);
     });
+    return set;
   }
 
-  /** Calls `moved(value)` with the value that a drop-down's chosen option stands for. */
+  /** Calls `moved(value)` with the value that a drop-down's chosen option stands for. Returns a setter. */
   function connectChoice(choice, select, moved) {
     select.value = choice.values.indexOf(choice.value);
     select.addEventListener("change", () => moved(choice.values[select.value]));
+    return (value) => {
+      select.value = choice.values.indexOf(value);
+      select.dispatchEvent(new Event("change", { bubbles: true }));
+    };
   }
 
   /** The rows of a table that is kept by columns, in which texts are places in a list. */
@@ -99,6 +109,8 @@
     const picture = root.querySelector(".kv-picture");
     const reading = root.querySelector(".kv-reading");
     const values = {};
+    const settings = {}; // what the tools under the picture may read and set
+    let tools = () => {}; // says to them that a control has moved
     let drawn = null; // what vegaEmbed returned
     let queue = Promise.resolve(); // one drawing at a time
     let stale = false; // a control moved since the picture was last brought up to date
@@ -170,11 +182,35 @@
       const input = root.querySelector(`[name="${CSS.escape(control.name)}"]`);
       const connect = control.kind === "slider" ? connectSlider : connectChoice;
       values[control.name] = control.value;
-      connect(control, input, (value) => {
+      const set = connect(control, input, (value) => {
         values[control.name] = value;
         update();
+        tools();
       });
+      settings[control.name] = { values: control.values, initial: control.value, get: () => values[control.name], set };
     }
+
+    /** The tables behind the picture, the large ones, and their rows under the present choices. */
+    function data() {
+      const all = Object.values(spec.datasets);
+      const most = Math.max(...all.map((table) => table.length));
+      const choices = controls.filter((control) => control.kind === "choice").map((control) => control.name);
+      return all
+        .filter((table) => table.length > 3 || table.length === most)
+        .map((table) => {
+          const here = choices.filter((name) => name in table[0]);
+          return { rows: table, shown: table.filter((row) => here.every((name) => row[name] === values[name])) };
+        });
+    }
+
+    /** The picture as a file of its own, on the page's background. */
+    async function svg() {
+      const text = await drawn.view.toSVG();
+      const paper = getComputedStyle(document.body).backgroundColor;
+      return text.replace(/^<svg[^>]*>/, (head) => `${head}<rect width="100%" height="100%" fill="${paper}"/>`);
+    }
+
+    tools = kvTools(root, settings, data, svg);
     return () => (queue = queue.then(draw).catch(fail));
   }
 
@@ -197,6 +233,15 @@
     waiting.set(root, explorer(root));
     near.observe(root);
   }
+  // The rest is drawn while the reader reads: a page may be printed, or a link may lead further down.
+  const idle = window.requestIdleCallback || ((act) => setTimeout(act, 200));
+  function showOne() {
+    const [root] = waiting.keys();
+    if (!root) return;
+    show(root);
+    idle(showOne);
+  }
+  window.addEventListener("load", () => setTimeout(() => idle(showOne), REST));
   new MutationObserver(() => onPage.forEach((draw) => draw())).observe(document.documentElement, {
     attributeFilter: ["data-theme"],
   });

@@ -13,6 +13,7 @@
     const reading = root.querySelector(".kv-reading");
     const table = root.querySelector(".kv-guesses");
     let at = -1; // the word that is looked at
+    let tools = () => {}; // says to the tools that a control has moved
 
     const cell = () => data.cells[`${data.policies[policy.selectedIndex]}|${data.budgets[budget.value]}`];
 
@@ -85,13 +86,44 @@
         words[Math.min(Math.max(i + step, 0), words.length - 1)].focus();
       });
     });
-    policy.addEventListener("change", shade);
-    budget.addEventListener("input", shade);
+    /** Every word under the present policy and budget, as a table. */
+    function rows() {
+      const { kl, own } = cell();
+      const now = { policy: data.policies[policy.selectedIndex], budget: data.budgets[budget.value] };
+      const before = data.cells[data.full].own;
+      return data.tokens.map((token, i) => ({ token, ...now, kl_nats: kl[i], percent_full: before[i], percent_bounded: own[i] }));
+    }
+
+    const moved = () => {
+      shade();
+      tools();
+    };
+    policy.addEventListener("change", moved);
+    budget.addEventListener("input", moved);
     budget.value = Math.floor(data.budgets.length / 2);
+    const settings = {
+      policy: {
+        values: data.policies,
+        initial: data.policies[0],
+        get: () => data.policies[policy.selectedIndex],
+        set: (value) => {
+          policy.selectedIndex = data.policies.indexOf(value);
+          moved();
+        },
+      },
+      budget: {
+        values: data.budgets,
+        initial: data.budgets[budget.value],
+        get: () => data.budgets[budget.value],
+        set: (value) => {
+          budget.value = data.budgets.indexOf(value);
+          moved();
+        },
+      },
+    };
     shade();
+    tools = kvTools(root, settings, () => [{ rows: rows(), shown: rows() }]);
   }
 
-  const start = () => document.querySelectorAll(".kv-passage").forEach(passage);
-  if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);
-  else start();
+  document.querySelectorAll(".kv-passage").forEach(passage);
 })();

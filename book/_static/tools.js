@@ -1,0 +1,153 @@
+// What stands under every explorer: reset, a link to the setting, downloads, the data as a table.
+// The setting lives in the address's fragment: #view-2:window=64&model=gemma3-270m. Classic script, no eval.
+(function () {
+  "use strict";
+
+  const LINK_DELAY = 250; // milliseconds of rest before the address is brought up to date
+  const SHOWN_ROWS = 200; // of a table; the CSV has all
+  const FRAGMENT = /^#(view-\d+):(.*)$/;
+  const HIDDEN = new Set(["sentence"]); // columns that the sentence under the picture already says
+
+  const roots = Array.from(document.querySelectorAll(".kv-chart, .kv-passage"));
+  roots.forEach((root, i) => (root.id = `view-${i + 1}`));
+
+  function element(name, properties, ...children) {
+    const made = Object.assign(document.createElement(name), properties);
+    made.append(...children);
+    return made;
+  }
+
+  /** The settings that the address asks of this explorer; null when it speaks of another or of none. */
+  function asked(root) {
+    const [, id, text] = location.hash.match(FRAGMENT) || [];
+    return id === root.id ? new URLSearchParams(text) : null;
+  }
+
+  function download(name, type, text) {
+    const link = element("a", { href: URL.createObjectURL(new Blob([text], { type })), download: name });
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  }
+
+  const columnsOf = (rows) => Object.keys(rows[0] || {});
+
+  function csv(rows) {
+    const cell = (value) => {
+      const text = value == null ? "" : String(value);
+      return /[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+    };
+    const names = columnsOf(rows);
+    return [names, ...rows.map((row) => names.map((name) => row[name]))].map((line) => line.map(cell).join(",")).join("\n") + "\n";
+  }
+
+  function table(rows) {
+    const names = columnsOf(rows).filter((name) => !HIDDEN.has(name));
+    const line = (kind, values) => element("tr", {}, ...values.map((value) => element(kind, { textContent: value ?? "" })));
+    const body = rows.slice(0, SHOWN_ROWS).map((row) => line("td", names.map((name) => row[name])));
+    return element("table", {}, element("thead", {}, line("th", names)), element("tbody", {}, ...body));
+  }
+
+  /**
+   * Puts the tools under an explorer. `settings`: {name: {values, initial, get(), set(value)}};
+   * `tables(): [{name, rows, shown}]`, the data behind the picture and the part now in it;
+   * `svg(): Promise<string>` or nothing. Returns `moved()`, to be called when a control has moved.
+   */
+  function addTools(root, settings, tables, svg) {
+    const name = (root.getAttribute("aria-label") || "chart").toLowerCase().replace(/[^a-z0-9]+/g, "-").slice(0, 48).replace(/-$/, "");
+    const bar = element("div", { className: "kv-tools" });
+    const status = element("span", { className: "kv-status", role: "status" });
+    const panel = element("div", { className: "kv-table", hidden: true, tabIndex: 0, role: "region" });
+    panel.setAttribute("aria-label", "the data behind this picture");
+    let timer = 0;
+
+    const button = (text, title, act) => {
+      const made = element("button", { type: "button", textContent: text, title });
+      made.addEventListener("click", act);
+      bar.append(made);
+      return made;
+    };
+
+    function fragment() {
+      const moved = Object.entries(settings).filter(([, setting]) => setting.get() !== setting.initial);
+      return `#${root.id}:${new URLSearchParams(moved.map(([key, setting]) => [key, setting.get()]))}`;
+    }
+
+    function fill() {
+      if (panel.hidden) return;
+      const parts = tables().flatMap(({ rows, shown }) => {
+        const count = `${Math.min(shown.length, SHOWN_ROWS)} of ${rows.length} rows: those of this setting.`;
+        return [element("p", { textContent: shown.length < rows.length ? count : `${rows.length} rows.` }), table(shown)];
+      });
+      panel.replaceChildren(...parts);
+    }
+
+    function moved() {
+      link.href = fragment();
+      status.textContent = "";
+      fill();
+      clearTimeout(timer);
+      timer = setTimeout(() => {
+        try {
+          history.replaceState(null, "", fragment());
+        } catch {} // some browsers forbid it for files: the link still holds the setting
+      }, LINK_DELAY);
+    }
+
+    function apply(wanted) {
+      for (const [key, setting] of Object.entries(settings)) {
+        const text = wanted.get(key) ?? String(setting.initial);
+        const value = setting.values.find((one) => String(one) === text);
+        if (value !== undefined && value !== setting.get()) setting.set(value);
+      }
+    }
+
+    button("Reset", "Back to the first setting", () => {
+      apply(new URLSearchParams());
+      status.textContent = "Back at the first setting.";
+    });
+    const link = element("a", { textContent: "Link to this setting", href: fragment() });
+    link.addEventListener("click", async (event) => {
+      event.preventDefault();
+      clearTimeout(timer);
+      history.replaceState(null, "", fragment());
+      try {
+        await navigator.clipboard.writeText(location.href);
+        status.textContent = "Link copied.";
+      } catch {
+        status.textContent = "The address bar now holds the link.";
+      }
+    });
+    bar.append(link);
+    if (svg) button("SVG", "Download the picture", async () => download(`${name}.svg`, "image/svg+xml", await svg()));
+    const kinds = tables();
+    kinds.forEach(({ rows }, i) => {
+      const number = kinds.length > 1 ? ` ${i + 1}` : "";
+      const file = `${name}${number.replace(" ", "-")}.csv`;
+      button(`CSV${number}`, `Download the data (${rows.length} rows)`, () => download(file, "text/csv", csv(tables()[i].rows)));
+    });
+    const toggle = button("Table", "The data behind this picture", () => {
+      panel.hidden = !panel.hidden;
+      toggle.setAttribute("aria-expanded", !panel.hidden);
+      fill();
+    });
+    toggle.setAttribute("aria-expanded", false);
+    bar.append(status);
+    root.append(bar, panel);
+
+    function follow() {
+      const wanted = asked(root);
+      if (!wanted || location.hash === fragment()) return;
+      apply(wanted);
+      root.scrollIntoView({ block: "start" });
+    }
+    window.addEventListener("hashchange", follow);
+    const wanted = asked(root);
+    if (wanted) {
+      apply(wanted);
+      window.addEventListener("load", () => root.scrollIntoView({ block: "start" }));
+    }
+    return moved;
+  }
+
+  window.kvTools = addTools;
+})();
