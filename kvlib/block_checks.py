@@ -422,5 +422,5 @@ def open_question_figure(table: pd.DataFrame) -> str:
     wins = (table["outcome"] == "wins").sum()
     return (
         f"of {len(table)} exact sources with one exponent, a recurrent memory wins on {wins} and "
-        f"keeps the exponent on {len(table) - wins}; measurements to come"
+        f"keeps the exponent on {len(table) - wins}"
     )

@@ -23,15 +23,17 @@ def two_ways_to_forget(alpha: float, ratio: float) -> Explorer:
 def sensitivity(curves: pd.DataFrame, window: int = 128) -> Explorer:
     """Divergence against the window kept; model, text, divergence and window to choose.
 
-    `curves` is what `kvlib.fit.summaries` returns; the first model and corpus come up first.
+    `curves` is what `kvlib.fit.summaries` returns; the first model and corpus come up first. With a
+    single divergence there is none to choose.
     """
     model, corpus = curves["model"].iloc[0], curves["corpus"].iloc[0]
+    distances = _options(curves["divergence"])
     return Explorer(
         charts.sensitivity(curves, model, corpus, window),
         [
             Choice("model", "Model", _options(curves["model"])),
             Choice("corpus", "Text", _options(curves["corpus"])),
-            Choice("divergence", "Distance", _options(curves["divergence"])),
+            *([Choice("divergence", "Distance", distances)] if len(distances) > 1 else []),
             Slider(
                 "window",
                 "Window kept",
@@ -153,6 +155,30 @@ def policy_curves(summary: pd.DataFrame, foretold: pd.DataFrame) -> Explorer:
             Choice("policy", "Policy", [(p, p) for p in policies], value="4 sinks + recent"),
         ],
         "Distortion of a cache policy against its budget, and what the law foretells",
+    )
+
+
+def plan(table: pd.DataFrame, epsilon: float = 0.2) -> Explorer:
+    """The least budget vouched for; model, text and ε to choose.
+
+    `table` is what `kvlib.plan.plan_rows` returns.
+    """
+    sources = [(name, name) for name in table["source"].unique()]
+    epsilons = [value for value in EPSILONS if value >= 0.02]
+    return Explorer(
+        policy_charts.plan(table, epsilon),
+        [
+            Choice("source", "Model and text", sources),
+            Slider(
+                "epsilon",
+                "Distortion allowed, ε",
+                values=epsilons,
+                value=epsilon,
+                scale="log",
+                unit="nats",
+            ),
+        ],
+        "The least budget that was measured to keep a distortion, and what it weighs",
     )
 
 

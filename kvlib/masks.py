@@ -13,18 +13,21 @@ from typing import Any
 
 import torch
 
+NAMES = ("self_attn", "attn", "attention")  # of a layer's attention: Llama's, GPT-2's, GPT-NeoX's
+
 
 def attention_modules(model: Any) -> list[torch.nn.Module]:
     """The attention module of each layer, in order; refuses an architecture without plain ones."""
     body = model.base_model
     layers = getattr(body, "layers", None) or getattr(body, "h", None) or ()
     modules = [
-        getattr(layer, "self_attn", None) or getattr(layer, "attn", None) for layer in layers
+        next((part for name in NAMES if (part := getattr(layer, name, None))), None)
+        for layer in layers
     ]
     if not modules or any(module is None for module in modules):
         raise ValueError(
             f"{type(model).__name__}: expected a decoder whose every layer attends "
-            "through self_attn or attn; its caches are not supported"
+            f"through {', '.join(NAMES)}; its caches are not supported"
         )
     return modules
 

@@ -17,7 +17,7 @@ import torch
 
 from kvlib import masks, protocols
 from kvlib.divergences import kl_divergence, total_variation
-from kvlib.models import LanguageModel
+from kvlib.models import LanguageModel, check_length
 from kvlib.policies import Policy
 
 GOLDEN = 0.6180339887498949  # steps of this fraction fill a circle evenly, however many there are
@@ -113,6 +113,7 @@ def measure_document(
 ) -> pd.DataFrame:
     """`truncation_sensitivity` of one document; `doc` is its number and sets its starts."""
     design = design_for(len(document), max_window, pairs_per_octave, seed)
+    check_length(lm, len(document))
     ids = torch.as_tensor(np.asarray(document), device=lm.device)
     with torch.inference_mode():
         reference = _hidden(lm, ids[None])[0]
@@ -264,6 +265,7 @@ def measure_policies(
 ) -> pd.DataFrame:
     """`policy_distortion` of one document; `doc` is its number and sets the random draws."""
     check_policies(policies, budgets, protocol, every, len(document))
+    check_length(lm, len(document))
     masks.check_masks(lm.model)
     ids = torch.as_tensor(np.asarray(document), device=lm.device)
     targets = np.arange(len(document) // 2, len(document), every)

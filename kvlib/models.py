@@ -176,6 +176,18 @@ def load_model(name: str, device: str = "auto", dtype: str = "auto") -> Language
     )
 
 
+def check_length(lm: LanguageModel, tokens: int) -> None:
+    """Raises ValueError for a text that a model with absolute positions cannot number.
+
+    Rotary models number any; beyond the length of their training they guess, and this says nothing.
+    """
+    body = lm.model.base_model
+    table = getattr(body, "wpe", None) or getattr(body, "embed_positions", None)
+    if table is not None and tokens + len(lm.prefix_ids) > len(table.weight):
+        most = len(table.weight) - len(lm.prefix_ids)
+        raise ValueError(f"{lm.name}: expected documents of at most {most} tokens, got {tokens}")
+
+
 class CacheCost(NamedTuple):
     """Bytes a token of a KV cache: of layers that see everything, and of layers that see `local`
     tokens only (Gemma's sliding layers; 0 bytes where there are none)."""

@@ -315,6 +315,10 @@ def verdicts(
     memory = block_checks.memory_needs(block_checks.memory_curves(1.5))
     rows = block_checks.open_question_table(memory)
     found["C8"] = block_checks.open_question_verdict(rows), block_checks.open_question_figure(rows)
+    measured = policy_checks.stored_rows()
+    if len(policy_checks.protocols_compared(measured, "4 sinks + recent")):
+        both = found["C8"][1], policy_checks.carrying_figure(measured)
+        found["C8"] = found["C8"][0], "; ".join(both)
     if tv_curves:
         exact = block_checks.exponent_table(), block_checks.sliding_checks()
         ratios = block_checks.two_distances(curves, tv_curves, MIN_WINDOW)
@@ -379,11 +383,14 @@ def to_html(items: list[Verdict]) -> str:
             claim = f'<a href="../notebooks/{item.claim.page}.html">{claim}</a>'
         kind = item.verdict.replace(" ", "-")
         rows.append(
-            f"<tr><td>{item.claim.id}</td><td>{claim}</td>"
-            f'<td><span class="kv-verdict kv-{kind}">{item.verdict}</span></td>'
-            f"<td>{html.escape(item.figure)}</td></tr>"
+            f"<tr><td>{item.claim.id}</td>"
+            f'<td>{claim}<div class="kv-figure">{html.escape(item.figure)}</div></td>'
+            f'<td><span class="kv-verdict kv-{kind}">{item.verdict}</span></td></tr>'
         )
-    head = "<tr><th>Claim</th><th>The paper says, in our words</th><th>Verdict</th><th>Figure</th>"
+    head = (
+        "<tr><th>Claim</th><th>The paper says, in our words; what we measured</th>"
+        "<th>Our verdict</th>"
+    )
     return (
         f'<table class="table kv-verdicts"><thead>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table>"

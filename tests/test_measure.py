@@ -19,6 +19,7 @@ from kvlib.measure import (
     next_token_law,
     truncation_sensitivity,
 )
+from kvlib.policies import SinkRecent
 
 DEFAULT = design_for(3072, 1024, measure.PAIRS_PER_OCTAVE, 0)
 
@@ -359,3 +360,11 @@ def test_weights_that_are_not_finite_are_found_out(tiny_folder, numbers):
     lm.model.get_input_embeddings().weight[numbers[70]] = float("nan")
     with pytest.raises(FloatingPointError, match="expected finite logits, got NaN"):
         measure_document(lm, numbers, 0, max_window=8)
+
+
+def test_a_text_longer_than_the_models_positions_is_refused_in_one_line(small):
+    ids = np.zeros(1025, dtype=np.int64)
+    with pytest.raises(ValueError, match="expected documents of at most 1024 tokens, got 1025"):
+        measure.measure_document(small, ids, 0, max_window=64)
+    with pytest.raises(ValueError, match="expected documents of at most 1024 tokens, got 1025"):
+        measure.policy_distortion(small, [ids], [SinkRecent()], [64], "online")

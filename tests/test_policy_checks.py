@@ -159,6 +159,13 @@ def test_the_verdict_on_the_law_in_the_budget(exponential, stretched, word):
     assert policy_checks.law_verdict(table) == word
 
 
+@pytest.mark.parametrize("of", ["sink", "prediction", "retention", "law"])
+def test_without_a_measurement_a_verdict_is_to_come(of):
+    columns = ["difference", "factor", "ratio", "exponential", "stretched", "protocol", "policy"]
+    nothing = pd.DataFrame({name: pd.Series(dtype=object) for name in columns})
+    assert getattr(policy_checks, f"{of}_verdict")(nothing) == "to come"
+
+
 def test_protocols_are_compared_on_the_tokens_they_share():
     parts = [
         rows_of(lambda b, c=c: c / b, "random", p)

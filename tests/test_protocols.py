@@ -8,8 +8,10 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from kvlib import masks, measure, protocols
+from kvlib.models import LanguageModel
 from kvlib.policies import (
     TOVA,
     BoundedCache,
@@ -332,3 +334,22 @@ def test_a_model_without_attention_in_every_layer_is_refused_by_name(tiny):
     mamba = dataclasses.replace(tiny, model=MambaForCausalLM(config), name="small-mamba")
     with pytest.raises(ValueError, match=r"MambaForCausalLM: expected a decoder"):
         measure.policy_distortion(mamba, [np.arange(1, 41)], [SinkRecent()], [8], "online")
+
+
+def test_other_names_for_attention_are_found():
+    """GPT-NeoX (Pythia) keeps it under `attention`; one pass equals honest decoding there too."""
+    config = GPTNeoXConfig(
+        **{"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2},
+        **{"num_attention_heads": 4, "max_position_embeddings": 128, "initializer_range": 0.3},
+    )
+    torch.manual_seed(0)
+    lm = LanguageModel(
+        **{"model": GPTNeoXForCausalLM(config).eval(), "tokenizer": None, "name": "neox"},
+        **{"device": torch.device("cpu"), "dtype": torch.float32, "prefix_ids": ()},
+        **{"weights_sha256": "", "description": ""},
+    )
+    ids, at = torch.randint(0, 64, (64,)), np.arange(32, 64, 4)
+    full = protocols.FullPass(lm, ids, at)
+    fast = protocols.online_hidden(full, SinkRecent(), 16, rng())
+    honest = protocols.decode_hidden(lm, ids, at, SinkRecent(), 16, rng())
+    assert (fast - honest).abs().max() < 1e-4 < (fast - full.states[at]).abs().max()

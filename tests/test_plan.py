@@ -1,0 +1,82 @@
+"""The plan: a budget is named only when it and every larger one keep the distortion."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from kvlib import plan, policy_charts, policy_checks
+
+COST = {"m": (100, 0, 0), "local": (10, 90, 64)}
+
+
+def summary(highs: dict[int, float], model: str = "m") -> pd.DataFrame:
+    """Rows of `policy_checks.summary` whose upper limits are given, by budget."""
+    rows = [
+        {
+            **{"model": model, "corpus": "c", "protocol": "online", "policy": plan.POLICY},
+            **{"budget": budget, "mean": high / 2, "low": high / 4, "high": high, "p95": 3 * high},
+            "documents": 16,
+        }
+        for budget, high in highs.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_the_least_budget_whose_upper_limit_is_within_epsilon():
+    table = summary({256: 0.1, 16: 2.0, 64: 0.4})
+    assert [plan.plan(table, "m", "c", e).budget for e in (2.0, 1.9, 0.4, 0.1)] == [16, 64, 64, 256]
+    found = plan.plan(table, "m", "c", 0.4)
+    assert found == (64, 0.2, 0.1, 0.4, 16)
+
+
+def test_a_mean_within_epsilon_is_not_enough():
+    assert plan.plan(summary({16: 0.3}), "m", "c", 0.2).budget is None
+
+
+def test_a_budget_is_not_vouched_for_when_a_larger_one_fails():
+    table = summary({16: 0.3, 64: 0.5, 256: 0.1})
+    assert plan.plan(table, "m", "c", 0.3).budget == 256
+    assert plan.plan(table, "m", "c", 0.5).budget == 16
+
+
+def test_when_none_keeps_it_the_figures_are_those_of_the_largest():
+    found = plan.plan(summary({16: 2.0, 64: 0.5}), "m", "c", 0.2)
+    assert found.budget is None and found.high == 0.5
+
+
+@pytest.mark.parametrize("epsilon", [0, -1, float("nan")])
+def test_an_epsilon_that_is_not_positive_raises(epsilon):
+    with pytest.raises(ValueError, match="epsilon: expected more than 0"):
+        plan.plan(summary({16: 2.0}), "m", "c", epsilon)
+
+
+def test_what_was_not_measured_raises_and_names_what_was():
+    with pytest.raises(ValueError, match=r"expected one of \[\('m', 'c'\)\], got \('m', 'x'\)"):
+        plan.plan(summary({16: 2.0}), "m", "x", 0.1)
+
+
+def test_other_policies_and_protocols_are_left_out():
+    table = summary({16: 2.0})
+    other = summary({64: 0.01}).assign(protocol="prefill")
+    bare = summary({64: 0.01}).assign(policy="sliding window")
+    assert plan.plan(pd.concat([table, other, bare]), "m", "c", 0.1).budget is None
+
+
+def test_megabytes_count_local_layers_up_to_their_window():
+    table = pd.concat([summary({16: 1.0, 256: 0.5}), summary({16: 1.0, 256: 0.5}, "local")])
+    rows = plan.plan_rows(table, COST)
+    expected = [1600, 25600, 1600, 2560 + 90 * 64]
+    assert (rows["megabytes"] * 1e6).tolist() == pytest.approx(expected)
+
+
+def test_the_stored_plan_is_measured_and_its_chart_says_so():
+    stored = policy_checks.summary(policy_checks.stored_rows())
+    model, corpus = "smollm2-135m-instruct", "world-english-bible"
+    found = plan.plan(stored, model, corpus, 0.2)
+    row = stored.query(
+        "model == @model and corpus == @corpus and protocol == 'online' and budget == @found.budget"
+    ).set_index("policy")
+    assert row.loc[plan.POLICY, "high"] <= 0.2 < row.loc["sliding window", "high"]
+    rows = plan.plan_rows(stored, dict.fromkeys(stored["model"].unique(), (1, 0, 0)))
+    assert policy_charts.plan(rows, 0.2).to_dict()["params"][1]["value"] == 0.2
