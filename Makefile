@@ -11,7 +11,7 @@ export OPENBLAS_NUM_THREADS := 1
 export PYTHONWARNINGS := ignore::DeprecationWarning
 
 .DEFAULT_GOAL := help
-.PHONY: help book test check references measure calibrate train bench peers clean
+.PHONY: help book test check references measure calibrate train bench peers live clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
@@ -47,10 +47,12 @@ chromium: # Debian's browser for the browser tests, where it is missing and can 
 	    apt-get update -qq && apt-get install -y -qq chromium >/dev/null; \
 	  else echo "Chromium is missing: install it (Debian: apt-get install chromium) or browser tests are skipped"; fi; }
 
-check: $(READY) ## lint, format and spelling
+check: $(READY) ## lint, format, spelling; then plant faults in the built book and see the tests fail
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
+	@if test -d _build/html; then $(BIN)/python -m pytest -q tests/browser/test_faults.py; \
+	else echo "Planting faults needs the built book: make book, then again."; fi
 
 references: $(READY) ## execute the notebooks into the references that `make test` compares with
 	$(BIN)/python tests/notebooks/references.py
@@ -66,6 +68,10 @@ measure: $(READY) ## measure the stored tables again (hours; goes on where it wa
 	some="--budget 64 --budget 256 --budget 512"; \
 	drawn="--policy sliding --policy sinks --policy random"; data=kvlib/data; \
 	$$D --model $$S --corpus $$W $$all $$drawn --policy random-sinks --out $$data/online-$$S-$$W; \
+	$$D --model $$S --corpus scipy-docs $$all $$drawn --policy random-sinks \
+	  --out $$data/online-$$S-scipy-docs; \
+	$$D --model $$S --corpus $$W --docs 8 $$some --policy sinks-cache-positions \
+	  --out $$data/cache_positions-$$S-$$W; \
 	$$D --model gemma3-270m --corpus $$W $$all $$drawn --out $$data/online-gemma3-270m-$$W; \
 	$$D --model $$S --corpus $$W $$all $$drawn --policy random-sinks --protocol prefill \
 	  --out $$data/prefill-$$S-$$W; \
@@ -73,6 +79,8 @@ measure: $(READY) ## measure the stored tables again (hours; goes on where it wa
 	  --policy key-norm --protocol prefill --out $$data/prefill_scored-$$S-$$W; \
 	$$D --model $$S --corpus $$W --docs 8 $$some --policy h2o --policy tova --policy key-norm \
 	  --out $$data/scored-$$S-$$W; \
+	$$D --model $$S --corpus $$W --docs 2 --budget 64 --budget 256 --policy h2o --policy tova \
+	  --policy key-norm --step 1 --out $$data/stepwise-$$S-$$W; \
 	$$D --model $$S --corpus $$W --every 256 --budget 16 --budget 64 --budget 256 --budget 512 \
 	  $$drawn --policy random-closed-up --protocol reencode --out $$data/reencode-$$S-$$W
 	$(BIN)/python -m kvlib.positions
@@ -90,6 +98,19 @@ train: $(READY) ## train the small GPT-2 again (an hour or two; goes on where it
 bench: $(READY) ## compare the fast measurement with the naive one (about half an hour)
 	$(BIN)/python tests/bench/bench_policies.py
 	$(BIN)/python tests/bench/bench_measure.py
+
+LIVE := $(CURDIR)/_build/live
+LAB_FLAGS ?=
+AS_NOTEBOOKS := {"@jupyterlab/docmanager-extension:plugin": {"defaultViewers": \
+  {"markdown": "Jupytext Notebook", "myst": "Jupytext Notebook"}}, \
+  "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}}
+
+live: $(READY) ## open the notebooks and the bench in JupyterLab, on a copy; Ctrl-C ends it
+	@mkdir -p "$(LIVE)/settings"
+	@cp notebooks/*.md "$(LIVE)/"
+	@echo '$(AS_NOTEBOOKS)' > "$(LIVE)/settings/overrides.json"
+	KVLIB_STATIC= JUPYTERLAB_WORKSPACES_DIR="$(LIVE)/settings" $(BIN)/jupyter lab "$(LIVE)/lab.md" \
+	  --LabApp.app_settings_dir="$(LIVE)/settings" $(LAB_FLAGS)
 
 PEERS := .venv-peers
 $(PEERS)/.ready: requirements-peers.txt

@@ -328,7 +328,7 @@ def _verify(folder: Path, name: str) -> None:
 
 def _download(name: str) -> Path:
     """A Hub snapshot without pickles, or one line that names what would have worked."""
-    known = ", ".join(EMBEDDED)
+    known = ", ".join([*EMBEDDED, *TRAINED])
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 

@@ -246,6 +246,9 @@ class SnapKV:
         rows = []
         for t in targets.tolist():
             before = t - self.window  # the window itself is protected
+            if before < 1:  # and holds everything
+                rows.append(attention.new_zeros(len(keys), attention.shape[-1]))
+                continue
             seen = attention[:, before:t, :before].mean(1)
             smooth = torch.nn.functional.avg_pool1d(
                 seen[None], self.kernel, stride=1, padding=self.kernel // 2

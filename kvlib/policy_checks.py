@@ -242,8 +242,8 @@ def protocols_compared(rows: pd.DataFrame, policy: str) -> pd.DataFrame:
 def step_effect(folder: Path = store.DATA) -> pd.DataFrame:
     """What running a score-based policy in steps changes: the same documents, token by token.
 
-    Columns: `model, corpus, policy, budget, documents`, mean KL in nats `in steps` and `token by token`,
-    and the `least` and `most` of the documents' ratios, steps over tokens.
+    Columns: `model, corpus, policy, budget, documents`, mean KL in nats `in steps` and `token by
+    token`, and the `least` and `most` of the documents' ratios, steps over tokens.
     """
     table = []
     steps = store.stored("scored", folder)

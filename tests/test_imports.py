@@ -25,16 +25,18 @@ ORDER = [  # the road from text to page: of these, a module may import only thos
         "kv_rates",
         "rate_charts",
         "policy_checks",
+        "plan",
         "policy_charts",
         "positions",
         "explorers",
+        "lab",
         "block_checks",
         "block_charts",
         "verdicts",
         "__main__",
     ),
 ]
-NEED_TORCH = {"models", "masks", "bounded_cache", "policies", "protocols", "measure"}
+NEED_TORCH = {"models", "masks", "bounded_cache", "policies", "protocols", "measure", "lab"}
 MODULES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
 
 BLOCKED = """

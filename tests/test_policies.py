@@ -151,6 +151,13 @@ def test_key_norm_prefers_short_keys():
     np.testing.assert_allclose(score[0], [-5, -1, -2, -10], rtol=1e-6)
 
 
+@pytest.mark.parametrize("target", [0, 2, 3])
+def test_snapkv_scores_nothing_while_its_window_holds_everything(target):
+    attention, keys = torch.rand(2, 6, 6), torch.rand(1, 6, 4)
+    score = SnapKV(window=3, kernel=3).target_scores(attention, keys, torch.tensor([target]))
+    assert score.shape == (1, 1, 6) and not score.any()
+
+
 def test_snapkv_pools_the_window_and_leaves_it_out():
     square = torch.rand(2, 12, 12, generator=torch.Generator().manual_seed(0)).tril()
     score = SnapKV(window=3, kernel=3).target_scores(

@@ -2,6 +2,7 @@
 
 - Vega and MathJax are written next to the pages, and loaded only where there is a chart or a
   formula.
+- Links to terms of the glossary hold their definitions, which a script shows when pointed at.
 - After the build, each explorer gets a still picture for browsers without scripts, and inline
   scripts are moved to files, so that each page can carry a strict Content-Security-Policy; the book
   runs from a web server and from ``file://`` alike.
@@ -12,6 +13,7 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import importlib.resources
 import json
 import os
@@ -20,6 +22,7 @@ import shutil
 from pathlib import Path
 
 import vl_convert
+from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util import logging
 
@@ -57,7 +60,10 @@ CHARSET = re.compile(r"<meta charset=[^>]*>", re.I)
 SCRIPT = re.compile(r"<script(?P<attributes>[^>]*)>(?P<body>.*?)</script>", re.S | re.I)
 NOT_INLINE = re.compile(r"\s(src=|type=\"(?!text/javascript))")  # a file already, or data
 FONTAWESOME = re.compile(r"<script[^>]*/fontawesome\.js[^>]*></script>\s*")
+STALE_ROLES = re.compile(r' role="(?:list(?=" class="citation-list)|doc-biblioentry)"')  # docutils'
 CLICK = re.compile(r'\sonclick="([^"]*)"')
+GLOSSARY = "book/glossary"
+TERM = re.compile(r'(?P<link><a [^>]*href="[^"]*#(?P<anchor>term-[^"]+)"[^>]*)>')
 DRAWN_LATER = re.compile(  # what `kvlib.controls.Explorer` leaves for browsers without scripts
     r"<noscript><p>This picture is drawn in the browser[^<]*</p></noscript>"
     r'(?P<rest><script type="application/json" class="kv-data">(?P<data>[^<]*)</script>)'
@@ -118,6 +124,30 @@ def add_scripts(app: Sphinx, pagename: str, templatename: str, context: dict, do
         app.add_js_file("explorer.js", defer="defer")
     if passages:
         app.add_js_file("passage.js", defer="defer")
+    context["body"] = define_terms(body, definitions(app))
+    if "data-definition" in context["body"]:
+        app.add_js_file("terms.js", defer="defer")
+
+
+def definitions(app: Sphinx) -> dict[str, str]:
+    """What the glossary says of each of its terms, as plain text, by the term's anchor."""
+    if GLOSSARY not in app.env.all_docs:
+        return {}
+    found = {}
+    for item in app.env.get_doctree(GLOSSARY).findall(nodes.definition_list_item):
+        text = " ".join(item[-1].astext().split())
+        found |= {anchor: text for term in item.findall(nodes.term) for anchor in term["ids"]}
+    return found
+
+
+def define_terms(body: str, meanings: dict[str, str]) -> str:
+    """The page's text in which each link to a term holds the term's definition."""
+
+    def define(match: re.Match) -> str:
+        text = html.escape(meanings.get(match["anchor"], ""))
+        return f'{match["link"]} data-definition="{text}">' if text else match[0]
+
+    return TERM.sub(define, body)
 
 
 def spec_of(payload: dict) -> dict:
@@ -184,6 +214,7 @@ def harden(page: str, name: str, to_root: str, scripts: dict[str, str]) -> str:
         return f' data-click="{match[1]}"'
 
     page = FONTAWESOME.sub("", page)
+    page = STALE_ROLES.sub("", page)
     page = SCRIPT.sub(move_out, page)
     page = CLICK.sub(rename_click, page)
     policy = f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'

@@ -166,6 +166,10 @@
         tooltip: { disableDefaultStyle: true },
         config: theme(picture.clientWidth),
       });
+      const image = picture.querySelector("svg"); // one image with a name: sentence and table say the rest
+      for (const part of image.children) part.setAttribute("aria-hidden", "true");
+      image.setAttribute("role", "img");
+      image.setAttribute("aria-label", root.getAttribute("aria-label"));
       say();
       if (stale) await update();
     }

@@ -18,8 +18,9 @@ ROOT = HERE.parents[1]
 def pages() -> list[Path]:
     """The executed pages of the book, in the order of its table of contents."""
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
-    files = [toc["root"], *(chapter["file"] for chapter in toc["chapters"])]
-    return [ROOT / f"{file}.md" for file in files]
+    chapters = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
+    found = [ROOT / f"{file}.md" for file in [toc["root"], *chapters]]
+    return [page for page in found if "kernelspec" in jupytext.read(page).metadata]
 
 
 def reference_of(page: Path) -> Path:

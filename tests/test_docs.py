@@ -1,0 +1,282 @@
+"""What README.md, CONTRIBUTING.md and book/extend.md name is there, and the recipes' code runs."""
+
+from __future__ import annotations
+
+import ast
+import fnmatch
+import importlib.util
+import inspect
+import re
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+PAGES = ["README.md", "CONTRIBUTING.md", "book/extend.md"]
+MADE = {
+    "notebooks/first_guess.md",
+    "notebooks/first_guess",
+}  # files that a recipe has its reader make
+BUILT = ("_build/", ".venv")  # what `make book` leaves
+MODULES = sorted(path.stem for path in (ROOT / "kvlib").glob("*.py") if path.stem != "__init__")
+FENCE = re.compile(
+    r"^(?P<indent> *)(?P<mark>`{3,})(?P<kind>\w*)\n(?P<body>.*?)^ *(?P=mark)$", re.S | re.M
+)
+PATH = re.compile(r"(?:kvlib|tests|book|notebooks)/[\w./-]*|[\w.-]+\.(?:cff|md|toml|txt|yaml|yml)")
+NOT_OURS = {"my.txt"}  # a reader's own file
+
+
+def read(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def blocks(text: str, kind: str) -> list[str]:
+    """The fenced blocks of one kind, without their indent; none from inside another block."""
+    return [textwrap.dedent(m["body"]) for m in FENCE.finditer(text) if m["kind"] == kind]
+
+
+def prose(text: str) -> str:
+    """The text without its fenced blocks."""
+    return FENCE.sub("", text)
+
+
+def section(text: str, title: str) -> str:
+    """What stands below a heading of the second level, down to the next one."""
+    return text.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def spans(text: str) -> list[str]:
+    """Inline code."""
+    return re.findall(r"`([^`\n]+)`", prose(text))
+
+
+def commands(text: str) -> list[str]:
+    """The lines of shell blocks, continued ones in one piece, without comments, and inline code."""
+    shell = "\n".join(blocks(text, "sh")).replace("\\\n", " ")
+    return [line.split("#")[0].strip() for line in shell.splitlines()] + spans(text)
+
+
+def unknown_targets(text: str) -> list[str]:
+    """Targets named after `make` that the Makefile doesn't have."""
+    targets = set(re.findall(r"^([a-z]+):", read("Makefile"), re.M))
+    named = [m[1] for line in commands(text) if (m := re.match(r"make ([a-z]+)", line))]
+    return [name for name in named if name not in targets]
+
+
+def missing_paths(text: str) -> list[str]:
+    """Files and folders of the repository, in inline code and shell commands, that aren't there."""
+    words = [word for line in commands(text) for word in line.split()]
+    named = {word for word in words if PATH.fullmatch(word)} - MADE - NOT_OURS
+    wanted = [word for word in named if not word.startswith(BUILT)]
+    outputs = set(re.findall(r"--out (\S+)", " ".join(commands(text))))
+    return [word for word in wanted if word not in outputs and not (ROOT / word).exists()]
+
+
+def unknown_options(text: str) -> list[str]:
+    """Commands and options of `python -m kvlib` that the command line doesn't take."""
+    command_line = importlib.import_module("kvlib.__main__")
+    complaints = []
+    for line in commands(text):
+        if not (match := re.search(r"-m kvlib ([a-z]+)(.*)", line)):
+            continue
+        if not (function := getattr(command_line, match[1], None)):
+            complaints.append(match[1])
+            continue
+        taken = {name.replace("_", "-") for name in inspect.signature(function).parameters}
+        complaints += set(re.findall(r"--([a-z-]+)", match[2])) - taken
+    return complaints
+
+
+def tree(text: str) -> dict[str, list[str]]:
+    """The README's tree: folder → the names in its first column."""
+    found: dict[str, list[str]] = {}
+    for line in section(text, "What is where").split("```")[1].strip().splitlines():
+        names = re.split(r" {2,}", line.strip())[0].split()
+        if line.startswith(" "):
+            found[folder] += names  # noqa: F821 (a folder comes first)
+        else:
+            (folder,) = names
+            found[folder] = []
+    return found
+
+
+def untrue_tree(text: str) -> list[str]:
+    """Names in the tree that are nowhere, and modules of kvlib that aren't in it."""
+    named = tree(text)
+    patterns = [Path(name).stem for name in named["kvlib/"]]
+    left_out = [m for m in MODULES if not any(fnmatch.fnmatch(m, p) for p in patterns)]
+    every = [(folder, name) for folder, names in named.items() for name in ["", *names]]
+    return left_out + [f + name for f, name in every if not list(ROOT.glob((f + name).rstrip("/")))]
+
+
+# --- what is named is there ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("complaints", [unknown_targets, missing_paths, unknown_options])
+def test_what_a_page_names_is_there(page, complaints):
+    assert complaints(read(page)) == []
+
+
+def test_the_tree_of_the_readme_is_that_of_the_repository():
+    assert untrue_tree(read("README.md")) == []
+
+
+def test_what_is_not_there_is_noticed():
+    bad = """Try `make haste` and see `kvlib/none.py`.
+
+```sh
+make book
+python -m kvlib fetsch
+python -m kvlib measure \\
+    --modus x
+pytest tests/test_none.py
+```
+"""
+    assert unknown_targets(bad) == ["haste"]
+    assert sorted(missing_paths(bad)) == ["kvlib/none.py", "tests/test_none.py"]
+    assert unknown_options(bad) == ["fetsch", "modus"]
+    readme = read("README.md")
+    renamed = untrue_tree(readme.replace("  store.py ", "  stores.py "))
+    assert set(renamed) - set(untrue_tree(readme)) == {"store", "kvlib/stores.py"}
+
+
+def test_the_pages_have_something_to_check():
+    extend = read("book/extend.md")
+    assert len(commands(extend)) > 50
+    assert len(tree(read("README.md"))["kvlib/"]) > 30
+    assert [len(blocks(read(page), "sh")) > 0 for page in PAGES] == [True] * 3
+
+
+def test_contributing_fits_a_screen():
+    assert len(read("CONTRIBUTING.md").splitlines()) <= 45
+
+
+# --- how to cite --------------------------------------------------------------------------------
+
+
+def test_the_citation_has_its_required_keys_and_is_of_this_version():
+    citation = yaml.safe_load(read("CITATION.cff"))
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()
+    assert citation["cff-version"] == "1.2.0"
+    assert citation["authors"] == [{"name": "The kvlib authors"}]
+    project = read("pyproject.toml")
+    for key in ("version", "license"):
+        assert f'{key} = "{citation[key]}"' in project
+    (paper,) = citation["references"]
+    bibliography = " ".join(read("book/references.bib").replace("{", "").replace("}", "").split())
+    assert paper["title"].replace("–", "--") in bibliography
+    assert (
+        f"{paper['authors'][0]['family-names']}, {paper['authors'][0]['given-names']}"
+        in bibliography
+    )
+    assert paper["identifiers"][0]["value"].removeprefix("arXiv:") in bibliography
+
+
+# --- the recipes run ----------------------------------------------------------------------------
+
+
+def copy_of(name: str):
+    """A fresh copy of a test file, to which a recipe's tests can be added."""
+    spec = importlib.util.spec_from_file_location(f"copy_of_{name}", ROOT / "tests" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def add(source: str, module) -> dict:
+    """What a module would hold with `source` added; the module itself stays as it is."""
+    names = dict(vars(module))
+    exec(compile(source, "book/extend.md", "exec"), names)
+    return names
+
+
+def test_every_block_of_python_in_the_recipes_is_python():
+    for source in blocks(read("book/extend.md"), "python"):
+        ast.parse("f({" + source + "})" if source.startswith('"') else source.rstrip(",\n"))
+
+
+@pytest.fixture(scope="module")
+def policy_blocks():
+    return blocks(section(read("book/extend.md"), "A policy"), "python")
+
+
+@pytest.fixture(scope="module")
+def strided(policy_blocks):
+    """The class of the policy recipe, as it would be in kvlib.policies."""
+    from kvlib import policies
+
+    return add(policy_blocks[0], policies)["Strided"]
+
+
+def test_the_policy_of_the_recipe_passes_the_test_of_the_recipe(policy_blocks, strided):
+    (test,) = [source for source in policy_blocks if source.startswith("def test_")]
+    module = copy_of("test_policies")
+    module.Strided = strided
+    add(test, module)["test_strided_by_hand"]()
+    broken = type("Broken", (strided,), {"kept": lambda self, *a: strided.kept(self, *a)[1:]})
+    module.Strided = broken
+    with pytest.raises(AssertionError):
+        add(test, module)["test_strided_by_hand"]()
+
+
+def test_the_policy_of_the_recipe_obeys_the_laws_of_a_cache(strided):
+    module = copy_of("test_policies")
+    for policy in (strided(), strided(n_sink=0, stride=3), strided(n_sink=1, stride=1)):
+        for budget, length in ((5, 60), (12, 60), (40, 60), (40, 30)):
+            law = module.test_online_survivors_are_a_cache.hypothesis.inner_test
+            law(policy, budget, length, 0)
+        module.test_at_once_a_budget_is_met_exactly_and_sinks_stay(policy)
+    module.test_a_budget_too_small_is_refused_with_the_least_one(strided(), 5)
+
+
+def test_the_policy_of_the_recipe_runs_in_every_protocol(strided, tiny):
+    from kvlib import measure
+
+    ids = np.random.default_rng(0).integers(1, 250, 48)
+    for protocol in strided.protocols:
+        rows = measure.policy_distortion(tiny, [ids], [strided()], [12], protocol, every=6)
+        assert (rows["kl_nats"] > 0).all() and set(rows["policy"]) == {strided().name}
+
+
+def test_the_policy_recipe_names_the_types_and_the_list_it_joins(policy_blocks, strided):
+    from kvlib import policies
+
+    joined, entry = policy_blocks[1], policy_blocks[2]
+    assert str(policies.Static).replace("kvlib.policies.", "") in joined
+    assert list(eval("{" + entry + "}", {"Strided": strided})) == ["strided"]
+    assert "strided" not in policies.NAMED
+
+
+def test_the_verdict_of_the_recipe_passes_the_tests_of_the_recipe():
+    from kvlib import policy_checks, verdicts
+
+    found = blocks(
+        section(read("book/extend.md"), "A claim with its page and its verdict"), "python"
+    )
+    module = copy_of("test_policy_checks")
+    module.policy_checks = type("Checks", (), add(found[0], policy_checks))
+    tests = add(found[-1], module)
+    rule = tests["test_first_guesses_stay_only_if_every_interval_says_so"]
+    for case in rule.pytestmark[0].args[1]:
+        rule(*case)
+    with pytest.raises(AssertionError):
+        rule(*case[:2], "reproduced")
+    tests["test_first_guesses_by_hand_and_without_a_table"]()
+    claim = eval(found[1].strip().rstrip(","), {"Claim": verdicts.Claim})
+    assert f"notebooks/{claim.page}.md" in MADE
+    assert claim.id not in [other.id for other in verdicts.CLAIMS]
+
+
+def test_the_text_of_the_recipe_can_be_made():
+    from kvlib import corpora
+
+    made, entry, pinned, _ = blocks(section(read("book/extend.md"), "A text"), "python")
+    names = add(made, corpora)
+    text = names["_numpy_code"]()
+    (least, phrase) = eval("{" + pinned + "}")["numpy-code"]
+    assert len(text) >= least and phrase in text
+    assert eval("{" + entry + "}", names)["numpy-code"].read() == text
