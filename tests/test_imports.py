@@ -29,14 +29,25 @@ ORDER = [  # the road from text to page: of these, a module may import only thos
         "policy_charts",
         "positions",
         "explorers",
+        "lab_charts",
         "lab",
+        "bench",
         "block_checks",
         "block_charts",
         "verdicts",
         "__main__",
     ),
 ]
-NEED_TORCH = {"models", "masks", "bounded_cache", "policies", "protocols", "measure", "lab"}
+NEED_TORCH = {
+    "models",
+    "masks",
+    "bounded_cache",
+    "policies",
+    "protocols",
+    "measure",
+    "lab",
+    "bench",
+}
 MODULES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
 
 BLOCKED = """

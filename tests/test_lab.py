@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kvlib import controls, lab, measure, models, policies
+from kvlib import bench as live
+from kvlib import controls, lab, lab_charts, measure, models, policies
 
 TEXT = lab.EXAMPLE
 
@@ -19,7 +20,7 @@ def bench(small):
 @pytest.fixture
 def widget(bench):
     bench.use("small-gpt2")
-    return bench.widget()
+    return live.Bench(bench)
 
 
 def last_row(bench, policy: str, budget: int, length: int):
@@ -128,10 +129,10 @@ def test_what_goes_wrong_is_one_line_in_the_widget_and_no_law_stays(widget):
     ):
         widget.policy.value = "sinks"
         control.value = wrong
-        assert widget.status.value.startswith(lab.ERROR) and widget.picture.value == ""
+        assert widget.status.value.startswith(live.ERROR) and widget.picture.value == ""
         assert "\n" not in widget.status.value and "Traceback" not in widget.status.value
         control.value = right
-        assert not widget.status.value.startswith(lab.ERROR) and widget.picture.value
+        assert not widget.status.value.startswith(live.ERROR) and widget.picture.value
 
 
 def test_a_model_that_is_not_there_is_not_silently_another_one(widget):
@@ -145,7 +146,7 @@ def test_a_model_that_is_not_there_is_not_silently_another_one(widget):
 def test_a_local_folder_is_a_model(widget, tiny_folder):
     widget.other.value = str(tiny_folder)
     assert widget.lab.model == str(tiny_folder) and widget.picture.value
-    assert not widget.status.value.startswith(lab.ERROR)
+    assert not widget.status.value.startswith(live.ERROR)
 
 
 def test_the_button_measures_a_curve_and_progress_reaches_the_end(widget):
@@ -159,7 +160,7 @@ def test_the_button_measures_a_curve_and_progress_reaches_the_end(widget):
     assert chosen.value == "the small GPT-2 on your text, run 1"
     widget.longest.value = 256
     widget.button.click()
-    assert widget.status.value.startswith(f"{lab.ERROR}text: expected 3072 tokens")
+    assert widget.status.value.startswith(f"{live.ERROR}text: expected 3072 tokens")
     assert len(widget.parts) == before + 1 and not widget.button.disabled
 
 
@@ -174,14 +175,17 @@ def test_every_policy_has_a_setting_and_every_model_a_place(widget):
 def test_the_recorded_run_holds_every_choice_and_escapes_its_tokens(bench):
     grid = bench.grid("if a < b:\n</script>", [lab.SUFFIX, "sliding"], [2, 4])
     assert len(grid) == 2 * 2 * 2 * lab.TOP
-    drawn = lab.recorded(grid, 4)
+    drawn = lab_charts.recorded(grid, 4)
     assert drawn.to_html().count("</script>") == 1
     assert [control.name for control in drawn.controls] == ["policy", "budget"]
     names = [layer.get("name") for layer in drawn.spec()["layer"]]
     assert names.count(controls.READING) == 1
 
 
-def test_without_a_kernel_a_line_says_how_to_start_one(bench):
-    bundle = bench._repr_mimebundle_()
-    assert "make live" in bundle["text/html"] and bundle["text/plain"] == "The live bench"
-    assert "application/vnd.jupyter.widget-view+json" not in bundle
+def test_without_a_kernel_a_line_says_how_to_start_one():
+    assert "make live" in live.start().data
+
+
+def test_with_a_kernel_the_bench_itself_comes(monkeypatch):
+    monkeypatch.setattr(controls, "_kernel_is_live", lambda: True)
+    assert isinstance(live.start(), live.Bench)

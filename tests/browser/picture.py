@@ -1,6 +1,6 @@
 """Takes the README's picture: the first page of the built book, as a reader meets it.
 
-    python tests/browser/picture.py      (after `make book`)
+python tests/browser/picture.py      (after `make book`)
 """
 
 from __future__ import annotations
