@@ -32,6 +32,18 @@
     };
   }
 
+  const INKS = { "#0072B2": 1, "#D55E00": 2, "#009E73": 3, "#8A8A8A": 6 }; // of charts → the page's series
+
+  /** A copy of the spec whose inks are those of the page's present theme. */
+  function inked(spec) {
+    const style = getComputedStyle(document.documentElement);
+    const { datasets, ...rest } = spec;
+    const text = JSON.stringify(rest).replace(/#(0072B2|D55E00|009E73|8A8A8A)/g, (ink) =>
+      style.getPropertyValue(`--kv-series-${INKS[ink]}`).trim(),
+    );
+    return { ...JSON.parse(text), datasets: structuredClone(datasets) };
+  }
+
   /** Where in the rising `places` the one nearest to `place` is. */
   function nearest(places, place) {
     let low = 0;
@@ -152,7 +164,7 @@
 
     async function draw() {
       if (typeof vegaEmbed === "undefined") throw new Error("the drawing library did not load");
-      const current = structuredClone(spec);
+      const current = inked(spec);
       for (const param of current.params || []) {
         if (param.name in values) param.value = values[param.name];
       }

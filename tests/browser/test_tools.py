@@ -152,32 +152,53 @@ def test_the_keyboard_alone_reaches_and_moves_everything(browser, address, name)
                 page.keyboard.press("Tab")
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_axe_finds_nothing_serious(browser, address, name, dark):
-    with open_page(browser, address, name, dark=dark) as seen:
-        assert draw_all(seen.page) == []
-        found = Axe().run(seen.page).response["violations"]
-        assert [
-            f"{item['id']}: {node['html']}"
-            for item in found
-            if item["impact"] in ("serious", "critical")
-            for node in item["nodes"]
-        ] == []
+def serious(page) -> list[str]:
+    """What axe-core finds that would stop a reader."""
+    return [
+        f"{item['id']}: {node['html']}"
+        for item in Axe().run(page).response["violations"]
+        if item["impact"] in ("serious", "critical")
+        for node in item["nodes"]
+    ]
 
 
-def test_paper_gets_whole_pictures_in_dark_ink(browser, address, name):
-    with open_page(browser, address, name, width=700, dark=True) as seen:
-        assert draw_all(seen.page) == []
-        seen.page.emulate_media(media="print", color_scheme="dark")
-        assert seen.page.evaluate(TOO_WIDE) == []
-        for root in seen.page.query_selector_all(EXPLORERS):
+def test_axe_finds_nothing_serious_and_paper_gets_whole_pictures(browser, address, name):
+    """In the light, in the dark, and printed from the dark: as wide as paper, in dark ink."""
+    with open_page(browser, address, name) as seen:
+        page = seen.page
+        assert draw_all(page) == []
+        assert serious(page) == []
+        page.evaluate("document.documentElement.dataset.theme = 'dark'")
+        page.wait_for_timeout(SETTLE)
+        assert serious(page) == []
+        page.set_viewport_size({"width": 700, "height": 900})
+        page.emulate_media(media="print")
+        page.wait_for_timeout(SETTLE)
+        assert page.evaluate(TOO_WIDE) == []
+        for root in page.query_selector_all(EXPLORERS):
             look = root.evaluate(
                 "root => (({ breakInside, backgroundColor }) => [breakInside, backgroundColor])"
                 "(getComputedStyle(root))"
             )
             assert look == ["avoid", "rgb(255, 255, 255)"]
             assert not tool(root, "Reset").is_visible()
-        assert seen.page.pdf().startswith(b"%PDF")
+        assert page.pdf().startswith(b"%PDF")
+
+
+def test_terms_and_signs_say_what_they_mean(browser, address):
+    with open_page(browser, address, "notebooks/bounds") as seen:
+        page = seen.page
+        tip = page.query_selector("#kv-tip")
+        for link in page.query_selector_all("a[data-definition]"):
+            link.focus()
+            assert tip.is_visible() and tip.inner_text() == link.get_attribute("data-definition")
+            box = tip.bounding_box()
+            assert box["x"] >= 0 and box["x"] + box["width"] <= 1280
+            page.keyboard.press("Escape")
+            assert not tip.is_visible()
+        link.hover()
+        assert tip.is_visible() and link.get_attribute("aria-describedby") == "kv-tip"
+        assert seen.complaints == []
 
 
 def test_without_scripts_a_still_picture_and_its_sentence_stand_there(browser, address, name):
