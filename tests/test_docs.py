@@ -280,3 +280,36 @@ def test_the_text_of_the_recipe_can_be_made():
     (least, phrase) = eval("{" + pinned + "}")["numpy-code"]
     assert len(text) >= least and phrase in text
     assert eval("{" + entry + "}", names)["numpy-code"].read() == text
+
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.md"))
+CLAIM_PAGES = [page for page in NOTEBOOKS if page.stem not in ("lab", "story")]
+PARTS = ("## Claim", "## Intuition", "## Measure", "## Check", "## What we found", "## Exercises")
+
+
+def prose_words(text: str) -> int:
+    """Words that a reader of the built page sees: no front matter, no code cells."""
+    text = re.sub(r"\A---.*?^---$", "", text, flags=re.S | re.M)
+    text = re.sub(r"^```\{code-cell\}.*?^```$", "", text, flags=re.S | re.M)
+    return len(text.split())
+
+
+@pytest.mark.parametrize("page", CLAIM_PAGES, ids=lambda page: page.stem)
+def test_a_page_of_a_claim_keeps_its_shape(page):
+    text = page.read_text(encoding="utf-8")
+    assert "{admonition} What you will learn" in text and "What this does not show" in text
+    assert [part for part in PARTS if f"\n{part}" not in text] == []
+    assert text.index("The paper says") < text.index("Our verdict")
+
+
+@pytest.mark.parametrize("page", NOTEBOOKS, ids=lambda page: page.stem)
+def test_a_page_numbers_its_pictures_and_speaks_of_each(page):
+    text = page.read_text(encoding="utf-8")
+    named = re.findall(r"^    name: (fig-\S+)$", text, flags=re.M)
+    assert named and [name for name in named if f"{{numref}}`{name}`" not in text] == []
+
+
+def test_the_fifteen_minutes_fit_into_fifteen_minutes():
+    text = (ROOT / "notebooks" / "story.md").read_text(encoding="utf-8")
+    assert 1000 < prose_words(text) <= 2800
+    assert prose_words("---\na\n---\none two\n```{code-cell} x\nthree\n```\nfour\n") == 3
