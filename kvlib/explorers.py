@@ -228,7 +228,12 @@ def position_curves(tables: dict[str, pd.DataFrame]) -> Explorer:
         [
             Choice("model", "Model", _options(table["model"])),
             Slider(
-                "window", "Window kept", values=shared, value=shared[0], scale="log", unit="tokens"
+                "window",
+                "Window kept",
+                values=shared,
+                value=shared[len(shared) // 2],
+                scale="log",
+                unit="tokens",
             ),
         ],
         "Divergence from the full-context law, for a suffix restarted, kept in place, or shuffled",

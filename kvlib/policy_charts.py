@@ -248,14 +248,10 @@ def plan(table: pd.DataFrame, epsilon: float) -> alt.LayerChart:
     least = base.transform_calculate(
         good="datum.worst <= epsilon ? datum.budget : 1e9"
     ).transform_joinaggregate(least="min(good)", last="max(budget)")
-    rule = (
-        least.transform_filter("datum.budget == datum.least")
-        .mark_rule(color=ORANGE, strokeWidth=2.5)
-        .encode(x=x)
-    )
-    once = least.transform_filter(
-        "datum.budget == (datum.least == 1e9 ? datum.last : datum.least)"
-    ).transform_calculate(
+    one = least.transform_filter("datum.budget == (datum.least == 1e9 ? datum.last : datum.least)")
+    found = alt.condition("datum.least < 1e9", alt.value(1), alt.value(0))
+    rule = one.mark_rule(color=ORANGE, strokeWidth=2.5).encode(x=x, opacity=found)
+    once = one.transform_calculate(
         figures="format(datum.mean, '.2~g') + ' nats, 95% interval ' + format(datum.low, '.2~g')"
         " + ' to ' + format(datum.high, '.2~g') + ', ' + datum.documents + ' documents'",
         sentence="datum.least == 1e9 ? 'No measured budget keeps ε = ' + format(epsilon, '~g')"

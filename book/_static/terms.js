@@ -34,6 +34,7 @@
     term.addEventListener("focus", () => show(term));
     term.addEventListener("blur", hide);
   }
-  window.addEventListener("scroll", hide, { passive: true });
+  // Tab may scroll the page to the term it reaches: the tip goes along; a mouse has left the term.
+  window.addEventListener("scroll", () => shown && (shown === document.activeElement ? show(shown) : hide()), { passive: true });
   document.addEventListener("keydown", (event) => event.key === "Escape" && hide());
 })();
