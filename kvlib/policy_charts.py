@@ -49,11 +49,11 @@ def ranking(table: pd.DataFrame) -> alt.LayerChart:
     setting, budget = table["setting"].iloc[0], 64
     base = alt.Chart(table).transform_filter("datum.setting == setting && datum.budget == budget")
     scale = alt.Scale(type="log", nice=False)
-    axis = alt.Axis(title="mean KL from the full-cache law (nats)", format="~g", tickCount=5)
+    axis = alt.Axis(title="mean KL (nats)", format="~g", tickCount=5)
     order = alt.Y(
         "policy:N",
         sort=alt.EncodingSortField("mean", op="min"),
-        axis=alt.Axis(title=None, labelLimit=210),
+        axis=alt.Axis(title=None, labelLimit=210, labelExpr="split(datum.label, ', ')"),
     )
     interval = base.mark_rule(color=GREY, strokeWidth=3, opacity=0.7).encode(
         x=alt.X("low:Q", scale=scale, axis=axis), x2="high:Q", y=order
@@ -75,7 +75,7 @@ def ranking(table: pd.DataFrame) -> alt.LayerChart:
     return (
         alt.layer(interval, mean, _reading(one))
         .add_params(alt.param("setting", value=setting), alt.param("budget", value=budget))
-        .properties(width="container", height=230)
+        .properties(width="container", height=260)
     )
 
 
