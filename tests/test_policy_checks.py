@@ -187,7 +187,7 @@ def test_the_stored_tables_are_whole_and_large_enough():
         assert of.groupby("policy")["doc"].nunique().min() >= 16
         assert {16, 64, 256, 512} <= set(of["budget"])
     assert {"TOVA", "SnapKV", "key norm", "heavy hitters (H2O)"} <= set(smol["policy"])
-    assert (rows["kl_nats"] > -1e-6).all() and rows["tv"].between(-1e-6, 1 + 1e-6).all()
+    assert (rows["kl_nats"] > -1e-6).all() and rows["tv"].between(-1e-5, 1 + 1e-5).all()
 
 
 def test_on_the_stored_tables_sinks_matter_and_the_summary_is_a_plain_mean():

@@ -619,12 +619,12 @@ def conditional_entropies(law) -> np.ndarray:
     return np.diff([0.0, *(entropy_of(renewal_law(n, *law)) for n in range(1, 11))])
 
 
-def named(value: object) -> str:
+def shown(value: object) -> str:
     """A source by its name; the functions that give its law have none worth printing."""
     return "law" if isinstance(value, tuple) else str(value)
 
 
-@pytest.mark.parametrize(("source", "law"), ENUMERATED, ids=named)
+@pytest.mark.parametrize(("source", "law"), ENUMERATED, ids=shown)
 def test_renewal_sensitivity_agrees_with_the_enumeration_of_all_words(source, law):
     h, delta = conditional_entropies(law), source.sensitivity(np.arange(10))
     assert renewal_law(10, *law).sum() == pytest.approx(1, abs=1e-12)
@@ -840,7 +840,7 @@ def test_hyperexponential_rates_differ_between_kl_and_tv():
 @pytest.mark.parametrize(
     ("source", "law"),
     [*ENUMERATED, (ZeroDelayedRenewal(0.5, 9), zero_delayed_start(0.5))],
-    ids=named,
+    ids=shown,
 )
 def test_renewal_paths_have_the_exact_word_frequencies(source, law):
     n, paths = 5, 20_000
@@ -849,7 +849,7 @@ def test_renewal_paths_have_the_exact_word_frequencies(source, law):
     assert word_test(counts, renewal_law(n, *law)) > FALSE_ALARM
 
 
-@pytest.mark.parametrize(("source", "law"), ENUMERATED, ids=named)
+@pytest.mark.parametrize(("source", "law"), ENUMERATED, ids=shown)
 def test_renewal_paths_are_stationary(source, law):
     n, paths = 5, 20_000
     x = source.sample(200, seed=12, paths=paths)[:, -n:]
