@@ -96,6 +96,7 @@ train: $(READY) ## train the small GPT-2 again (an hour or two; goes on where it
 	$(BIN)/python -m kvlib.small_model --tokens 8e6
 
 bench: $(READY) ## compare the fast measurement with the naive one (about half an hour)
+	@test ! -d _build/html || $(BIN)/python tests/bench/bench_book.py
 	$(BIN)/python tests/bench/bench_policies.py
 	$(BIN)/python tests/bench/bench_measure.py
 
