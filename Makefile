@@ -63,7 +63,14 @@ measure: $(READY) ## measure the stored tables again (hours; goes on where it wa
 	    $(BIN)/python -m kvlib measure --model $$model --corpus $$corpus --docs $(DOCS) \
 	      --out kvlib/data/sensitivity-$$model-$$corpus; \
 	  done; done
-	set -e; W=world-english-bible; S=smollm2-135m-instruct; D="$(BIN)/python -m kvlib distort"; \
+	set -e; near="--docs 16 --max-window 512 --seq-len 2048 --stride 3072"; \
+	for pair in smollm2-135m-instruct/world-english-bible smollm2-135m-instruct/scipy-docs \
+	  gemma3-270m/world-english-bible; do \
+	  model=$${pair%/*}; corpus=$${pair#*/}; $(BIN)/python -m kvlib measure --model $$model \
+	    --corpus $$corpus $$near --out kvlib/data/suffix-$$model-$$corpus; \
+	done
+	set -e; W=world-english-bible; S=smollm2-135m-instruct; \
+	D="$(BIN)/python -m kvlib distort"; \
 	all="--budget 16 --budget 64 --budget 256 --budget 512 --budget 1024"; \
 	some="--budget 64 --budget 256 --budget 512"; \
 	drawn="--policy sliding --policy sinks --policy random"; data=kvlib/data; \
@@ -75,14 +82,17 @@ measure: $(READY) ## measure the stored tables again (hours; goes on where it wa
 	$$D --model gemma3-270m --corpus $$W $$all $$drawn --out $$data/online-gemma3-270m-$$W; \
 	$$D --model $$S --corpus $$W $$all $$drawn --policy random-sinks --protocol prefill \
 	  --out $$data/prefill-$$S-$$W; \
+	$$D --model $$S --corpus $$W $$all --policy random-heads --protocol prefill \
+	  --out $$data/prefill_heads-$$S-$$W; \
 	$$D --model $$S --corpus $$W --docs 8 $$some --policy h2o --policy tova --policy snapkv \
 	  --policy key-norm --protocol prefill --out $$data/prefill_scored-$$S-$$W; \
 	$$D --model $$S --corpus $$W --docs 8 $$some --policy h2o --policy tova --policy key-norm \
 	  --out $$data/scored-$$S-$$W; \
 	$$D --model $$S --corpus $$W --docs 2 --budget 64 --budget 256 --policy h2o --policy tova \
 	  --policy key-norm --step 1 --out $$data/stepwise-$$S-$$W; \
-	$$D --model $$S --corpus $$W --every 256 --budget 16 --budget 64 --budget 256 --budget 512 \
-	  $$drawn --policy random-closed-up --protocol reencode --out $$data/reencode-$$S-$$W
+	again="--protocol reencode --budget 16 --budget 64 --budget 256 --budget 512"; \
+	$$D --model $$S --corpus $$W $$again --every 64 $$drawn --policy random-closed-up \
+	  --out $$data/reencode-$$S-$$W
 	$(BIN)/python -m kvlib.positions
 	$(BIN)/python -m kvlib.passages
 	$(BIN)/python tests/bench/bench_cache.py

@@ -46,6 +46,7 @@ def measure(
     docs: Annotated[int, typer.Option(help="documents")] = 24,
     max_window: Annotated[int, typer.Option(help="largest window, in tokens")] = 1024,
     seq_len: Annotated[int, typer.Option(help="tokens a document; 0: three windows")] = 0,
+    stride: Annotated[int, typer.Option(help="tokens from document to document; 0: seq-len")] = 0,
     pairs_per_octave: Annotated[int, typer.Option(help="pairs in a document's top octave")] = 0,
     seed: Annotated[int, typer.Option(help="draws documents and starts")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
@@ -53,7 +54,8 @@ def measure(
 ) -> None:
     """Truncation sensitivity of a model on a text, appended document by document.
 
-    A run that was killed goes on where it was when the same command is given again.
+    A run that was killed goes on where it was when the same command is given again. With a stride,
+    documents are the first seq-len tokens of stretches of so many, as in `distort`.
     """
     from kvlib.measure import PAIRS_PER_OCTAVE, design_for, measure_document
     from kvlib.models import load_model
@@ -61,9 +63,10 @@ def measure(
     pairs_per_octave = pairs_per_octave or PAIRS_PER_OCTAVE
     seq_len = seq_len or 3 * max_window
     design_for(seq_len, max_window, pairs_per_octave, seed)  # bad settings fail before the loads
+    check_stride(stride or seq_len, seq_len)
     text = load_corpus(corpus)
     lm = load_model(model, device, dtype)
-    documents = text.documents(lm.tokenizer, seq_len, docs, seed)
+    documents = text.documents(lm.tokenizer, stride or seq_len, docs, seed)
     settings = {
         "kind": "truncation_sensitivity",
         "protocol": "reencode",
@@ -72,12 +75,15 @@ def measure(
         "max_window": max_window,
         "pairs_per_octave": pairs_per_octave,
         "seed": seed,
+        **({"stride": stride} if stride else {}),
     }
     _document_by_document(
         store.Measurement(out, settings),
         docs,
         lm,
-        lambda doc: measure_document(lm, documents[doc], doc, max_window, pairs_per_octave, seed),
+        lambda doc: measure_document(
+            lm, documents[doc][:seq_len], doc, max_window, pairs_per_octave, seed
+        ),
     )
 
 
@@ -111,8 +117,7 @@ def distort(
         raise ValueError(f"policy: expected one of {', '.join(NAMED)}, got {', '.join(unknown)}")
     policies = [NAMED[name] for name in policy]
     check_policies(policies, budget, protocol, every, seq_len)
-    if stride < seq_len:
-        raise ValueError(f"stride: expected at least seq-len {seq_len}, got {stride}")
+    check_stride(stride, seq_len)
     text = load_corpus(corpus)
     lm = load_model(model, device, dtype)
     documents = text.documents(lm.tokenizer, stride, docs, seed)
@@ -136,6 +141,12 @@ def distort(
             lm, documents[doc][:seq_len], doc, policies, budget, protocol, seed, every, step
         ),
     )
+
+
+def check_stride(stride: int, seq_len: int) -> None:
+    """Refuses documents that would overlap."""
+    if stride < seq_len:
+        raise ValueError(f"stride: expected at least seq-len {seq_len}, got {stride}")
 
 
 def _document_by_document(

@@ -43,10 +43,10 @@ def blocks() -> alt.LayerChart:
     x_scale = alt.Scale(type="log", base=2, domain=[1, LONGEST_BLOCK], clamp=True, nice=False)
     ticks = [2**j for j in range(LONGEST_BLOCK.bit_length())]
     x_axis = alt.Axis(title="block length (symbols)", values=ticks, format="d", labelOverlap=True)
-    last = LONGEST_BLOCK + LONGEST_CARRY  # the longest context; the axis leaves room for the legend
+    last = LONGEST_BLOCK + LONGEST_CARRY  # the longest context
     y_scale = alt.Scale(
         type="log",
-        domainMin=alt.ExprRef(f"{PREFACTOR / 8} * pow({last}, -alpha)"),
+        domainMin=alt.ExprRef(f"{PREFACTOR / 1.5} * pow({last}, -alpha)"),
         domainMax=1.5 * PREFACTOR,
         clamp=True,
         nice=False,

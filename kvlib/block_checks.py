@@ -151,10 +151,10 @@ def block_markov_figure(exponents: pd.DataFrame, sliding: pd.DataFrame, real: pd
     """What the verdict of C9 rests on, in a line; `real` is what `two_distances` returns."""
     miss = (exponents["exact"] - exponents["leading term"]).abs().max()
     low, high = (pick(real["ρ"], key=lambda e: e.value) for pick in (min, max))
+    schemes = f"{sliding['schemes'].sum():,} schemes on {len(sliding)} exact sources"
     return (
-        f"our reconstruction: {len(exponents)} exponents met to {miss:.1g} and "
-        f"{sliding['schemes'].sum()} schemes on {len(sliding)} exact sources; on real models "
-        f"α_KL/α_TV from {low} to {high}; {len(real)} tables, "
+        f"our reconstruction: {len(exponents)} exponents met to {miss:.1g}, and {schemes} keep "
+        f"both bounds; on real models α_KL/α_TV from {low:.2g} to {high:.2g}; {len(real)} tables, "
         f"{real['documents'].min()} or more documents each"
     )
 

@@ -55,10 +55,12 @@ def sensitivity(curves: pd.DataFrame, model: str, corpus: str, window: int) -> a
     largest = float(curves["last"].max())
     base = alt.Chart(curves)
     x = alt.X("window:Q", scale=_window_scale(largest), axis=_window_axis(largest))
+    several = curves["divergence"].nunique() > 1
+    title = "mean KL (nats) or total variation" if several else "mean KL (nats)"
     y = alt.Y(
         "mean:Q",
         scale=alt.Scale(type="log", nice=False),
-        axis=alt.Axis(title="distance from the full-context law", format="~g", tickCount=6),
+        axis=log_axis(title),
     )
     others = (
         base.transform_filter(same)
@@ -186,7 +188,7 @@ def extrapolation(
     low, high = float(points["value"].min()) / 30, float(points["value"].max()) * 3
     x = alt.X("window:Q", scale=_window_scale(1024), axis=_window_axis(1024))
     scale = alt.Scale(type="log", domain=[low, high], clamp=True, nice=False)
-    axis = alt.Axis(title="mean KL divergence (nats)", format="~g", tickCount=6)
+    axis = log_axis("mean KL (nats)")
 
     def y(field: str) -> alt.Y:
         return alt.Y(f"{field}:Q", scale=scale, axis=axis)
@@ -298,11 +300,17 @@ def _window_axis(largest: float, title: str = "window kept (tokens)") -> alt.Axi
     return alt.Axis(title=title, values=ticks, format="d", labelOverlap=True)
 
 
+def log_axis(title: str) -> alt.Axis:
+    """A logarithmic axis that is labelled at 1, 2 and 5 of each power of ten."""
+    ticks = [float(f"{m}e{k}") for k in range(-6, 4) for m in (1, 2, 5)]
+    return alt.Axis(title=title, format="~g", values=ticks, labelOverlap="greedy")
+
+
 def legend(*entries: tuple[str, list[int], str]) -> list[alt.Chart]:
-    """Lines and their names in the lower left corner, which a falling curve leaves empty."""
+    """Lines and their names, below the horizontal axis, where nothing crosses them."""
     layers = []
     for k, (color, dash, text) in enumerate(entries):
-        y = alt.value(HEIGHT - 14 - 18 * (len(entries) - 1 - k))
+        y = alt.value(HEIGHT + 56 + 18 * k)
         one = alt.Chart(pd.DataFrame({"text": [text]}))
         layers += [
             one.mark_rule(color=color, strokeDash=dash, strokeWidth=2).encode(

@@ -183,11 +183,15 @@ def plan(table: pd.DataFrame, epsilon: float = 0.2) -> Explorer:
 
 
 def three_protocols(summary: pd.DataFrame, policies: tuple[str, ...]) -> Explorer:
-    """Re-encoded, online and after a prefill, at equal budgets; policy and budget to choose."""
+    """Re-encoded, online and after a prefill, at equal budgets; source, policy, budget to choose.
+
+    `summary` is of the tokens that all three share.
+    """
     table = policy_charts.compared(summary, policies)
     return Explorer(
         policy_charts.protocols(table),
         [
+            Choice("source", "Model and text", [(s, s) for s in table["source"].unique()]),
             Choice("policy", "Policy", [(p, p) for p in table["policy"].unique()]),
             Slider(
                 "budget",

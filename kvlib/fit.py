@@ -15,6 +15,7 @@ from scipy.special import stdtrit
 
 BINS_PER_OCTAVE = 4
 BOOTSTRAPS = 2000
+MARGIN = 0.1  # exponents closer than this are called the same
 SHIFT = 1.0  # of the finite-reference power law: D(w) = C[(w+1)^-α - mean of (T+1)^-α]
 
 
@@ -62,6 +63,12 @@ class Curve:
             last=self.last[keep],
             doc_means=self.doc_means[:, keep],
         )
+
+    def leaving_out(self) -> list[Curve]:
+        """The curve, then the curve without each of its documents in turn."""
+        n = self.n_documents
+        without = (np.delete(self.doc_means, k, axis=0) for k in range(n))
+        return [self, *(replace(self, doc_means=rest) for rest in without)]
 
     def resampled(self, n: int = BOOTSTRAPS, seed: int = 0) -> np.ndarray:
         """Means (n, bins) over documents drawn with replacement: the cluster bootstrap."""
@@ -272,15 +279,33 @@ def _vertex(x: np.ndarray, f: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its 95% interval over documents, and how many documents stand behind it."""
+    """A number with its 95% interval over documents, and how many documents stand behind it.
+
+    `flat` marks an exponent at the lower end of what is fitted, whichever document is left out, or
+    a difference from one: there is no exponent, and the width of the interval means nothing.
+    """
 
     value: float
     low: float
     high: float
     n_documents: int
+    flat: bool = False
 
     def __str__(self) -> str:
-        return f"{self.value:.3g} [{self.low:.3g},\u00a0{self.high:.3g}]"  # no break in an interval
+        return format(self, ".3g")
+
+    def __format__(self, spec: str) -> str:
+        """The value and its interval, each formatted by `spec`; no line breaks in an interval."""
+        if self.flat:
+            return "no exponent"
+        value, low, high = (_plain(x, spec or ".3g") for x in (self.value, self.low, self.high))
+        return f"{value} [{low},\u00a0{high}]".replace("-", "\u2212")
+
+
+def _plain(number: float, spec: str) -> str:
+    """A number as `spec` has it, but 160 rather than 1.6e+02."""
+    text = format(number, spec)
+    return f"{float(text):,.0f}" if "e+" in text else text
 
 
 def estimate(value: float, samples: np.ndarray, n_documents: int) -> Estimate:
@@ -522,18 +547,21 @@ def rounded(table: pd.DataFrame, digits: int = 5) -> pd.DataFrame:
     return table
 
 
+def geometric_mean(estimates: pd.Series) -> float:
+    """Geometric mean of the values of a column of estimates."""
+    return float(np.exp(np.mean([np.log(item.value) for item in estimates])))
+
+
 def left_out_exponents(data: Curve, law: str = "finite-context power") -> np.ndarray:
     """The exponent of a curve, then with each of its documents left out: (1 + documents,).
 
     Weights are estimated anew each time, so their noise counts as well.
     """
-    n = data.n_documents
-    every = [
-        data,
-        *(replace(data, doc_means=np.delete(data.doc_means, k, axis=0)) for k in range(n)),
-    ]
     return np.array(
-        [float(fit_law(law, c.window, c.mean, c.weights, c.contexts).exponent) for c in every]
+        [
+            float(fit_law(law, c.window, c.mean, c.weights, c.contexts).exponent)
+            for c in data.leaving_out()
+        ]
     )
 
 
@@ -544,8 +572,14 @@ def jackknife_t(data: Curve, law: str = "finite-context power") -> Estimate:
     """
     if data.n_documents < 3:
         raise ValueError(f"documents: expected at least 3 to leave one out, got {data.n_documents}")
-    whole, *left = left_out_exponents(data, law)
-    return jackknife(whole, np.array(left))
+    return exponent_of(left_out_exponents(data, law), law)
+
+
+def exponent_of(values: np.ndarray, law: str = "finite-context power") -> Estimate:
+    """The estimate of an exponent from `left_out_exponents`, and whether it is `flat`."""
+    found = jackknife(values[0], values[1:])
+    fixed = LAWS[law].unit_slope  # only there the exponent is a shape, with a least one
+    return replace(found, flat=bool(fixed and (values <= LAWS[law].shapes[0]).all()))
 
 
 def jackknife(whole: float, left: np.ndarray) -> Estimate:

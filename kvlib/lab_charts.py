@@ -88,7 +88,7 @@ def curves(parts: Sequence[pd.DataFrame]) -> Explorer:
     y = alt.Y(
         "kl_nats:Q",
         scale=alt.Scale(type="log", nice=False),
-        axis=alt.Axis(title="mean KL divergence (nats)", format="~g", tickCount=5),
+        axis=charts.log_axis("mean KL (nats)"),
     )
     base = alt.Chart(table)
     picked = base.transform_filter("datum.source == source")

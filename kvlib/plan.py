@@ -53,7 +53,8 @@ def plan_rows(summary: pd.DataFrame, costs: dict[str, tuple[int, int, int]]) -> 
 
     `costs`: model → bytes a token (full, sliding, local), as `kvlib.models.cache_cost`. Columns:
     `source` (a name), `budget, mean, low, high, p95, documents`, `worst` (the largest `high` of
-    this and all larger budgets), `megabytes` (one sequence, 16-bit numbers).
+    this and all larger budgets), `megabytes` (one sequence, 16-bit numbers, as `BoundedCache` holds
+    them: so many entries in every layer, sliding ones too).
     """
     table = _rows(summary)
     table["source"] = [
@@ -61,8 +62,7 @@ def plan_rows(summary: pd.DataFrame, costs: dict[str, tuple[int, int, int]]) -> 
         for model, corpus in zip(table["model"], table["corpus"], strict=True)
     ]
     cost = np.array([costs[model] for model in table["model"]])
-    held = np.minimum(table["budget"], np.where(cost[:, 2] > 0, cost[:, 2], table["budget"]))
-    table["megabytes"] = (cost[:, 0] * table["budget"] + cost[:, 1] * held) / 1e6
+    table["megabytes"] = (cost[:, 0] + cost[:, 1]) * table["budget"] / 1e6
     columns = ["source", "budget", "mean", "low", "high", "p95", "documents", "worst", "megabytes"]
     return rounded(table[columns], 4)
 

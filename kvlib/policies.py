@@ -97,8 +97,9 @@ class RandomRetention:
     """Random older entries, the newest, and the first `n_sink`: the baseline to beat.
 
     `online`: when the cache is full, one uniformly drawn older entry goes for each that comes, so
-    an entry of age a is still there with probability (1 - 1/(budget - n_sink))^(a-1): it forgets
-    like a soft window. `prefill` and `reencode`: a uniform draw out of the whole past.
+    an entry a tokens old (the query itself: 0) is still there with probability
+    (1 - 1/(budget - n_sink))^a: it forgets like a soft window. `prefill` and `reencode`: a uniform
+    draw out of the whole past.
     `scope`: `"shared"` draws once for all layers and KV heads, `"heads"` for each layer and KV
     head (not in `reencode`, where tokens are kept). `positions`: in `reencode`, whether the kept
     tokens stand at their true positions or closed up (`"cache"`).

@@ -9,7 +9,7 @@ from __future__ import annotations
 import altair as alt
 import pandas as pd
 
-from kvlib.charts import BLUE, GREEN, GREY, HEIGHT, ORANGE, legend, name_of
+from kvlib.charts import BLUE, GREEN, GREY, HEIGHT, ORANGE, legend, log_axis, name_of
 from kvlib.fit import rounded
 
 BUDGETS = (16, 64, 256, 512)  # of every setting, whatever its protocol
@@ -49,7 +49,7 @@ def ranking(table: pd.DataFrame) -> alt.LayerChart:
     setting, budget = table["setting"].iloc[0], 64
     base = alt.Chart(table).transform_filter("datum.setting == setting && datum.budget == budget")
     scale = alt.Scale(type="log", nice=False)
-    axis = alt.Axis(title="mean KL (nats)", format="~g", tickCount=5)
+    axis = log_axis("mean KL (nats)")
     order = alt.Y(
         "policy:N",
         sort=alt.EncodingSortField("mean", op="min"),
@@ -113,7 +113,7 @@ def overlay(table: pd.DataFrame) -> alt.LayerChart:
         axis=alt.Axis(title="budget (entries a query sees)", values=ticks, format="d"),
     )
     scale = alt.Scale(type="log", nice=False)
-    axis = alt.Axis(title="mean KL (nats)", format="~g", tickCount=6)
+    axis = log_axis("mean KL (nats)")
     y = alt.Y("mean:Q", scale=scale, axis=axis)
     others = base.mark_line(color=GREY, opacity=0.35, strokeWidth=1.5).encode(
         x=x, y=y, detail="policy:N"
@@ -165,27 +165,26 @@ def compared(summary: pd.DataFrame, policies: tuple[str, ...]) -> pd.DataFrame:
         sentences[key] = (
             f"{key[1]} with {key[2]} entries, {key[0].replace(' · ', ' on ')}: re-encoded "
             f"{at['reencode']:.3g} nats, online {at['online']:.3g}, after a full prefill "
-            f"{at['prefill']:.3g}."
+            f"{at['prefill']:.3g} ({part['documents'].min()} documents, "
+            f"{part['tokens'].min()} tokens)."
         )
     triples = zip(*(table[name] for name in keys), strict=True)
     table["sentence"] = [sentences[triple] for triple in triples]
-    columns = [*keys, "protocol", "mean", "low", "high", "documents", "sentence"]
+    columns = [*keys, "protocol", "mean", "low", "high", "documents", "tokens", "sentence"]
     return rounded(table[columns], 4)
 
 
 def protocols(table: pd.DataFrame) -> alt.LayerChart:
-    """Distortion against budget, a line a protocol. Parameters: `policy`, `budget`."""
-    policy, budget = table["policy"].iloc[0], 64
-    base = alt.Chart(table).transform_filter("datum.policy == policy")
+    """Distortion against budget, a line a protocol. Parameters: `source`, `policy`, `budget`."""
+    source, policy, budget = table["source"].iloc[0], table["policy"].iloc[0], 64
+    base = alt.Chart(table).transform_filter("datum.source == source && datum.policy == policy")
     x = alt.X(
         "budget:Q",
         scale=alt.Scale(type="log", base=2, nice=False, padding=12),
         axis=alt.Axis(title="budget (entries a query sees)", values=list(BUDGETS), format="d"),
     )
     scale = alt.Scale(type="log", nice=False)
-    y = alt.Y(
-        "mean:Q", scale=scale, axis=alt.Axis(title="mean KL (nats)", format="~g", tickCount=6)
-    )
+    y = alt.Y("mean:Q", scale=scale, axis=log_axis("mean KL (nats)"))
     layers = []
     for protocol, shape in SHAPES.items():
         one = base.transform_filter(f"datum.protocol == '{protocol}'")
@@ -213,9 +212,10 @@ def protocols(table: pd.DataFrame) -> alt.LayerChart:
     rule = once.mark_rule(color=GREY, strokeDash=[2, 3], strokeWidth=1.5).encode(x=x)
     words = {"reencode": "re-encoded", "online": "online", "prefill": "after a full prefill"}
     key = legend(*((COLOURS[p], DASHES[p], words[p]) for p in SHAPES))
+    chosen = {"source": source, "policy": policy, "budget": budget}
     return (
         alt.layer(rule, *layers, *key, _reading(once))
-        .add_params(alt.param("policy", value=policy), alt.param("budget", value=budget))
+        .add_params(*(alt.param(name, value=value) for name, value in chosen.items()))
         .properties(width="container", height=HEIGHT)
     )
 
@@ -233,7 +233,7 @@ def plan(table: pd.DataFrame, epsilon: float) -> alt.LayerChart:
         axis=alt.Axis(title="budget (entries a query sees)", values=ticks, format="d"),
     )
     scale = alt.Scale(type="log", domain=[0.01, 5], clamp=True, nice=False)
-    y = alt.Y("mean:Q", scale=scale, axis=alt.Axis(title="mean KL (nats)", format="~g"))
+    y = alt.Y("mean:Q", scale=scale, axis=log_axis("mean KL (nats)"))
     band = base.mark_area(color=BLUE, opacity=0.2).encode(
         x=x, y=alt.Y("low:Q", title="", scale=scale), y2="high:Q"
     )
@@ -350,7 +350,7 @@ def position_curves(table: pd.DataFrame) -> alt.LayerChart:
     y = alt.Y(
         "mean:Q",
         scale=alt.Scale(type="log", nice=False),
-        axis=alt.Axis(title="mean KL (nats)", format="~g", tickCount=6),
+        axis=log_axis("mean KL (nats)"),
     )
     styles = (
         ("restarted", BLUE, [1, 0], "circle"),

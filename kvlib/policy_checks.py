@@ -6,6 +6,8 @@ logarithm first, for a divergence is positive and skewed. KL is averaged before 
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,13 +16,18 @@ import pandas as pd
 
 from kvlib import fit, store
 from kvlib.charts import NAMES, name_of
+from kvlib.fit import MARGIN
 
-KINDS = ("online", "cache_positions", "scored", "prefill", "prefill_scored", "reencode")
+KINDS = (  # of stored tables, in the order in which pages show them
+    *("online", "cache_positions", "scored"),
+    *("prefill", "prefill_heads", "prefill_scored", "reencode"),
+)
 KEYS = ["model", "corpus", "protocol", "policy", "budget"]
-SINKS = {"4 sinks + recent": 4, "4 sinks + random": 4, "4 sinks + recent, cache positions": 4}
+PROTOCOLS = ("reencode", "online", "prefill")
 RECENCY = ("sliding window", "4 sinks + recent")
 RANDOM, FAIR_RANDOM = "random", "4 sinks + random"
 LAW = "finite-context power"
+LEAST_BUDGETS = 4  # for a fit in the budget
 
 
 def stored_rows(folder: Path = store.DATA) -> pd.DataFrame:
@@ -86,18 +93,22 @@ def ratios(rows: pd.DataFrame, baseline: str = RANDOM) -> pd.DataFrame:
 
 
 def kept(policy: str, budget: np.ndarray) -> np.ndarray:
-    """Tokens kept besides the sinks: what the law's window is compared with."""
-    return np.asarray(budget, dtype=float) - SINKS.get(policy, 0)
+    """Tokens kept besides the sinks, whose number a policy's name begins with."""
+    sinks = re.match(r"(\d+) sinks", policy)
+    return np.asarray(budget, dtype=float) - (int(sinks[1]) if sinks else 0)
 
 
-def curve(rows: pd.DataFrame) -> fit.Curve:
+def curve(rows: pd.DataFrame, besides_sinks: bool = True) -> fit.Curve:
     """The rows of one model, text, protocol and policy as a curve over the tokens kept.
 
-    A budget that holds the whole context of some target is left out: there nothing is cut.
+    Sinks are not counted, for a suffix that is compared has none; without `besides_sinks` the
+    curve is over the budget. A budget that holds the whole context of some target is left out:
+    there nothing is cut.
     """
     rows = rows[rows["budget"] < rows["position"].min() + 1]
     means = rows.groupby(["doc", "budget"])["kl_nats"].mean().unstack()
-    window = kept(rows["policy"].iloc[0], means.columns)
+    policy = rows["policy"].iloc[0] if besides_sinks else ""
+    window = kept(policy, means.columns)
     contexts = np.unique(rows["position"]) + 1.0
     return fit.Curve(
         window=window,
@@ -110,20 +121,19 @@ def curve(rows: pd.DataFrame) -> fit.Curve:
     )
 
 
-def curves(rows: pd.DataFrame, least_budgets: int = 4) -> dict[tuple[str, ...], fit.Curve]:
-    """(model, corpus, protocol, policy) → curve, where enough budgets were measured."""
+def budget_curves(rows: pd.DataFrame) -> dict[tuple[str, ...], fit.Curve]:
+    """(model, corpus, protocol, policy) → curve over budgets, where enough were measured."""
     return {
         key: data
         for key, part in rows.groupby(KEYS[:4], sort=False)
-        if len((data := curve(part)).window) >= least_budgets
+        if len((data := curve(part, besides_sinks=False)).window) >= LEAST_BUDGETS
     }
 
 
 def suffix_tables(folder: Path = store.DATA) -> dict[tuple[str, str], pd.DataFrame]:
-    """(model, corpus) → rows of the stored truncation sensitivity: re-encoded suffixes."""
-    return {
-        key: store.load_table(path) for key, path in store.stored("sensitivity", folder).items()
-    }
+    """(model, corpus) → rows of re-encoded suffixes of 1 to 512 tokens, on the stretches of text
+    that the policies were scored on."""
+    return {key: store.load_table(path) for key, path in store.stored("suffix", folder).items()}
 
 
 def same_exponent(
@@ -131,29 +141,26 @@ def same_exponent(
 ) -> pd.DataFrame:
     """Exponents of a policy and of re-encoded suffixes on the same documents, and the difference.
 
-    Both are fits of the finite-context power law, to windows of at least 8 tokens. Columns:
-    `model, corpus, documents, policy, suffix, difference` (an `fit.Estimate` each, the last one
-    with each document left out of both).
+    Both are fits of the finite-context power law, to windows of at least 8 tokens, on the same
+    documents and the same half of each. Columns: `model, corpus, documents, policy, suffix,
+    difference` (an `fit.Estimate` each, the last one with each document left out of both, and
+    `flat` when the policy has no exponent).
     """
+    ours = rows[(rows["policy"] == policy) & (rows["protocol"] == protocol)]
     table = []
-    for (model, corpus, _, _), data in curves(
-        rows[(rows["policy"] == policy) & (rows["protocol"] == protocol)]
-    ).items():
+    for (model, corpus), part in ours.groupby(["model", "corpus"], sort=False):
         if (model, corpus) not in suffixes:
             continue
-        docs = sorted(rows.query("model == @model and corpus == @corpus")["doc"].unique())
-        docs = docs[: data.n_documents]
-        suffix = suffixes[model, corpus]
-        other = fit.curve(suffix[suffix["doc"].isin(docs)]).between(8)
+        part, suffix = _same_documents(part, suffixes[model, corpus])
+        data, other = curve(part), fit.curve(suffix).between(8)
+        if len(data.window) < LEAST_BUDGETS:
+            continue
         both = [fit.left_out_exponents(data), fit.left_out_exponents(other)]
-        difference = both[0] - both[1]
-        table.append(
-            (
-                *(model, corpus, data.n_documents),
-                *(fit.jackknife(e[0], e[1:]) for e in both),
-                fit.jackknife(difference[0], difference[1:]),
-            )
-        )
+        found = [fit.exponent_of(values) for values in both]
+        gap = both[0] - both[1]
+        difference = fit.jackknife(gap[0], gap[1:])
+        difference = replace(difference, flat=any(item.flat for item in found))
+        table.append((model, corpus, data.n_documents, *found, difference))
     columns = ["model", "corpus", "documents", "policy", "suffix", "difference"]
     return pd.DataFrame(table, columns=columns)
 
@@ -161,21 +168,19 @@ def same_exponent(
 def predictions(rows: pd.DataFrame, suffixes: dict[tuple[str, str], pd.DataFrame]) -> pd.DataFrame:
     """What the law of re-encoded suffixes foretells for each policy, and how far it is off.
 
-    The law is fitted to suffixes on the same documents; its window is the tokens that the policy
-    keeps besides sinks, its references are the policy's own targets. Columns: `KEYS`,
-    `predicted`, `mean`, `factor` = measured / predicted (an `fit.Estimate`, each document left out
-    of both).
+    The law is fitted to suffixes of up to 512 tokens on the same half of the same documents; its
+    window is the tokens that the policy keeps besides sinks, its references are the policy's own
+    targets. Columns: `KEYS`, `predicted`, `mean`, `factor` = measured / predicted (an
+    `fit.Estimate`, each document left out of both).
     """
     table = []
     for key, part in rows.groupby(KEYS[:4], sort=False):
         if key[:2] not in suffixes:
             continue
-        data = curve(part)
-        docs = part["doc"].unique()
-        suffix = suffixes[key[:2]]
-        other = fit.curve(suffix[suffix["doc"].isin(docs)]).between(8)
+        part, suffix = _same_documents(part, suffixes[key[:2]])
+        data, other = curve(part), fit.curve(suffix).between(8)
         logs = []
-        for one, two in zip(_leave_out(data), _leave_out(other), strict=True):
+        for one, two in zip(data.leaving_out(), other.leaving_out(), strict=True):
             law = fit.fit_law(LAW, two.window, two.mean, two.weights, two.contexts)
             foretold = replace(law, contexts=data.contexts).log_value(data.window)
             logs.append((foretold, np.log(one.mean)))
@@ -197,7 +202,7 @@ def budget_laws(rows: pd.DataFrame) -> pd.DataFrame:
     """
     laws = (LAW, "exponential", "stretched exponential")
     table = []
-    for key, data in curves(rows).items():
+    for key, data in budget_curves(rows).items():
         errors = fit.held_out(data, laws)
         table.append(
             (
@@ -219,9 +224,9 @@ def protocols_compared(rows: pd.DataFrame, policy: str) -> pd.DataFrame:
     """
     ours = rows[rows["policy"] == policy]
     table = []
-    for (model, corpus, budget), part in ours.groupby(["model", "corpus", "budget"], sort=True):
+    for (model, corpus, budget), part in ours.groupby(["model", "corpus", "budget"], sort=False):
         wide = part.pivot_table(index=["doc", "position"], columns="protocol", values="kl_nats")
-        if set(wide) != {"online", "prefill", "reencode"} or len(wide := wide.dropna()) == 0:
+        if set(wide) != set(PROTOCOLS) or len(wide := wide.dropna()) == 0:
             continue
         docs = wide.groupby("doc").mean()
         if len(docs) < 3:
@@ -231,7 +236,7 @@ def protocols_compared(rows: pd.DataFrame, policy: str) -> pd.DataFrame:
             {
                 **{"model": model, "corpus": corpus, "policy": policy, "budget": int(budget)},
                 **{"documents": len(docs), "tokens": len(wide)},
-                **{name: log_mean(of[name]) for name in ("reencode", "online", "prefill")},
+                **{name: log_mean(of[name]) for name in PROTOCOLS},
                 "online / reencode": log_ratio(of["online"], of["reencode"]),
                 "online / prefill": log_ratio(of["online"], of["prefill"]),
             }
@@ -262,11 +267,64 @@ def step_effect(folder: Path = store.DATA) -> pd.DataFrame:
     return pd.DataFrame(table, columns=["model", "corpus", "policy", "budget", *columns])
 
 
+def shared_documents(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of documents on which every policy of their model, text and protocol was run: what
+    a ranking may compare."""
+    places = ["model", "corpus", "protocol"]
+    tried = rows.groupby([*places, "doc"], sort=False)["policy"].nunique().rename("tried")
+    whole = tried == tried.groupby(places).transform("max")
+    docs = whole[whole].reset_index()[[*places, "doc"]]
+    return rows.merge(docs, on=[*places, "doc"])
+
+
+def shared_tokens(rows: pd.DataFrame, policies: Sequence[str]) -> pd.DataFrame:
+    """The rows of tokens that a policy was scored on in all three protocols."""
+    ours = rows[rows["policy"].isin(policies)]
+    token = ours.groupby(["model", "corpus", "policy", "doc", "position"])["protocol"]
+    return ours[token.transform("nunique") == len(PROTOCOLS)]
+
+
+def _same_documents(*tables: pd.DataFrame) -> list[pd.DataFrame]:
+    """The rows of the documents that all of the tables have."""
+    docs = set.intersection(*(set(table["doc"]) for table in tables))
+    return [table[table["doc"].isin(docs)] for table in tables]
+
+
+def extremes(estimates: pd.Series) -> tuple[fit.Estimate, fit.Estimate]:
+    """The smallest and the largest of a column of estimates."""
+    return tuple(pick(estimates, key=lambda item: item.value) for pick in (min, max))
+
+
+# --- for pages ------------------------------------------------------------------------------------
+
+
+def place(model: str, corpus: str) -> str:
+    """Model and text in a few words."""
+    return f"{name_of(model).split('-')[0]} on {name_of(corpus)}"
+
+
+def placed(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with a column `where`: model and text in a few words."""
+    return table.assign(where=[place(*p) for p in zip(table["model"], table["corpus"])])  # noqa: B905
+
+
+def worded(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with its estimates in words, to two digits."""
+    return table.map(lambda item: f"{item:.2g}" if isinstance(item, fit.Estimate) else item)
+
+
+def by_budget(table: pd.DataFrame, column: str, keys: Sequence[str]) -> pd.DataFrame:
+    """A column of estimates with a column a budget, to two digits; blank where there is none."""
+    cells = worded(table).set_index([*keys, "budget"])[column]
+    wide = cells.unstack("budget", sort=False)
+    return wide[sorted(wide)].fillna("").rename_axis(index=[None] * len(keys))
+
+
 # --- verdicts; without a measurement each is "to come" --------------------------------------------
 
-MARGIN = 0.1  # exponents closer than this are called the same
 FORETOLD = 1.5  # a prediction within this factor counts
 ORDERS = 10**1.5  # two orders of magnitude, give or take half of one
+ONE_ORDER = 10.0
 
 
 def sink_verdict(same: pd.DataFrame) -> str:
@@ -275,47 +333,61 @@ def sink_verdict(same: pd.DataFrame) -> str:
     a difference that is there but may be smaller than MARGIN."""
     if same.empty:
         return "to come"
-    if all(-MARGIN < item.low and item.high < MARGIN for item in same["difference"]):
+    if all(
+        not item.flat and -MARGIN < item.low and item.high < MARGIN for item in same["difference"]
+    ):
         return "reproduced"
-    outside = [item.low > MARGIN or item.high < -MARGIN for item in same["difference"]]
+    outside = [item.flat or item.low > MARGIN or item.high < -MARGIN for item in same["difference"]]
     return "not reproduced" if all(outside) else "partly"
 
 
+def holds(foretold: pd.DataFrame) -> pd.DataFrame:
+    """Where the law foretells a recency policy online: `policy, model, corpus, holds`.
+
+    It holds when at no budget the factor lies surely outside ×/÷ FORETOLD, interval and all, and
+    its geometric mean over budgets lies within.
+    """
+    table = []
+    keys = ["policy", "model", "corpus"]
+    ours = _online_recency(foretold)
+    for key, part in ours.groupby(keys, sort=False) if len(ours) else ():
+        off = [item.low > FORETOLD or item.high < 1 / FORETOLD for item in part["factor"]]
+        near = 1 / FORETOLD <= fit.geometric_mean(part["factor"]) <= FORETOLD
+        table.append((*key, near and not any(off)))
+    return pd.DataFrame(table, columns=[*keys, "holds"])
+
+
 def prediction_verdict(foretold: pd.DataFrame) -> str:
-    """C10, over recency policies online. Reproduced: at every budget the factor between measured
-    and foretold is at most FORETOLD. Partly: for one of the policies. Not reproduced: for none."""
-    good = [
-        all(1 / FORETOLD <= item.value <= FORETOLD for item in part["factor"])
-        for _, part in _online_recency(foretold).groupby("policy")
-    ]
-    if not good:
+    """C10, over recency policies online. Reproduced: the law `holds` for both on every table.
+    Partly: for one of them on some table. Not reproduced: nowhere."""
+    found = holds(foretold)["holds"]
+    if found.empty:
         return "to come"
-    return "reproduced" if all(good) else "partly" if any(good) else "not reproduced"
+    return "reproduced" if found.all() else "partly" if found.any() else "not reproduced"
 
 
 def retention_verdict(ratio: pd.DataFrame) -> str:
     """C11, over recency policies online against random retention. Reproduced: for both, the
-    geometric mean over budgets and tables is ORDERS or more. Partly: at some budget of some table
-    the ratio is above one, interval and all. Not reproduced: nowhere."""
+    geometric mean over budgets and tables is ORDERS or more. Partly: one of them is better by an
+    order of magnitude (ONE_ORDER), interval and all, at some budget of some table. Not reproduced:
+    nowhere."""
     ours = _online_recency(ratio)
     if ours.empty:
         return "to come"
-    means = ours.groupby("policy")["ratio"].agg(geometric_mean)
+    means = ours.groupby("policy")["ratio"].agg(fit.geometric_mean)
     if (means >= ORDERS).all():
         return "reproduced"
-    return "partly" if any(item.low > 1 for item in ours["ratio"]) else "not reproduced"
+    return "partly" if any(item.low > ONE_ORDER for item in ours["ratio"]) else "not reproduced"
 
 
 def law_verdict(laws: pd.DataFrame) -> str:
     """C12, over recency policies online. Reproduced: the exponential and the stretched exponential
     lose on unseen documents on every table, intervals above one. Partly: the exponential does so
-    for one policy at least. Not reproduced: for none."""
+    for one policy on some table. Not reproduced: nowhere."""
     ours = _online_recency(laws)
-    beaten = [
-        all(item.low > 1 for item in part["exponential"]) for _, part in ours.groupby("policy")
-    ]
-    if not beaten:
+    if ours.empty:
         return "to come"
+    beaten = [item.low > 1 for item in ours["exponential"]]
     if all(beaten) and all(item.low > 1 for item in ours["stretched"]):
         return "reproduced"
     return "partly" if any(beaten) else "not reproduced"
@@ -323,59 +395,75 @@ def law_verdict(laws: pd.DataFrame) -> str:
 
 def sink_figure(same: pd.DataFrame) -> str:
     """The differences of exponents that C4 rests on, with n."""
-    parts = [
-        f"{name_of(row.model)} on {name_of(row.corpus)} {row.difference}"
-        for row in same.itertuples()
-    ]
+    parts = [f"{row.where} {row.difference:.2g}" for row in placed(same).itertuples()]
     return (
-        f"exponent of sinks + recent, online, less that of re-encoded suffixes: {'; '.join(parts)} "
-        f"({same['documents'].min()} or more documents each)"
+        f"exponent of 4 sinks + recent, online, less that of re-encoded suffixes: "
+        f"{'; '.join(parts)}; {same['documents'].min()} or more documents each"
     )
 
 
 def prediction_figure(foretold: pd.DataFrame) -> str:
-    """How far each recency policy online is from the law, over budgets and tables."""
+    """On how many tables the law holds for each recency policy online, and the extreme factors."""
     parts = []
-    for policy, part in _online_recency(foretold).groupby("policy"):
-        values = [item.value for item in part["factor"]]
-        parts.append(f"{policy} {min(values):.2g} to {max(values):.2g}")
-    return f"measured / foretold KL, online, budgets 16 to 1,024: {'; '.join(parts)}"
+    ours, found = _online_recency(foretold), holds(foretold)
+    for policy, part in ours.groupby("policy", sort=False):
+        at = found[found["policy"] == policy]["holds"]
+        low, high = extremes(part["factor"])
+        parts.append(f"{policy} {low:.2g} to {high:.2g}, holds on {at.sum()} of {len(at)} tables")
+    budgets = f"{ours['budget'].min():,} to {ours['budget'].max():,}"
+    return f"measured / foretold KL, online, budgets {budgets}. {'; '.join(parts)}; {_n(ours)}"
 
 
 def retention_figure(ratio: pd.DataFrame) -> str:
     """The smallest and the largest ratio of each recency policy online, with intervals."""
     parts = []
-    for policy, part in _online_recency(ratio).groupby("policy"):
-        low, high = (pick(part["ratio"], key=lambda item: item.value) for pick in (min, max))
-        parts.append(f"{policy} {low} to {high}")
-    return f"KL of random retention over that of {'; '.join(parts)}, online, at equal budget"
+    ours = _online_recency(ratio)
+    for policy, part in ours.groupby("policy", sort=False):
+        low, high = extremes(part["ratio"])
+        mean = fit.geometric_mean(part["ratio"])
+        parts.append(f"{policy} {low:.2g} to {high:.2g}, geometric mean {mean:.2g}")
+    return (
+        "KL of random retention over that of the policy, online, at equal budget. "
+        f"{'; '.join(parts)}; {_n(ours)}"
+    )
 
 
 def law_figure(laws: pd.DataFrame) -> str:
-    """The exponents of recency policies in the budget, online, with intervals."""
-    parts = [
-        f"{row.policy}, {name_of(row.model)} on {name_of(row.corpus)} {row.exponent}"
-        for row in _online_recency(laws).itertuples()
-    ]
-    return f"exponent in the budget, online: {'; '.join(parts)}"
+    """What C12 rests on: the rivals' errors over the power law's, online, and the exponents."""
+    parts = []
+    ours = _online_recency(laws)
+    for policy, part in ours.groupby("policy", sort=False):
+        rivals = [
+            "{} {:.2g} to {:.2g}".format(name, *extremes(part[name]))
+            for name in ("exponential", "stretched")
+        ]
+        real = part[[not item.flat for item in part["exponent"]]]["exponent"]
+        alpha = "no exponent" if real.empty else "α {:.2g} to {:.2g}".format(*extremes(real))
+        if 0 < len(real) < len(part):
+            alpha += f" on {len(real)} of {len(part)} tables"
+        parts.append(f"{policy}: {', '.join(rivals)}, {alpha}")
+    return (
+        "error on unseen documents over the power law's, in the budget, online. "
+        f"{'; '.join(parts)}; {_n(ours, 'exponential')}"
+    )
 
 
 def carrying_figure(rows: pd.DataFrame) -> str:
     """C8 on real models: does a cache that carries entries along lose less than re-reading them?"""
     table = protocols_compared(rows, "4 sinks + recent")
-    low, high = (
-        pick(table["online / reencode"], key=lambda item: item.value) for pick in (min, max)
-    )
-    names = ", ".join(dict.fromkeys(map(name_of, table["model"])))
+    low, high = extremes(table["online / reencode"])
+    names = " and ".join(dict.fromkeys(name_of(model).split("-")[0] for model in table["model"]))
     return (
         f"on {names}, KL online over that of the same tokens re-encoded, 4 sinks + recent at equal "
-        f"budget: {low} to {high}, {table['documents'].min()} documents"
+        f"budget: {low:.2g} to {high:.2g}, {table['documents'].min()} documents with "
+        f"{table['tokens'].min()} tokens or more"
     )
 
 
-def geometric_mean(estimates: pd.Series) -> float:
-    """Geometric mean of the values of a column of estimates."""
-    return float(np.exp(np.mean([np.log(item.value) for item in estimates])))
+def _n(table: pd.DataFrame, column: str = "") -> str:
+    """How many documents stand behind a table's estimates, in words."""
+    column = column or next(name for name in ("factor", "ratio") if name in table)
+    return f"{min(item.n_documents for item in table[column])} or more documents each"
 
 
 def _place(key: str) -> int:
@@ -385,15 +473,6 @@ def _place(key: str) -> int:
 
 def _online_recency(table: pd.DataFrame) -> pd.DataFrame:
     return table[(table["protocol"] == "online") & table["policy"].isin(RECENCY)]
-
-
-def _leave_out(data: fit.Curve) -> list[fit.Curve]:
-    """The curve, then the curve without each document in turn."""
-    n = data.n_documents
-    return [
-        data,
-        *(replace(data, doc_means=np.delete(data.doc_means, k, axis=0)) for k in range(n)),
-    ]
 
 
 def _without_each(values: np.ndarray) -> np.ndarray:

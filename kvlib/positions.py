@@ -21,6 +21,7 @@ import pandas as pd
 
 from kvlib import fit, store
 from kvlib.charts import name_of
+from kvlib.fit import MARGIN
 
 if TYPE_CHECKING:
     from kvlib.models import LanguageModel
@@ -47,7 +48,6 @@ PLANS: dict[str, dict[str, Any]] = {
     },
 }
 SAME_NATS = 1e-4  # laws closer than this are the same but for rounding
-MARGIN = 0.1  # exponents closer than this are called the same
 
 
 def targets_of(plan: dict[str, Any]) -> np.ndarray:
@@ -125,6 +125,22 @@ def measure_positions(
     return table
 
 
+def shift_gap(lm: LanguageModel, text: str, shift: int) -> float:
+    """KL (nats) between the laws after a text at positions 0, 1, … and after it `shift` further."""
+    import torch
+
+    from kvlib import divergences
+
+    ids = torch.tensor(lm.tokenizer(text)["input_ids"], device=lm.device)[None]
+    laws = []
+    with torch.inference_mode():
+        for first in (0, shift):
+            where = torch.arange(ids.shape[1], device=lm.device)[None] + first
+            out = lm.model(ids, attention_mask=torch.ones_like(ids), position_ids=where)
+            laws.append(out.logits[0, -1].double().log_softmax(-1).cpu().numpy())
+    return float(divergences.kl_divergence(*laws))
+
+
 # --- what the tables say ------------------------------------------------------------------------
 
 
@@ -162,7 +178,7 @@ def exponents(table: pd.DataFrame, smallest: int = 8) -> pd.DataFrame:
         gap = values - left["restarted"]
         difference = None if variant == "restarted" else fit.jackknife(gap[0], gap[1:])
         rival = fit.held_out(data[variant], ("finite-context power", "exponential"))["exponential"]
-        rows.append((variant, fit.jackknife(values[0], values[1:]), difference, rival))
+        rows.append((variant, fit.exponent_of(values), difference, rival))
     return pd.DataFrame(rows, columns=["variant", "exponent", "difference", "exponential"])
 
 
@@ -176,30 +192,32 @@ def floor_of(data: fit.Curve) -> int | None:
     return None
 
 
-def verdict_and_figure(folder: Path = store.DATA) -> tuple[str, str]:
+def verdict(moved_nats: float, kept: pd.Series) -> str:
     """C5. Reproduced: moving the origin changes nothing on the RoPE models (SAME_NATS), and on the
     model with absolute positions the suffix at its own positions still decays, slower than an
     exponential on unseen documents, with the exponent of the restarted one (± MARGIN, interval and
-    all). Partly: all but the last. `to come` where a table is missing."""
+    all). Partly: all but the last. `kept` is that variant's row of `exponents`."""
+    decays = kept["exponent"].low > 0 and kept["exponential"].low > 1
+    if not (moved_nats < SAME_NATS and decays):
+        return "not reproduced"
+    same = max(abs(kept["difference"].low), abs(kept["difference"].high)) < MARGIN
+    return "reproduced" if same else "partly"
+
+
+def verdict_and_figure(folder: Path = store.DATA) -> tuple[str, str]:
+    """The `verdict` on C5 and what it rests on; `to come` where a table is missing."""
     tables = stored_positions(folder)
     if set(tables) != {SMALL, *ROPE}:
         return "to come", ""
     near = agreement(tables).set_index(["model", "variant"])["largest"]
     largest = max(near[model, "moved"] for model in ROPE)
     kept = exponents(tables[SMALL]).set_index("variant").loc["kept"]
-    decays = kept["exponent"].low > 0 and kept["exponential"].low > 1
-    if not (largest < SAME_NATS and decays):
-        word = "not reproduced"
-    elif max(abs(kept["difference"].low), abs(kept["difference"].high)) < MARGIN:
-        word = "reproduced"
-    else:
-        word = "partly"
     figure = (
         f"another origin moves the law of RoPE models by {largest:.1g} nats at most; with absolute "
         f"positions ({name_of(SMALL)}) the exponent at the suffix's own positions less that from "
-        f"position 0 is {kept['difference']}, {tables[SMALL]['doc'].nunique()} documents"
+        f"position 0 is {kept['difference']:.2g}, {tables[SMALL]['doc'].nunique()} documents"
     )
-    return word, figure
+    return verdict(largest, kept), figure
 
 
 def main(argv: list[str] | None = None) -> None:

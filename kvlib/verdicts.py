@@ -4,6 +4,7 @@ a verdict changes when the data do."""
 from __future__ import annotations
 
 import html
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from kvlib import (
 MIN_WINDOW = 8  # shorter windows hold no sentence; the page on C2 shows what other choices give
 SPLIT = 64  # the extrapolation page lets the reader choose another
 RIVAL = "stretched exponential"
+POWER = re.compile(r"\^\(([^)]*)\)")  # of a claim in plain text
 
 
 @dataclass(frozen=True)
@@ -59,9 +61,9 @@ CLAIMS = (
     ),
     Claim("C4", "A cache of sinks and recent tokens shows the same exponent.", "sink_recent"),
     Claim("C5", "The decay is no artifact of positional encodings.", "positions"),
-    Claim("C6", "A sliding window reaches distortion ε with w = O(ε^(-1/α)).", "bounds"),
+    Claim("C6", "A sliding window reaches distortion ε with w = O(ε^(−1/α)).", "bounds"),
     Claim(
-        "C7", "Under a two-sided condition a suffix-only policy needs w = Ω(ε^(-1/α)).", "bounds"
+        "C7", "Under a two-sided condition a suffix-only policy needs w = Ω(ε^(−1/α)).", "bounds"
     ),
     Claim(
         "C8",
@@ -70,7 +72,7 @@ CLAIMS = (
     ),
     Claim(
         "C9",
-        "A block-Markov scheme attains the upper bound, with a gap of up to two in the exponent.",
+        "A block-Markov scheme attains the upper bound, up to a factor of two in the exponent.",
         "block_markov",
     ),
     Claim("C10", "The polynomial law predicts how concrete cache policies degrade.", "policies"),
@@ -282,12 +284,7 @@ def extrapolation_verdict(rows: pd.DataFrame) -> str:
     (√10 or more). Partly: larger, but by less."""
     if not all(ratio.low > 1 for ratio in rows["exponential"]):
         return "not reproduced"
-    return "reproduced" if geometric_mean(rows["exponential"]) >= 10**0.5 else "partly"
-
-
-def geometric_mean(estimates: pd.Series) -> float:
-    """Geometric mean of the values of a column of estimates."""
-    return float(np.exp(np.mean([np.log(item.value) for item in estimates])))
+    return "reproduced" if fit.geometric_mean(rows["exponential"]) >= 10**0.5 else "partly"
 
 
 def verdicts(
@@ -365,8 +362,8 @@ def _spread(what: str, estimates: pd.Series, rows: pd.DataFrame) -> str:
     lowest, highest = min(estimates, key=_value), max(estimates, key=_value)
     models, corpora = rows["model"].nunique(), rows["corpus"].nunique()
     return (
-        f"{what} from {lowest} to {highest}; {len(rows)} pairs of {models} models and {corpora} "
-        f"texts, {rows['documents'].min()} or more documents each"
+        f"{what} from {lowest:.2g} to {highest:.2g}; {len(rows)} pairs of {models} models and "
+        f"{corpora} texts, {rows['documents'].min()} or more documents each"
     )
 
 
@@ -378,7 +375,7 @@ def to_html(items: list[Verdict]) -> str:
     """The verdict table of the front page, as an HTML table with links to the pages."""
     rows = []
     for item in items:
-        claim = html.escape(item.claim.text)
+        claim = POWER.sub(r"<sup>\1</sup>", html.escape(item.claim.text))
         if item.claim.page:
             claim = f'<a href="../notebooks/{item.claim.page}.html">{claim}</a>'
         kind = item.verdict.replace(" ", "-")

@@ -107,6 +107,30 @@ def tiny(tiny_folder: Path):
 
 
 @pytest.fixture(scope="session")
+def random_model(tiny):
+    """random_model(kind, …): a small random model of an architecture, by its model_type."""
+    import dataclasses
+
+    import torch
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+    sizes = {
+        **{"vocab_size": 258, "hidden_size": 32, "intermediate_size": 48, "head_dim": 8},
+        **{"num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2},
+        **{"max_position_embeddings": 512, "bos_token_id": 1, "eos_token_id": 2},
+        **{"pad_token_id": 0, "initializer_range": 0.3},
+    }
+
+    def make(kind: str, **settings):
+        torch.manual_seed(0)
+        config = CONFIG_MAPPING[kind](**(sizes | settings))
+        model = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+        return dataclasses.replace(tiny, model=model, name=kind)
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A UTF-8 text of 9,000 characters, each a token of the tiny model."""
     path = tmp_path_factory.mktemp("text") / "numbers.txt"

@@ -87,7 +87,9 @@ def test_the_figure_names_what_the_verdict_rests_on():
     exponents, sliding, _ = passing()
     real = block_checks.two_distances(*pair_of(2.0), 8, n_boot=50)
     text = block_checks.block_markov_figure(exponents, sliding.assign(schemes=9), real)
-    assert text.startswith("our reconstruction: 2 exponents met to 0.001 and 18 schemes on 2 exact")
+    assert text.startswith(
+        "our reconstruction: 2 exponents met to 0.001, and 18 schemes on 2 exact"
+    )
     assert text.endswith("1 tables, 24 or more documents each")
 
 

@@ -12,8 +12,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, DynamicCache
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers import DynamicCache
 
 from kvlib import protocols
 from kvlib.policies import BoundedCache, SinkRecent
@@ -577,25 +576,7 @@ def test_cutting_back_is_refused(tiny):
         cache.crop(-1)
 
 
-@pytest.fixture(scope="module")
-def random_model(tiny):
-    """random_model(kind, …): a small random model of an architecture, by its model_type."""
-    sizes = {
-        **{"vocab_size": 258, "hidden_size": 32, "intermediate_size": 48, "head_dim": 8},
-        **{"num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2},
-        **{"max_position_embeddings": 512, "bos_token_id": 1, "eos_token_id": 2},
-        **{"pad_token_id": 0, "initializer_range": 0.3},
-    }
-
-    def make(kind: str, **settings):
-        torch.manual_seed(0)
-        config = CONFIG_MAPPING[kind](**(sizes | settings))
-        model = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
-        return dataclasses.replace(tiny, model=model, name=kind)
-
-    return make
-
-
+NEO = {"attention_types": [[["global", "local"], 2]], "window_size": 8}
 MAMBA = {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8}
 
 
@@ -605,6 +586,7 @@ MAMBA = {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_stat
         ("mamba", {}, "MambaForCausalLM: expected a decoder whose every layer attends"),
         ("jamba", {}, "JambaForCausalLM: expected a decoder whose every layer attends"),
         ("falcon_h1", MAMBA, "FalconH1ForCausalLM: expected layers of full or sliding attention"),
+        ("gpt_neo", NEO, "GPTNeoForCausalLM: expected layers that follow positions, got local"),
     ],
 )
 def test_architectures_without_such_a_cache_are_refused_by_name(

@@ -209,3 +209,20 @@ def test_a_document_without_some_window_is_refused():
     table = table_of(np.ones((2, 3)), [1, 2, 4])
     with pytest.raises(ValueError, match="expected every window bin"):
         fit.curve(table.iloc[:-1])
+
+
+def test_a_curve_on_a_floor_has_no_exponent_and_a_falling_one_has():
+    flat = fit.exponent(noisy_curve(lambda w: 0.5 + w / 1e4, spread=0.01))
+    assert flat.flat and str(flat) == "no exponent"
+    falling = fit.exponent(noisy_curve(lambda w: w**-0.5, spread=0.01))
+    assert not falling.flat and str(falling).startswith("0.")
+    mixed = fit.exponent_of(np.array([0.02, 0.02, 0.3, 0.02]))
+    assert not mixed.flat  # one document makes it fall: an interval says more
+
+
+def test_an_estimate_reads_the_same_however_it_is_asked_for():
+    found = fit.Estimate(0.65688, 0.61082, -0.70294, 24)
+    assert str(found) == f"{found}" == "0.657 [0.611,\u00a0\u22120.703]"
+    assert f"{found:.2g}" == "0.66 [0.61,\u00a0\u22120.7]"
+    large = fit.Estimate(67.4, 28.1, 1612.0, 24)
+    assert f"{large:.2g}" == "67 [28,\u00a01,600]"

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
+import torch
 
 from kvlib import plan, policy_charts, policy_checks
+from kvlib.bounded_cache import BoundedCache
+from kvlib.models import cache_cost
 
 COST = {"m": (100, 0, 0), "local": (10, 90, 64)}
 
@@ -63,11 +66,17 @@ def test_other_policies_and_protocols_are_left_out():
     assert plan.plan(pd.concat([table, other, bare]), "m", "c", 0.1).budget is None
 
 
-def test_megabytes_count_local_layers_up_to_their_window():
-    table = pd.concat([summary({16: 1.0, 256: 0.5}), summary({16: 1.0, 256: 0.5}, "local")])
-    rows = plan.plan_rows(table, COST)
-    expected = [1600, 25600, 1600, 2560 + 90 * 64]
-    assert (rows["megabytes"] * 1e6).tolist() == pytest.approx(expected)
+def test_megabytes_are_those_that_the_bounded_cache_holds(random_model):
+    """Of a model with sliding layers too: each layer holds the budget."""
+    model = random_model("gemma3_text", sliding_window=8).model
+    cache = BoundedCache(32, model=model)
+    with torch.inference_mode():
+        model(torch.arange(1, 65)[None], past_key_values=cache)
+    cost = cache_cost(model.config, bytes_per_number=4)
+    table = summary({16: 1.0, 32: 0.5})
+    rows = plan.plan_rows(table, {"m": cost})
+    assert rows["megabytes"].iloc[1] * 1e6 == pytest.approx(cache.cache_bytes, rel=1e-3)
+    assert rows["megabytes"].iloc[0] * 2 == pytest.approx(rows["megabytes"].iloc[1], rel=1e-3)
 
 
 def test_the_stored_plan_is_measured_and_its_chart_says_so():

@@ -70,7 +70,7 @@ def test_the_cache_check_fails_when_something_comes_back():
 
 
 def test_random_online_forgets_geometrically():
-    """Survival of age a is (1 - 1/budget)^(a-1): 4,000 caches, so 5 standard errors are 0.04."""
+    """Survival of age a is (1 - 1/budget)^a: 4,000 caches, so 5 standard errors are 0.04."""
     budget, length, n = 8, 30, 4000
     alive = np.mean(
         [RandomRetention().survivors(length, budget, rng(k))[-1] for k in range(n)], axis=0

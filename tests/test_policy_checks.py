@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from kvlib import fit, policy_checks, store
+from kvlib import fit, policy_charts, policy_checks, store
 from kvlib.fit import Estimate
 
 
@@ -117,6 +117,127 @@ def test_the_verdict_on_sinks_is_a_test_of_equivalence(differences, word):
     assert policy_checks.sink_verdict(same) == word
 
 
+def test_no_exponent_is_not_the_same_exponent():
+    same = pd.DataFrame({"difference": [Estimate(0.0, -0.01, 0.01, 16, flat=True)]})
+    assert policy_checks.sink_verdict(same) == "not reproduced"
+    flat = rows_of(lambda b: 0.5 + 0 * b, "4 sinks + recent", spread=0.01)
+    suffix = {("m", "c"): suffix_rows(0.6)}
+    found = policy_checks.same_exponent(flat, suffix, "4 sinks + recent", "online")
+    assert str(found["difference"].item()) == str(found["policy"].item()) == "no exponent"
+
+
+def test_exponents_are_compared_on_the_documents_of_that_policy():
+    """Documents 4 to 7 beside another policy on 0 to 7: the suffixes of 0 to 3 must not count."""
+    law = finite(0.6)
+    ours = rows_of(lambda b: law(b - 4), "4 sinks + recent", spread=0.01)
+    other = rows_of(law, "random")
+    suffix = suffix_rows(0.6)
+    wild = suffix.assign(kl_nats=np.where(suffix["doc"] < 4, 1.0, suffix["kl_nats"]))
+    both = pd.concat([ours[ours["doc"] >= 4], other])
+    found = policy_checks.same_exponent(both, {("m", "c"): wild}, "4 sinks + recent", "online")
+    assert found["documents"].item() == 4
+    assert found["difference"].item().value == pytest.approx(0, abs=0.08)
+
+
+@pytest.mark.parametrize(
+    ("name", "sinks"),
+    [("sliding window", 0), ("4 sinks + recent", 4), ("12 sinks + random", 12), ("TOVA", 0)],
+)
+def test_sinks_are_read_off_a_policys_name(name, sinks):
+    assert policy_checks.kept(name, [64]).item() == 64 - sinks
+
+
+def test_the_law_in_the_budget_counts_sinks_and_the_law_of_the_window_does_not():
+    rows = rows_of(lambda b: 1 / b, "4 sinks + recent")
+    assert policy_checks.curve(rows).window[0] == 12
+    assert policy_checks.curve(rows, besides_sinks=False).window[0] == 16
+
+
+def test_a_ranking_is_over_documents_that_every_policy_has_seen():
+    many, few = rows_of(lambda b: 1 / b, "random"), rows_of(lambda b: 2 / b, "TOVA", docs=3)
+    alone = rows_of(lambda b: 1 / b, "random", "prefill")
+    shared = policy_checks.shared_documents(pd.concat([many, few, alone]))
+    count = shared.groupby(["protocol", "policy"])["doc"].nunique()
+    assert count.to_dict() == {
+        ("online", "TOVA"): 3,
+        ("online", "random"): 3,
+        ("prefill", "random"): 8,
+    }
+    sizes = policy_checks.summary(shared).query("protocol == 'online'").groupby("budget")["tokens"]
+    assert (sizes.nunique() == 1).all()
+
+
+def three_protocols() -> pd.DataFrame:
+    """A policy in all protocols, re-encoded at every second token only."""
+    parts = [rows_of(lambda b: 1 / b, "random", p) for p in policy_checks.PROTOCOLS]
+    parts[0] = parts[0][parts[0]["position"] % 256 == 0]
+    return pd.concat([*parts, rows_of(lambda b: 1 / b, "TOVA", "online")])
+
+
+def test_protocols_stand_side_by_side_on_the_tokens_of_all_three():
+    shared = policy_checks.shared_tokens(three_protocols(), ["random", "TOVA"])
+    assert set(shared["policy"]) == {"random"}
+    tokens = shared.groupby("protocol")["position"].apply(lambda at: sorted(set(at)))
+    assert tokens["online"] == tokens["prefill"] == tokens["reencode"]
+    table = policy_charts.compared(policy_checks.summary(shared), ("random",))
+    assert set(table["protocol"]) == set(policy_checks.PROTOCOLS)
+    alone = policy_checks.summary(three_protocols())
+    assert alone["tokens"].nunique() > 1  # what must not be drawn in one picture
+
+
+def test_a_table_for_a_page_has_a_column_a_budget_and_blanks():
+    table = pd.DataFrame(
+        {
+            "policy": ["a", "a", "b"],
+            "budget": [256, 16, 16],
+            "ratio": estimates((1, 2, 3), (-0.1, 0.123, 4), (5, 6, 7)),
+        }
+    )
+    wide = policy_checks.by_budget(table, "ratio", ["policy"])
+    assert list(wide) == [16, 256]
+    assert wide.loc["a", 16] == "0.12 [\u22120.1,\u00a04]" and wide.loc["b", 256] == ""
+
+
+@pytest.mark.parametrize(
+    ("figure", "column", "expected"),
+    [
+        (
+            "prediction",
+            "factor",
+            "sliding window 30 [20, 40] to 30 [20, 40], holds on 0 of 1",
+        ),
+        (
+            "retention",
+            "ratio",
+            "4 sinks + recent 1 [0.9, 1.1] to 1 [0.9, 1.1], geometric",
+        ),
+    ],
+)
+def test_figures_carry_intervals_and_documents(figure, column, expected):
+    table = online(**{column: estimates((20, 30, 40), (0.9, 1, 1.1))}, budget=64)
+    said = getattr(policy_checks, f"{figure}_figure")(table)
+    assert expected in said.replace("\u00a0", " ") and said.endswith("16 or more documents each")
+
+
+def test_the_figure_of_the_law_in_the_budget_says_where_there_is_no_exponent():
+    exponent = [Estimate(0.02, 0.02, 0.02, 16, flat=True), Estimate(0.5, 0.4, 0.6, 16)]
+    said = policy_checks.law_figure(
+        online(
+            exponential=estimates((0.5, 0.8, 1.1), (2, 3, 4)),
+            stretched=estimates((0.1, 0.3, 0.5), (1, 2, 3)),
+            exponent=exponent,
+        )
+    )
+    assert "no exponent;" in said and "α 0.5 [0.4,\u00a00.6]" in said
+    assert "exponential 3 [2,\u00a04] to 3 [2,\u00a04]" in said
+
+
+def test_the_figure_of_the_open_question_counts_documents_and_tokens():
+    rows = three_protocols().assign(policy="4 sinks + recent")
+    said = policy_checks.carrying_figure(rows[rows["protocol"] != "x"].drop_duplicates())
+    assert "8 documents with 32 tokens or more" in said
+
+
 def online(**columns) -> pd.DataFrame:
     """One row for sliding window, one for sinks."""
     names = list(policy_checks.RECENCY)
@@ -127,19 +248,33 @@ def online(**columns) -> pd.DataFrame:
 
 @pytest.mark.parametrize(
     ("factors", "word"),
-    [((1.1, 0.8), "reproduced"), ((40, 1.2), "partly"), ((40, 2), "not reproduced")],
+    [
+        (((1, 1.1, 1.2), (0.7, 0.8, 0.9)), "reproduced"),
+        (((30, 40, 50), (0.4, 1.2, 3)), "partly"),
+        (((30, 40, 50), (0.6, 1.9, 9)), "not reproduced"),  # undecided, and far off
+        (((30, 40, 50), (1.6, 2, 3)), "not reproduced"),
+    ],
 )
 def test_the_verdict_on_predictions(factors, word):
-    table = online(factor=estimates(*((f, f, f) for f in factors)))
-    assert policy_checks.prediction_verdict(table) == word
+    assert policy_checks.prediction_verdict(online(factor=estimates(*factors))) == word
+
+
+def test_a_law_that_is_surely_off_at_one_budget_does_not_hold():
+    near, off = online(factor=estimates((1, 1.1, 1.2), (1, 1.1, 1.2))), estimates((1.6, 1.7, 1.8))
+    both = pd.concat([near, near.iloc[:1].assign(factor=off)])
+    assert policy_checks.holds(near)["holds"].all()
+    assert policy_checks.holds(both)["holds"].tolist() == [False, True]
 
 
 @pytest.mark.parametrize(
     ("ratios", "word"),
     [
         (((80, 100, 120), (50, 60, 70)), "reproduced"),
-        (((0.9, 1, 1.1), (5, 8, 12)), "partly"),
-        (((0.9, 1, 1.1), (0.5, 2, 8)), "not reproduced"),
+        (((0.9, 1, 1.1), (11, 22, 44)), "partly"),
+        (
+            ((1.02, 1.05, 1.08), (5, 8, 12)),
+            "not reproduced",
+        ),  # better, but by no order of magnitude
     ],
 )
 def test_the_verdict_on_random_retention(ratios, word):
@@ -152,6 +287,7 @@ def test_the_verdict_on_random_retention(ratios, word):
         ([(2, 3, 4)] * 2, [(1.1, 2, 3)] * 2, "reproduced"),
         ([(0.9, 3, 4), (2, 3, 4)], [(1.1, 2, 3)] * 2, "partly"),
         ([(0.9, 3, 4)] * 2, [(1.1, 2, 3)] * 2, "not reproduced"),
+        ([(2, 3, 4)] * 2, [(0.9, 2, 3)] * 2, "partly"),
     ],
 )
 def test_the_verdict_on_the_law_in_the_budget(exponential, stretched, word):

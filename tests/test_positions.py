@@ -119,3 +119,24 @@ def test_an_exponent_and_its_difference_by_hand():
             )
     found = positions.exponents(pd.concat(parts)).set_index("variant")
     assert found.loc["kept", "difference"].value == pytest.approx(0.3, abs=0.01)
+
+
+def kept_row(exponent: float, exponential: float, difference: float) -> pd.Series:
+    """A row of `exponents` whose intervals reach 0.05 to either side."""
+    values = {"exponent": exponent, "exponential": exponential, "difference": difference}
+    return pd.Series({k: fit.Estimate(v, v - 0.05, v + 0.05, 24) for k, v in values.items()})
+
+
+@pytest.mark.parametrize(
+    ("moved_nats", "exponent", "exponential", "difference", "word"),
+    [
+        (1e-8, 0.6, 2.0, 0.01, "reproduced"),
+        (1e-8, 0.6, 2.0, 0.08, "partly"),  # closer than the margin, but not interval and all
+        (1e-8, 0.6, 2.0, -0.4, "partly"),
+        (1e-2, 0.6, 2.0, 0.01, "not reproduced"),  # the origin matters
+        (1e-8, 0.03, 2.0, 0.01, "not reproduced"),  # no decay
+        (1e-8, 0.6, 1.03, 0.01, "not reproduced"),  # an exponential does as well
+    ],
+)
+def test_the_verdict_on_positions(moved_nats, exponent, exponential, difference, word):
+    assert positions.verdict(moved_nats, kept_row(exponent, exponential, difference)) == word
