@@ -188,11 +188,12 @@ def three_protocols(summary: pd.DataFrame, policies: tuple[str, ...]) -> Explore
     `summary` is of the tokens that all three share.
     """
     table = policy_charts.compared(summary, policies)
+    sources = [(s, s) for s in table["source"].unique()]
     return Explorer(
-        policy_charts.protocols(table),
+        policy_charts.protocols(table, policies[0]),
         [
-            Choice("source", "Model and text", [(s, s) for s in table["source"].unique()]),
-            Choice("policy", "Policy", [(p, p) for p in table["policy"].unique()]),
+            *([Choice("source", "Model and text", sources)] if len(sources) > 1 else []),
+            Choice("policy", "Policy", [(p, p) for p in policies if p in set(table["policy"])]),
             Slider(
                 "budget",
                 "Budget",

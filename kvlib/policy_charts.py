@@ -162,8 +162,9 @@ def compared(summary: pd.DataFrame, policies: tuple[str, ...]) -> pd.DataFrame:
     sentences = {}
     for key, part in table.groupby(keys, sort=False):
         at = part.set_index("protocol")["mean"]
+        who, where = key[1][:1].upper() + key[1][1:], key[0].replace(" · ", " on ")
         sentences[key] = (
-            f"{key[1]} with {key[2]} entries, {key[0].replace(' · ', ' on ')}: re-encoded "
+            f"{who} with {key[2]} entries, {where}: re-encoded "
             f"{at['reencode']:.3g} nats, online {at['online']:.3g}, after a full prefill "
             f"{at['prefill']:.3g} ({part['documents'].min()} documents, "
             f"{part['tokens'].min()} tokens)."
@@ -174,9 +175,9 @@ def compared(summary: pd.DataFrame, policies: tuple[str, ...]) -> pd.DataFrame:
     return rounded(table[columns], 4)
 
 
-def protocols(table: pd.DataFrame) -> alt.LayerChart:
+def protocols(table: pd.DataFrame, policy: str) -> alt.LayerChart:
     """Distortion against budget, a line a protocol. Parameters: `source`, `policy`, `budget`."""
-    source, policy, budget = table["source"].iloc[0], table["policy"].iloc[0], 64
+    source, budget = table["source"].iloc[0], 64
     base = alt.Chart(table).transform_filter("datum.source == source && datum.policy == policy")
     x = alt.X(
         "budget:Q",

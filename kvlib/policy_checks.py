@@ -438,9 +438,10 @@ def law_figure(laws: pd.DataFrame) -> str:
             for name in ("exponential", "stretched")
         ]
         real = part[[not item.flat for item in part["exponent"]]]["exponent"]
-        alpha = "no exponent" if real.empty else "α {:.2g} to {:.2g}".format(*extremes(real))
-        if 0 < len(real) < len(part):
-            alpha += f" on {len(real)} of {len(part)} tables"
+        alpha = "no exponent"
+        if len(real):
+            ends = dict.fromkeys(map("{:.2g}".format, extremes(real)))
+            alpha = f"α {' to '.join(ends)} on {len(real)} of {len(part)} tables"
         parts.append(f"{policy}: {', '.join(rivals)}, {alpha}")
     return (
         "error on unseen documents over the power law's, in the budget, online. "

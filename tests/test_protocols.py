@@ -118,7 +118,6 @@ def test_the_first_tokens_of_a_budget_are_those_of_the_full_pass(full):
     assert torch.equal(fast[torch.from_numpy(early)], full.all_states[full.rows][early])
 
 
-@pytest.mark.parametrize("policy", SCORED, ids=names)
 def by_masking(lm: LanguageModel, ids: torch.Tensor, policy, budget: int) -> torch.Tensor:
     """Score-based decoding written out: nothing is evicted, what has gone is hidden by a mask, and
     the scores are plain loops. States (tokens, width) of all tokens."""
@@ -177,6 +176,7 @@ def test_score_based_eviction_equals_hiding_what_has_gone(tiny, policy):
     assert largest_kl(tiny, other, evicted) > 1e-3  # a budget that is off by one shows
 
 
+@pytest.mark.parametrize("policy", SCORED, ids=names)
 def test_score_based_decoding_in_one_step_sees_no_more_than_its_budget(tiny, policy, monkeypatch):
     """Counts what each query could see, out of the masks that were used."""
     counts = []
