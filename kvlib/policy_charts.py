@@ -138,7 +138,7 @@ def overlay(table: pd.DataFrame) -> alt.LayerChart:
     )
     key = legend(
         (BLUE, [1, 0], "measured, with 95% band"),
-        (ORANGE, [6, 4], "foretold by the law of re-encoded suffixes"),
+        (ORANGE, [6, 4], "foretold by the law of suffixes"),
         (GREY, [1, 0], "other policies"),
     )
     reading = _reading(picked.transform_filter(f"datum.budget == {ticks[0]}"))
