@@ -7,6 +7,8 @@ it is drawn, with or without Python.
 
 from __future__ import annotations
 
+import math
+
 import altair as alt
 import pandas as pd
 
@@ -188,7 +190,7 @@ def extrapolation(
     low, high = float(points["value"].min()) / 30, float(points["value"].max()) * 3
     x = alt.X("window:Q", scale=_window_scale(1024), axis=_window_axis(1024))
     scale = alt.Scale(type="log", domain=[low, high], clamp=True, nice=False)
-    axis = log_axis("mean KL (nats)")
+    axis = log_axis("mean KL (nats)", low, high)
 
     def y(field: str) -> alt.Y:
         return alt.Y(f"{field}:Q", scale=scale, axis=axis)
@@ -300,9 +302,13 @@ def _window_axis(largest: float, title: str = "window kept (tokens)") -> alt.Axi
     return alt.Axis(title=title, values=ticks, format="d", labelOverlap=True)
 
 
-def log_axis(title: str) -> alt.Axis:
-    """A logarithmic axis that is labelled at 1, 2 and 5 of each power of ten."""
-    ticks = [float(f"{m}e{k}") for k in range(-6, 4) for m in (1, 2, 5)]
+def log_axis(title: str, low: float = 0, high: float = math.inf) -> alt.Axis:
+    """A logarithmic axis that is labelled at 1, 2 and 5 of each power of ten.
+
+    Give the ends of a scale that clamps: it would draw the labels beyond them at its edges.
+    """
+    every = [float(f"{m}e{k}") for k in range(-6, 4) for m in (1, 2, 5)]
+    ticks = [tick for tick in every if low <= tick <= high]
     return alt.Axis(title=title, format="~g", values=ticks, labelOverlap="greedy")
 
 

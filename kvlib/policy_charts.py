@@ -234,7 +234,7 @@ def plan(table: pd.DataFrame, epsilon: float) -> alt.LayerChart:
         axis=alt.Axis(title="budget (entries a query sees)", values=ticks, format="d"),
     )
     scale = alt.Scale(type="log", domain=[0.01, 5], clamp=True, nice=False)
-    y = alt.Y("mean:Q", scale=scale, axis=log_axis("mean KL (nats)"))
+    y = alt.Y("mean:Q", scale=scale, axis=log_axis("mean KL (nats)", 0.01, 5))
     band = base.mark_area(color=BLUE, opacity=0.2).encode(
         x=x, y=alt.Y("low:Q", title="", scale=scale), y2="high:Q"
     )

@@ -88,3 +88,12 @@ def test_the_stored_plan_is_measured_and_its_chart_says_so():
     assert row.loc[plan.POLICY, "high"] <= 0.2 < row.loc["sliding window", "high"]
     rows = plan.plan_rows(stored, dict.fromkeys(stored["model"].unique(), (1, 0, 0)))
     assert policy_charts.plan(rows, 0.2).to_dict()["params"][1]["value"] == 0.2
+
+
+def test_an_axis_that_clamps_has_no_labels_beyond_its_ends():
+    """Vega would draw them at the edges, where they say something false."""
+    rows = plan.plan_rows(summary({16: 1.0, 64: 0.5}), COST)
+    y = policy_charts.plan(rows, 0.2).to_dict()["layer"][1]["encoding"]["y"]
+    low, high = y["scale"]["domain"]
+    ticks = y["axis"]["values"]
+    assert y["scale"]["clamp"] and low <= min(ticks) < max(ticks) <= high
