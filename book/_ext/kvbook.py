@@ -3,9 +3,12 @@
 - Vega and MathJax are written next to the pages, and loaded only where there is a chart or a
   formula.
 - Links to terms of the glossary hold their definitions, which a script shows when pointed at.
-- After the build, each explorer gets a still picture for browsers without scripts, and inline
-  scripts are moved to files, so that each page can carry a strict Content-Security-Policy; the book
-  runs from a web server and from ``file://`` alike.
+- After the build, each explorer's Vega-Lite is compiled to Vega, which spares the reader's browser
+  that work, and gets a still picture for browsers without scripts. Inline scripts are moved to
+  files, so that each page can carry a strict Content-Security-Policy; the book runs from a web
+  server and from ``file://`` alike.
+- No script holds the page up: all but the one that sets the theme wait until it has been read, and
+  the explorers' come first.
 - Notebooks are executed again when kvlib, its data or the requirements changed, which Jupyter's
   cache, looking only at the notebooks' own cells, would not notice.
 """
@@ -61,6 +64,14 @@ SCRIPT = re.compile(r"<script(?P<attributes>[^>]*)>(?P<body>.*?)</script>", re.S
 NOT_INLINE = re.compile(r"\s(src=|type=\"(?!text/javascript))")  # a file already, or data
 FONTAWESOME = re.compile(r"<script[^>]*/fontawesome\.js[^>]*></script>\s*")
 STALE_ROLES = re.compile(r' role="(?:list(?=" class="citation-list)|doc-biblioentry)"')  # docutils'
+SETTING = re.compile(r"\s*(?:let |var |window\.\w+ = )")  # for scripts that may stand before it
+WAITS = re.compile(r'\s(?:defer|async)\b|\stype="module"')
+SETS_THEME = "documentElement.dataset.theme"  # in a script that must run before the first paint
+RESOLVE_THEME = """
+const dark = matchMedia("(prefers-color-scheme: dark)").matches;
+const asked = document.documentElement.dataset.theme;
+if (asked === "auto") document.documentElement.dataset.theme = dark ? "dark" : "light";
+"""  # the theme does so too, but later: what is drawn before would have no colours
 CLICK = re.compile(r'\sonclick="([^"]*)"')
 GLOSSARY = "book/glossary"
 NOTATION = "book/notation"
@@ -70,7 +81,35 @@ DRAWN_LATER = re.compile(  # what `kvlib.controls.Explorer` leaves for browsers 
     r'(?P<rest><script type="application/json" class="kv-data">(?P<data>[^<]*)</script>)'
 )
 READING_MARKS = re.compile(r'<g class="[^"]*reading_marks.*?</g>', re.S)
+FIRST = 100  # a script's place among others, which stand at 200 and above
 STILL_WIDTH = 620  # pixels
+TEXT, MUTED, GRID = "#222832", "#48566b", "#e3e6ea"  # explorer.js knows them, and the series' inks
+INKS = ["#0072B2", "#D55E00", "#009E73", "#A8478A", "#806400", "#8A8A8A"]
+LABELS = {
+    **{"labelColor": TEXT, "labelFontSize": 12},
+    **{"titleColor": TEXT, "titleFontSize": 13, "titleFontWeight": 600},
+}
+THEME = {  # how all pictures look; colours and font become the page's own when they are drawn
+    "background": "transparent",
+    "font": "sans-serif",
+    "view": {"stroke": None},
+    "axis": {
+        **LABELS,
+        **{"gridColor": GRID, "gridOpacity": 0.8, "domainColor": MUTED, "tickColor": MUTED},
+        **{"titlePadding": 8, "labelOverlap": True},
+    },
+    "legend": {
+        **LABELS,
+        **{"orient": "top", "symbolStrokeWidth": 2, "columns": {"expr": "width < 460 ? 2 : 0"}},
+    },
+    "header": LABELS,
+    "title": {"color": TEXT, "fontSize": 14, "anchor": "start"},
+    "mark": {"color": INKS[0]},
+    "line": {"strokeWidth": 2.5},
+    "rule": {"color": MUTED},
+    "text": {"color": TEXT, "fontSize": 13},
+    "range": {"category": INKS},
+}
 KNOWN_CLICKS = ("window.print()", "toggleFullScreen()")  # what book/_static/clicks.js can do
 
 
@@ -114,17 +153,13 @@ def write_libraries(app: Sphinx) -> None:
 
 
 def add_scripts(app: Sphinx, pagename: str, templatename: str, context: dict, doctree) -> None:
-    """Vega and the explorers' loader, on pages that have an explorer."""
+    """Vega and the explorers' loader, ahead of all else, on pages that have an explorer."""
     app.add_js_file("clicks.js", defer="defer")
     body = context.get("body", "")
     charts, passages = ('class="kv-chart"' in body), ('class="kv-passage"' in body)
-    if charts or passages:
-        app.add_js_file("tools.js", defer="defer")
-    if charts:
-        app.add_js_file(VEGA, defer="defer")
-        app.add_js_file("explorer.js", defer="defer")
-    if passages:
-        app.add_js_file("passage.js", defer="defer")
+    wanted = {"tools.js": charts or passages, VEGA: charts, "explorer.js": charts}
+    for file in [name for name, here in (wanted | {"passage.js": passages}).items() if here]:
+        app.add_js_file(file, priority=FIRST, defer="defer")
     context["body"] = define_terms(body, definitions(app))
     if "data-definition" in context["body"]:
         app.add_js_file("terms.js", defer="defer")
@@ -173,27 +208,38 @@ def spec_of(payload: dict) -> dict:
         return [dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True)]
 
     tables = {name: rows(columns) for name, columns in payload["tables"].items()}
-    return payload["spec"] | {"datasets": tables, "width": STILL_WIDTH, "background": "white"}
+    return payload["spec"] | {"datasets": tables, "config": THEME}
 
 
 def still(data: str) -> tuple[str, str]:
     """An explorer's first picture as SVG, and the sentence that reads it aloud."""
-    spec = spec_of(json.loads(data))
+    spec = spec_of(json.loads(data)) | {"width": STILL_WIDTH, "background": "white"}
     svg = vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE_VERSION)
     marks = READING_MARKS.search(svg)
     lines = re.findall(r"<(?:text|tspan)[^>]*>([^<]+)<", marks[0]) if marks else []
     return svg, " ".join(lines)
 
 
-def add_stills(page: str, to_root: str, folder: Path) -> str:
-    """The page with a still picture, for browsers without scripts, behind every explorer."""
+def compiled(data: str) -> str:
+    """An explorer's data with its Vega-Lite spec as Vega, whose tables the browser fills in."""
+    payload = json.loads(data)
+    empty = {name: [] for name in payload["tables"]}
+    spec = payload["spec"] | {"datasets": empty, "config": THEME}
+    vega = vl_convert.vegalite_to_vega(spec, vl_version=VEGA_LITE_VERSION)
+    text = json.dumps(payload | {"spec": vega}, ensure_ascii=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c")
+
+
+def finish_explorers(page: str, to_root: str, folder: Path) -> str:
+    """The page whose explorers are compiled and have still pictures for want of scripts."""
 
     def picture(match: re.Match) -> str:
         file = folder / f"{hashlib.sha256(match['data'].encode()).hexdigest()[:16]}.svg"
         svg, sentence = still(match["data"])
         file.write_text(svg, encoding="utf-8")
         image = f'<img class="kv-still" src="{to_root}_static/stills/{file.name}" alt="">'
-        return f"<noscript>{image}<p>{sentence}</p></noscript>{match['rest']}"
+        ready = match["rest"].replace(match["data"], compiled(match["data"]))
+        return f"<noscript>{image}<p>{sentence}</p></noscript>{ready}"
 
     folder.mkdir(exist_ok=True)
     return DRAWN_LATER.sub(picture, page)
@@ -202,19 +248,31 @@ def add_stills(page: str, to_root: str, folder: Path) -> str:
 def harden(page: str, name: str, to_root: str, scripts: dict[str, str]) -> str:
     """The page with its policy and without inline scripts, whose texts are added to ``scripts``.
 
+    Scripts run after the page has been read, settings first, the others in their order.
+
     ``to_root`` is the way from the page's folder to the book's ("../"). A hardened page comes back
     as it is. Raises ValueError for a page without ``<meta charset>`` or an unknown ``onclick``.
     """
     if "Content-Security-Policy" in page:
         return page
 
+    settings: list[str] = []
+
     def move_out(match: re.Match) -> str:
         attributes, body = match["attributes"], match["body"]
+        if not body.strip() and " src=" in attributes:
+            return match[0] if WAITS.search(attributes) else f"<script defer{attributes}></script>"
         if NOT_INLINE.search(attributes) or not body.strip():
             return match[0]
+        wait = "" if SETS_THEME in body else " defer"
+        body += "" if wait else f"{{{RESOLVE_THEME}}}"
         file = f"{hashlib.sha256(body.encode()).hexdigest()[:16]}.js"
         scripts[file] = body
-        return f'<script{attributes} src="{to_root}_static/inline/{file}"></script>'
+        tag = f'<script{wait}{attributes} src="{to_root}_static/inline/{file}"></script>'
+        if not SETTING.match(body):
+            return tag
+        settings.append(tag)
+        return ""
 
     def rename_click(match: re.Match) -> str:
         if match[1] not in KNOWN_CLICKS:
@@ -226,6 +284,7 @@ def harden(page: str, name: str, to_root: str, scripts: dict[str, str]) -> str:
     page = FONTAWESOME.sub("", page)
     page = STALE_ROLES.sub("", page)
     page = SCRIPT.sub(move_out, page)
+    page = page.replace("<script defer", "".join(settings) + "<script defer", 1)
     page = CLICK.sub(rename_click, page)
     policy = f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
     page, found = CHARSET.subn(lambda match: f"{match[0]}\n    {policy}", page, count=1)
@@ -247,7 +306,7 @@ def finish_pages(app: Sphinx, error: Exception | None) -> None:
             continue
         before = path.read_text(encoding="utf-8")
         to_root = "../" * (len(path.relative_to(book).parts) - 1)
-        after = add_stills(before, to_root, book / "_static" / "stills")
+        after = finish_explorers(before, to_root, book / "_static" / "stills")
         after = harden(after, path.name, to_root, scripts)
         if after != before:
             path.write_text(after, encoding="utf-8")

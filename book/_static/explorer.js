@@ -5,43 +5,31 @@
 
   const DRAW_AHEAD = "400px 0px"; // draw a picture when it comes this close to the screen
   const REST = 1500; // milliseconds after loading, before pictures off the screen are drawn
-  const NARROW = 520; // pixels: below it, legends stand in two columns
 
-  /** Vega's colours and fonts, taken from the page so that pictures follow its light or dark theme. */
-  function theme(width) {
+  const INKS = { // colours of the pictures as they were built → the page's own, light or dark
+    "#222832": "--pst-color-text-base",
+    "#48566b": "--pst-color-text-muted",
+    "#e3e6ea": "--kv-grid",
+    "#0072B2": "--kv-series-1",
+    "#D55E00": "--kv-series-2",
+    "#009E73": "--kv-series-3",
+    "#A8478A": "--kv-series-4",
+    "#806400": "--kv-series-5",
+    "#8A8A8A": "--kv-series-6",
+  };
+  const MARKED = new RegExp(`${Object.keys(INKS).join("|")}|"font":"sans-serif"`, "g");
+
+  /** The page's present colour for each ink. */
+  function palette() {
     const style = getComputedStyle(document.documentElement);
-    const colour = (name) => style.getPropertyValue(name).trim();
-    const text = colour("--pst-color-text-base");
-    const muted = colour("--pst-color-text-muted");
-    const line = colour("--kv-grid");
-    const series = [1, 2, 3, 4, 5, 6].map((i) => colour(`--kv-series-${i}`));
-    const labels = { labelColor: text, labelFontSize: 12, titleColor: text, titleFontSize: 13, titleFontWeight: 600 };
-    return {
-      background: "transparent",
-      font: getComputedStyle(document.body).fontFamily,
-      view: { stroke: null },
-      axis: { ...labels, gridColor: line, gridOpacity: 0.8, domainColor: muted, tickColor: muted, titlePadding: 8, labelOverlap: true },
-      legend: { ...labels, orient: "top", columns: width < NARROW ? 2 : 0, symbolStrokeWidth: 2 },
-      header: labels,
-      title: { color: text, fontSize: 14, anchor: "start" },
-      mark: { color: series[0] },
-      line: { strokeWidth: 2.5 },
-      rule: { color: muted },
-      text: { color: text, fontSize: 13 },
-      range: { category: series },
-    };
+    return Object.fromEntries(Object.entries(INKS).map(([ink, name]) => [ink, style.getPropertyValue(name).trim()]));
   }
 
-  const INKS = { "#0072B2": 1, "#D55E00": 2, "#009E73": 3, "#8A8A8A": 6 }; // of charts → the page's series
-
-  /** A copy of the spec whose inks are those of the page's present theme. */
-  function inked(spec) {
-    const style = getComputedStyle(document.documentElement);
-    const { datasets, ...rest } = spec;
-    const text = JSON.stringify(rest).replace(/#(0072B2|D55E00|009E73|8A8A8A)/g, (ink) =>
-      style.getPropertyValue(`--kv-series-${INKS[ink]}`).trim(),
-    );
-    return { ...JSON.parse(text), datasets: structuredClone(datasets) };
+  /** A copy of the picture's Vega in the page's present colours and its font. */
+  function dressed(spec) {
+    const colours = palette();
+    const font = `"font":${JSON.stringify(getComputedStyle(document.body).fontFamily)}`;
+    return JSON.parse(JSON.stringify(spec).replace(MARKED, (mark) => colours[mark] ?? font));
   }
 
   /** Where in the rising `places` the one nearest to `place` is. */
@@ -117,7 +105,7 @@
   /** One explorer: returns a function that draws it, or draws it anew in the page's present theme. */
   function explorer(root) {
     const { spec, tables, controls } = JSON.parse(root.querySelector(".kv-data").textContent);
-    spec.datasets = Object.fromEntries(Object.entries(tables).map(([name, table]) => [name, rows(table)]));
+    const datasets = Object.fromEntries(Object.entries(tables).map(([name, table]) => [name, rows(table)]));
     const picture = root.querySelector(".kv-picture");
     const reading = root.querySelector(".kv-reading");
     const values = {};
@@ -164,9 +152,12 @@
 
     async function draw() {
       if (typeof vegaEmbed === "undefined") throw new Error("the drawing library did not load");
-      const current = inked(spec);
-      for (const param of current.params || []) {
-        if (param.name in values) param.value = values[param.name];
+      const current = dressed(spec);
+      for (const signal of current.signals) {
+        if (signal.name in values) signal.value = values[signal.name];
+      }
+      for (const part of current.data) {
+        if (part.name in datasets) part.values = structuredClone(datasets[part.name]);
       }
       if (drawn) drawn.finalize();
       drawn = null;
@@ -176,7 +167,6 @@
         renderer: "svg",
         defaultStyle: false,
         tooltip: { disableDefaultStyle: true },
-        config: theme(picture.clientWidth),
       });
       const image = picture.querySelector("svg"); // one image with a name: sentence and table say the rest
       for (const part of image.children) part.setAttribute("aria-hidden", "true");
@@ -208,7 +198,7 @@
 
     /** The tables behind the picture, the large ones, and their rows under the present choices. */
     function data() {
-      const all = Object.values(spec.datasets);
+      const all = Object.values(datasets);
       const most = Math.max(...all.map((table) => table.length));
       const choices = controls.filter((control) => control.kind === "choice").map((control) => control.name);
       return all
@@ -247,7 +237,8 @@
   );
   for (const root of document.querySelectorAll(".kv-chart")) {
     waiting.set(root, explorer(root));
-    near.observe(root);
+    if (root.getBoundingClientRect().top < window.innerHeight) show(root); // the reader looks at it
+    else near.observe(root);
   }
   // The rest is drawn while the reader reads: a page may be printed, or a link may lead further down.
   const idle = window.requestIdleCallback || ((act) => setTimeout(act, 200));
@@ -258,7 +249,10 @@
     idle(showOne);
   }
   window.addEventListener("load", () => setTimeout(() => idle(showOne), REST));
-  new MutationObserver(() => onPage.forEach((draw) => draw())).observe(document.documentElement, {
-    attributeFilter: ["data-theme"],
-  });
+  let colours = JSON.stringify(palette());
+  new MutationObserver(() => {
+    const before = colours;
+    colours = JSON.stringify(palette());
+    if (colours !== before) onPage.forEach((draw) => draw());
+  }).observe(document.documentElement, { attributeFilter: ["data-theme"] });
 })();

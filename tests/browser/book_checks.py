@@ -179,15 +179,19 @@ def visit(
     context.close()
 
 
+def draw(explorer: ElementHandle) -> list[str]:
+    """Brings an explorer into view; complains when it draws no marks. A passage is words alone."""
+    explorer.scroll_into_view_if_needed()
+    if not (picture := explorer.query_selector(".kv-picture")) or explorer.evaluate(DRAWN):
+        return []
+    return [f"{explorer.get_attribute('aria-label')}: nothing drawn ({picture.inner_text()!r})"]
+
+
 def draw_all(page: Page) -> list[str]:
     """Brings every explorer into view; complains about those that draw no marks."""
-    complaints = []
-    for chart in page.query_selector_all(".kv-chart"):
-        chart.scroll_into_view_if_needed()
-        if not chart.evaluate(DRAWN):
-            text = chart.query_selector(".kv-picture").inner_text()
-            complaints.append(f"{chart.get_attribute('aria-label')}: nothing drawn ({text!r})")
-    return complaints
+    return [
+        complaint for chart in page.query_selector_all(".kv-chart") for complaint in draw(chart)
+    ]
 
 
 def dead_controls(page: Page) -> list[str]:

@@ -91,7 +91,7 @@ def test_a_light_panel_in_dark_mode_is_found(browser, copy):
 
 
 def test_faint_text_is_found(browser, copy):
-    spoil(copy / "_static" / "explorer.js", "labelColor: text", 'labelColor: "#999"')
+    spoil(copy / "_static" / "explorer.js", '"--pst-color-text-base"', '"--kv-grid"')
     page = page_with(copy, 'class="kv-chart"')
     found = complaints(browser, page, lambda page: page.evaluate(FAINT))
     assert any("contrast" in complaint for complaint in found)

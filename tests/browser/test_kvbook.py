@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 
 import pytest
 from book_checks import ROOT
 
-PAGE = """<head><meta charset="utf-8"></head>
-<script>let a = 1</script><script src="b.js"></script>
-<script type="application/json">{"c": 3}</script><button onclick="window.print()">"""
+THEME = "document.documentElement.dataset.theme = 'auto'"
+PAGE = f"""<head><meta charset="utf-8"><script>{THEME}</script></head>
+<script src="b.js"></script><script>let a = 1</script><script defer src="c.js"></script>
+<script type="application/json">{{"c": 3}}</script><button onclick="window.print()">"""
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +38,14 @@ def test_a_change_that_outputs_depend_on_changes_the_fingerprint(kvbook, tmp_pat
 def test_hardening_moves_scripts_and_clicks_out_and_sets_the_policy_once(kvbook):
     scripts: dict[str, str] = {}
     hard = kvbook.harden(PAGE, "page.html", "../", scripts)
-    (file,) = scripts
-    assert scripts[file] == "let a = 1" and f'<script src="../_static/inline/{file}">' in hard
+    theme, file = scripts
+    assert scripts[file] == "let a = 1" and f'<script defer src="../_static/inline/{file}">' in hard
     assert hard.count("Content-Security-Policy") == 1 and 'data-click="window.print()"' in hard
-    assert '<script src="b.js">' in hard and '{"c": 3}' in hard and "onclick" not in hard
+    assert '{"c": 3}' in hard and "onclick" not in hard
+    assert '<script defer src="b.js">' in hard and '<script defer src="c.js">' in hard
+    assert scripts[theme].startswith(THEME) and "prefers-color-scheme" in scripts[theme]
+    assert f'<script src="../_static/inline/{theme}">' in hard  # before the first paint
+    assert hard.index(file) < hard.index("b.js") < hard.index("c.js")  # a setting comes first
     assert kvbook.harden(hard, "page.html", "../", {}) == hard
 
 
@@ -48,3 +54,24 @@ def test_a_page_that_cannot_be_hardened_raises_with_its_name(kvbook):
         kvbook.harden("<p>", "page.html", "", {})
     with pytest.raises(ValueError, match="page.html: expected onclick .* got 'evil"):
         kvbook.harden('<button onclick="evil()">', "page.html", "", {})
+
+
+def test_a_compiled_explorer_keeps_its_tables_and_signals_and_has_the_books_inks(kvbook):
+    spec = {
+        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
+        "data": {"name": "points"},
+        "params": [{"name": "least", "value": 2}],
+        "transform": [{"filter": "datum.x >= least"}],
+        "mark": "point",
+        "encoding": {"x": {"field": "x", "type": "quantitative"}},
+    }
+    tables = {"points": {"x": [1, 2, 3]}}
+    said = json.loads(kvbook.compiled(json.dumps({"spec": spec, "tables": tables, "controls": []})))
+    vega = said["spec"]
+    assert "/vega/" in vega["$schema"] and said["tables"] == tables and said["controls"] == []
+    assert {"name": "least", "value": 2} in vega["signals"]
+    assert [part["values"] for part in vega["data"] if part["name"] == "points"] == [[]]
+    loader = (ROOT / "book" / "_static" / "explorer.js").read_text()
+    inks = [kvbook.TEXT, kvbook.MUTED, kvbook.GRID, *kvbook.INKS]
+    assert all(f'"{ink}": "--' in loader for ink in inks)  # each becomes the page's own
+    assert kvbook.TEXT in json.dumps(vega) and kvbook.INKS[0] in json.dumps(vega)
