@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, ElementHandle, Page
 
 ROOT = Path(__file__).parents[2]
@@ -21,6 +22,10 @@ def pages_of(toc: dict) -> list[str]:
 
 
 PAGES = pages_of(yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8")))
+EXPLORERS = ".kv-chart, .kv-passage"
+SETTLE = 350  # milliseconds: longer than the address of a page waits
+WHOLE = {"resultTypes": ["violations"], "preload": False}  # axe needn't fetch the styles again
+COLOURS = WHOLE | {"runOnly": {"type": "rule", "values": ["color-contrast", "link-in-text-block"]}}
 # Waits for something to come about; returns whether it did.
 UNTIL = """
 const until = async (milliseconds, done) => {
@@ -223,3 +228,18 @@ def moves_of(control: ElementHandle) -> Iterator[tuple[str, Callable]]:
         yield "moving to the left end", lambda: control.evaluate(TO_THE_LEFT)
         for key in ("ArrowRight", "ArrowUp", "ArrowLeft"):
             yield f"pressing {key}", lambda key=key: control.press(key)
+
+
+def tool(root: ElementHandle, text: str) -> ElementHandle | None:
+    """One of the tools under an explorer."""
+    return root.query_selector(f".kv-tools :is(button, a):has-text('{text}')")
+
+
+def serious(page: Page, options: dict = WHOLE) -> list[str]:
+    """What axe-core finds that would stop a reader."""
+    return [
+        f"{item['id']}: {node['html']}"
+        for item in Axe().run(page, options=options).response["violations"]
+        if item["impact"] in ("serious", "critical")
+        for node in item["nodes"]
+    ]

@@ -34,7 +34,7 @@ FLAGS = [
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test that asks for ``name`` runs on every page of the book."""
     if "name" in metafunc.fixturenames:
-        metafunc.parametrize("name", PAGES)
+        metafunc.parametrize("name", PAGES, scope="module")  # a page's tests run in a row
 
 
 @pytest.fixture(scope="session")

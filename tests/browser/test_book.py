@@ -1,11 +1,11 @@
-"""Every page of the built book in Chromium: silent, local, drawn, alive, readable."""
+"""The built book in Chromium: from a server, in the dark, on a phone; first page and passage."""
 
 from __future__ import annotations
 
 import re
 
 import pytest
-from book_checks import FAINT, PAGES, TOO_WIDE, UNTYPESET, dead_controls, draw_all, visit
+from book_checks import COLOURS, FAINT, PAGES, TOO_WIDE, UNTYPESET, draw_all, serious, visit
 
 from kvlib import fit, passages, verdicts
 
@@ -15,11 +15,9 @@ FIRST_PAGE_BYTES = 3_000_000
 WAYS = ("http", "file")
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_page_draws_and_typesets_silently_and_asks_nothing_from_outside(
-    browser, address, name, way
-):
-    root = address[way]
+def test_a_page_from_a_server_draws_and_typesets_silently(browser, address, name):
+    """`test_pages` opens the same pages as files."""
+    root = address["http"]
     with visit(browser, f"{root}/{name}.html", root) as seen:
         assert draw_all(seen.page) + seen.page.evaluate(UNTYPESET) + seen.complaints == []
 
@@ -32,11 +30,6 @@ def test_front_door_leads_to_the_first_page(browser, address, way):
         assert seen.complaints == []
 
 
-def test_every_control_moves_its_picture_and_its_sentence(browser, address, name):
-    with visit(browser, f"{address['file']}/{name}.html", address["file"]) as seen:
-        assert dead_controls(seen.page) + seen.complaints == []
-
-
 def test_every_page_has_the_content_security_policy(book):
     pages = [page for page in book.rglob("*.html") if "_static" not in page.parts]
     lacking = [str(page) for page in pages if "Content-Security-Policy" not in page.read_text()]
@@ -47,21 +40,7 @@ def test_explorers_can_be_read_in_the_dark(browser, address, name):
     with visit(browser, f"{address['file']}/{name}.html", address["file"], dark=True) as seen:
         assert seen.page.evaluate("document.documentElement.dataset.theme") == "dark"
         assert draw_all(seen.page) + seen.page.evaluate(FAINT) == []
-
-
-def test_changing_the_theme_keeps_the_setting_and_recolours_the_picture(browser, address, name):
-    read = "Array.from(document.querySelectorAll('.kv-reading, .kv-value'), e => e.textContent)"
-    with visit(browser, f"{address['file']}/{name}.html", address["file"]) as seen:
-        draw_all(seen.page)
-        assert seen.page.evaluate(FAINT) == []
-        for slider in seen.page.query_selector_all(".kv-chart input"):
-            slider.press("Home")
-        seen.page.wait_for_timeout(100)
-        before = seen.page.evaluate(read)
-        seen.page.evaluate("document.documentElement.dataset.theme = 'dark'")
-        seen.page.wait_for_timeout(400)
-        assert seen.page.evaluate(FAINT) == []
-        assert seen.page.evaluate(read) == before
+        assert serious(seen.page, COLOURS) == []  # but for its colours it is the page in the light
 
 
 def test_nothing_overflows_on_a_phone_and_a_wider_window_refits_the_pictures(

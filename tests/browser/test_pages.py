@@ -1,0 +1,168 @@
+"""Every page of the book, opened once as a file, and all that a reader does there in turn."""
+
+from __future__ import annotations
+
+import csv
+import io
+import xml.etree.ElementTree as ET
+
+import pytest
+from book_checks import (
+    EXPLORERS,
+    FAINT,
+    SETTLE,
+    TOO_WIDE,
+    UNTYPESET,
+    dead_controls,
+    draw,
+    draw_all,
+    serious,
+    tool,
+    visit,
+)
+
+pytestmark = pytest.mark.browser
+
+SETTINGS = """root => JSON.stringify([
+  ...Array.from(root.querySelectorAll("input"), (input) => input.getAttribute("aria-valuetext")),
+  ...Array.from(root.querySelectorAll("select"), (select) => select.selectedIndex),
+  root.querySelector(".kv-reading")?.textContent,
+])"""
+FAR = """root => {
+  for (const input of root.querySelectorAll("input")) {
+    input.value = input.max;
+    input.dispatchEvent(new Event("input", { bubbles: true }));
+  }
+  for (const select of root.querySelectorAll("select")) {
+    const last = select.options.length - 1;
+    select.selectedIndex = select.selectedIndex === last ? 0 : last;
+    select.dispatchEvent(new Event("change", { bubbles: true }));
+  }
+}"""
+
+
+@pytest.fixture(scope="module")
+def opened(browser, address, name):
+    """One page, left open for all the tests of this file; each `name` in turn."""
+    with visit(browser, f"{address['file']}/{name}.html", address["file"]) as seen:
+        yield seen
+
+
+@pytest.fixture
+def page(opened):
+    """The open page, every explorer at its first setting; what it complains of fails the test."""
+    for root in opened.page.query_selector_all(EXPLORERS):
+        tool(root, "Reset").click()
+    opened.page.evaluate("window.scrollTo(0, 0)")
+    before = len(opened.complaints)
+    yield opened.page
+    assert opened.complaints[before:] == []
+
+
+def saved(page, button) -> str:
+    """The text of the file that a button downloads."""
+    with page.expect_download() as download:
+        button.click()
+    with open(download.value.path(), encoding="utf-8") as file:
+        return file.read()
+
+
+def test_it_draws_and_typesets_silently_and_asks_nothing_from_outside(opened):
+    page = opened.page
+    assert draw_all(page) + page.evaluate(UNTYPESET) + opened.complaints == []
+
+
+def test_every_control_moves_its_picture_and_its_sentence(page):
+    assert dead_controls(page) == []
+
+
+def test_reset_undoes_and_a_link_restores_the_setting(page, browser, address, name):
+    """Each explorer is moved as far as it goes; its link shows the same, on the page itself and,
+    for the last one, in a new window."""
+    link = None
+    for root in page.query_selector_all(EXPLORERS):
+        first = root.evaluate(SETTINGS)
+        root.evaluate(FAR)
+        page.wait_for_timeout(SETTLE)
+        moved = root.evaluate(SETTINGS)
+        assert moved != first
+        link = tool(root, "Link").get_attribute("href")
+        assert page.url.endswith(link)
+        tool(root, "Reset").click()
+        page.wait_for_timeout(SETTLE)
+        assert root.evaluate(SETTINGS) == first and not page.url.endswith(link)
+        page.evaluate("link => { location.hash = link; }", link)
+        page.wait_for_timeout(SETTLE)
+        assert root.evaluate(SETTINGS) == moved
+    if link:
+        url = f"{address['file']}/{name}.html{link}"
+        with visit(browser, url, address["file"]) as seen:
+            root = seen.page.query_selector_all(EXPLORERS)[-1]
+            assert draw(root) == []
+            seen.page.wait_for_timeout(SETTLE)
+            assert root.evaluate(SETTINGS) == moved
+
+
+def test_downloads_hold_the_picture_and_all_of_its_data(page):
+    for root in page.query_selector_all(EXPLORERS):
+        if picture := tool(root, "SVG"):
+            svg = ET.fromstring(saved(page, picture))
+            assert svg.tag.endswith("svg") and len(list(svg.iter())) > 20
+        tables = root.query_selector_all(".kv-tools button:has-text('CSV')")
+        assert tables
+        for button in tables:
+            count = int("".join(filter(str.isdigit, button.get_attribute("title"))))
+            lines = list(csv.reader(io.StringIO(saved(page, button))))
+            assert len(lines) == count + 1 and len({len(line) for line in lines}) == 1
+
+
+def test_the_keyboard_alone_reaches_and_moves_everything(page):
+    """Tab visits each control and tool in the order in which they stand; arrows move sliders."""
+    for root in page.query_selector_all(EXPLORERS):
+        stops = root.query_selector_all("input, select, .kv-words [tabindex='0'], .kv-tools > *")
+        stops = [stop for stop in stops if stop.evaluate("e => e.tabIndex >= 0")]
+        stops[0].focus()
+        for stop in stops:
+            assert stop.evaluate("e => e === document.activeElement"), stop.evaluate(
+                "e => e.outerHTML + ' ≠ ' + document.activeElement.outerHTML"
+            )
+            if stop.evaluate("e => e.type") == "range":
+                before = stop.get_attribute("aria-valuetext")
+                page.keyboard.press("ArrowRight")
+                page.keyboard.press("ArrowRight")
+                if stop.get_attribute("aria-valuetext") == before:  # it stood at its right end
+                    page.keyboard.press("ArrowLeft")
+                assert stop.get_attribute("aria-valuetext") != before
+            page.keyboard.press("Tab")
+
+
+def test_changing_the_theme_keeps_the_setting_and_recolours_the_picture(page):
+    read = "Array.from(document.querySelectorAll('.kv-reading, .kv-value'), e => e.textContent)"
+    assert page.evaluate(FAINT) == []
+    for slider in page.query_selector_all(".kv-chart input"):
+        slider.press("Home")
+    page.wait_for_timeout(100)
+    before = page.evaluate(read)
+    for theme in ("dark", "light"):
+        page.evaluate(f"document.documentElement.dataset.theme = '{theme}'")
+        page.wait_for_timeout(400)
+        assert page.evaluate(FAINT) == []
+        assert page.evaluate(read) == before
+
+
+def test_axe_finds_nothing_serious_and_paper_gets_whole_pictures(page):
+    """On the screen, and printed from the dark: as wide as paper, in dark ink."""
+    assert serious(page) == []
+    page.evaluate("document.documentElement.dataset.theme = 'dark'")
+    page.set_viewport_size({"width": 700, "height": 900})
+    page.emulate_media(media="print")
+    page.wait_for_timeout(SETTLE)
+    assert page.evaluate(TOO_WIDE) == []
+    for root in page.query_selector_all(EXPLORERS):
+        look = root.evaluate(
+            "root => (({ breakInside, backgroundColor }) => [breakInside, backgroundColor])"
+            "(getComputedStyle(root))"
+        )
+        assert look == ["avoid", "rgb(255, 255, 255)"]
+        assert not tool(root, "Reset").is_visible()
+    assert page.pdf().startswith(b"%PDF")
