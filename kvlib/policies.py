@@ -2,9 +2,10 @@
 
 A `budget` counts the entries that a query sees in each layer and KV head, its own included; the
 tokens that a model puts before every text (Gemma's BOS) count like any other. A static policy
-looks at positions only. A score-based one looks at attention weights and keys, and each of its
-scores is "higher stays". How a policy is run (`reencode`, `online`, `prefill`) is the business of
-`kvlib.protocols`; `protocols` in each class says which of the three it has.
+looks at positions only. A score-based one looks at what a layer did: attention weights and keys,
+one of them at queries and values too. Each of its scores is "higher stays". How a policy is run
+(`reencode`, `online`, `prefill`) is the business of `kvlib.protocols`; `protocols` in each class
+says which of the three it has.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 
 from kvlib.bounded_cache import BoundedCache as BoundedCache  # SinkRecent, to decode with
+from kvlib.queries import LayerPass, turned
 
 Positions = Literal["true", "cache"]
 ALL = ("reencode", "online", "prefill")
@@ -182,10 +184,8 @@ class HeavyHitter:
         new[:, : previous.shape[1]] += previous
         return new
 
-    def target_scores(
-        self, attention: torch.Tensor, keys: torch.Tensor, targets: torch.Tensor
-    ) -> torch.Tensor:
-        sums = _by_kv_head(attention, len(keys)).cumsum_(1)
+    def target_scores(self, layer: LayerPass, targets: torch.Tensor) -> torch.Tensor:
+        sums = _by_kv_head(layer.attention, len(layer.keys)).cumsum_(1)
         return sums[:, targets - 1]
 
 
@@ -213,10 +213,8 @@ class TOVA:
     ) -> torch.Tensor:
         return attention[:, -1].mean(0).expand(len(keys), -1).contiguous()
 
-    def target_scores(
-        self, attention: torch.Tensor, keys: torch.Tensor, targets: torch.Tensor
-    ) -> torch.Tensor:
-        return attention[:, targets - 1].mean(0).expand(len(keys), -1, -1)
+    def target_scores(self, layer: LayerPass, targets: torch.Tensor) -> torch.Tensor:
+        return layer.attention[:, targets - 1].mean(0).expand(len(layer.keys), -1, -1)
 
 
 @dataclass(frozen=True)
@@ -241,20 +239,18 @@ class SnapKV:
         """The observation window stays."""
         return self.window
 
-    def target_scores(
-        self, attention: torch.Tensor, keys: torch.Tensor, targets: torch.Tensor
-    ) -> torch.Tensor:
-        rows = []
+    def target_scores(self, layer: LayerPass, targets: torch.Tensor) -> torch.Tensor:
+        attention, kv_heads, rows = layer.attention, len(layer.keys), []
         for t in targets.tolist():
             before = t - self.window  # the window itself is protected
             if before < 1:  # and holds everything
-                rows.append(attention.new_zeros(len(keys), attention.shape[-1]))
+                rows.append(attention.new_zeros(kv_heads, attention.shape[-1]))
                 continue
             seen = attention[:, before:t, :before].mean(1)
             smooth = torch.nn.functional.avg_pool1d(
                 seen[None], self.kernel, stride=1, padding=self.kernel // 2
             )[0]
-            row = _by_kv_head(smooth, len(keys))
+            row = _by_kv_head(smooth, kv_heads)
             rows.append(torch.nn.functional.pad(row, (0, attention.shape[-1] - before)))
         return torch.stack(rows, 1)
 
@@ -283,14 +279,65 @@ class KeyNorm:
     ) -> torch.Tensor:
         return -keys.norm(dim=-1)
 
-    def target_scores(
-        self, attention: torch.Tensor, keys: torch.Tensor, targets: torch.Tensor
-    ) -> torch.Tensor:
-        return -keys.norm(dim=-1)[:, None].expand(-1, len(targets), -1)
+    def target_scores(self, layer: LayerPass, targets: torch.Tensor) -> torch.Tensor:
+        return -layer.keys.norm(dim=-1)[:, None].expand(-1, len(targets), -1)
+
+
+@dataclass(frozen=True)
+class ExpectedAttention:
+    """The entries that queries still to come can be expected to weigh most, and the first `n_sink`.
+
+    Past queries q before rotation (without those of the sinks) have mean μ and covariance Σ; R is
+    the rotation averaged over the next `future` positions, s the factor of q·k in the layer. For
+    Gaussian queries the expected weight of a key k is E[exp(s qᵀk)] = exp(s kᵀRμ + s² kᵀRΣRᵀk / 2).
+    Score: these weights, as shares of their sum, averaged over the query heads that share the KV
+    head, times ‖v‖₂. Source: Devoto, Jeblick, Jégou, Expected Attention, 2025, arXiv 2510.00636.
+    """
+
+    future: int = 512
+    n_sink: int = 4
+    protocols: ClassVar[tuple[str, ...]] = ("prefill",)
+    name: ClassVar[str] = "expected attention"
+
+    def check(self, budget: int) -> None:
+        """Raises ValueError for a budget that the sinks and the query fill."""
+        _check_budget(budget, self.n_sink + 2)
+
+    def protected(self, budget: int) -> int:
+        """No recent entry; the sinks stay by an infinite score."""
+        return 0
+
+    def target_scores(self, layer: LayerPass, targets: torch.Tensor) -> torch.Tensor:
+        queries, sinks = layer.queries, self.n_sink
+        kv_heads, tokens, width = layer.keys.shape
+        center = queries.mean(1, keepdim=True)  # near every mean: the sums below lose no digits
+        past = (queries - center)[:, sinks:].double()
+        sums, squares, done = past.new_zeros(len(past), width), 0.0, 0
+        scores = layer.keys.new_zeros(kv_heads, len(targets), tokens)
+        scores[..., :sinks] = torch.inf
+        order = targets.argsort().tolist()
+        for i, t in zip(order, targets[order].tolist(), strict=True):
+            n = t - sinks
+            if n < 1:  # the sinks are all there is
+                continue
+            more = past[:, done:n]
+            sums, squares, done = sums + more.sum(1), squares + more.mT @ more, n
+            mean = sums / n
+            cov = (squares / n - mean[:, :, None] * mean[:, None]).float()
+            where = torch.arange(t, t + self.future, device=targets.device)
+            cos, sin = (part.mean(0) for part in layer.turns(where))
+            mean = turned(mean.float() + center[:, 0], cos, sin)
+            cov = turned(turned(cov, cos, sin).mT, cos, sin).mT
+            keys = layer.keys[:, None, sinks:t] * layer.scaling
+            first = keys @ mean.unflatten(0, (kv_heads, -1))[..., None]
+            second = (keys @ cov.unflatten(0, (kv_heads, -1)) * keys).sum(-1) / 2
+            weights = (first[..., 0] + second).softmax(-1).mean(1)
+            scores[:, i, sinks:t] = weights * layer.values[:, sinks:t].norm(dim=-1)
+        return scores
 
 
 Static = SinkRecent | RandomRetention
-Scored = HeavyHitter | TOVA | SnapKV | KeyNorm
+Scored = HeavyHitter | TOVA | SnapKV | KeyNorm | ExpectedAttention
 
 
 NAMED: dict[str, Policy] = {  # what the command line offers
@@ -306,6 +353,7 @@ NAMED: dict[str, Policy] = {  # what the command line offers
     "tova": TOVA(),
     "snapkv": SnapKV(),
     "key-norm": KeyNorm(),
+    "expected-attention": ExpectedAttention(),
 }
 
 

@@ -29,6 +29,7 @@ from kvlib import masks
 from kvlib.bounded_cache import BoundedCache
 from kvlib.models import LanguageModel
 from kvlib.policies import RandomRetention, Scored, Static
+from kvlib.queries import LayerPass
 
 PROTOCOLS = ("reencode", "online", "prefill")
 STEP = 32  # tokens a step of a score-based policy; never more than an eighth of the budget
@@ -59,10 +60,12 @@ class FullPass:
         self.cache = DynamicCache()  # without a config: sliding layers keep all their entries too
         everything = torch.arange(len(self.whole), device=lm.device)[None]
 
-        def take(k: int, weights: torch.Tensor) -> None:
-            keys = self.cache.layers[k].keys[0]
+        def take(k: int, module: Any, hidden: torch.Tensor, weights: torch.Tensor) -> None:
+            kept = self.cache.layers[k]
+            rotary = getattr(lm.model.base_model, "rotary_emb", None)
+            layer = LayerPass(weights[0], kept.keys[0], kept.values[0], module, hidden[0], rotary)
             for policy, scores in self.scores.items():
-                scores.append(policy.target_scores(weights[0], keys, self.rows))
+                scores.append(policy.target_scores(layer, self.rows))
 
         run = dict(position_ids=everything, past_key_values=self.cache, use_cache=True)
         with torch.inference_mode():
@@ -279,17 +282,19 @@ def _drawn(
 
 @contextmanager
 def _attention_of(
-    lm: LanguageModel, take: Callable[[int, torch.Tensor], None] | None = None
+    lm: LanguageModel,
+    take: Callable[[int, Any, torch.Tensor, torch.Tensor], None] | None = None,
 ) -> Iterator[dict[int, torch.Tensor]]:
-    """Hands each layer's attention weights (batch, heads, queries, entries) to `take`, or keeps
-    the batch's first in the dictionary it yields."""
+    """Hands each layer's number, attention module, input (batch, queries, width) and attention
+    weights (batch, heads, queries, entries) to `take`, or keeps the weights of the batch's first in
+    the dictionary it yields."""
     found: dict[int, torch.Tensor] = {}
     hooks = []
 
     def after(k: int) -> Callable:
-        def look(module: torch.nn.Module, args: tuple, out: tuple) -> None:
+        def look(module: torch.nn.Module, args: tuple, kwargs: dict, out: tuple) -> None:
             if take:
-                take(k, out[1])
+                take(k, module, args[0] if args else kwargs["hidden_states"], out[1])
             else:
                 found[k] = out[1][0]
 
@@ -297,7 +302,7 @@ def _attention_of(
 
     try:
         for k, module in enumerate(masks.attention_modules(lm.model)):
-            hooks.append(module.register_forward_hook(after(k)))
+            hooks.append(module.register_forward_hook(after(k), with_kwargs=True))
         yield found
     finally:
         for hook in hooks:

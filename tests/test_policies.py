@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kvlib import protocols
 from kvlib.policies import (
     NAMED,
     TOVA,
+    ExpectedAttention,
     HeavyHitter,
     KeyNorm,
     RandomRetention,
@@ -18,6 +22,7 @@ from kvlib.policies import (
     SlidingWindow,
     SnapKV,
 )
+from kvlib.queries import LayerPass
 
 STATIC = [SlidingWindow(), SinkRecent(), RandomRetention(), RandomRetention(n_sink=4)]
 
@@ -107,6 +112,7 @@ def test_at_once_a_budget_is_met_exactly_and_sinks_stay(policy):
         (SlidingWindow(), 1),
         (RandomRetention(n_sink=4), 5),
         (SnapKV(window=32), 34),
+        (ExpectedAttention(n_sink=4), 6),
         (TOVA(), 2),
     ],
 )
@@ -119,7 +125,15 @@ def test_a_budget_too_small_is_refused_with_the_least_one(policy, least):
 def test_every_policy_has_a_name_of_its_own_and_cites_its_paper():
     names = [policy.name for policy in NAMED.values()]
     assert len(set(names)) == len(names)
-    for policy in (SinkRecent, SlidingWindow, HeavyHitter, TOVA, SnapKV, KeyNorm):
+    for policy in (
+        SinkRecent,
+        SlidingWindow,
+        HeavyHitter,
+        TOVA,
+        SnapKV,
+        KeyNorm,
+        ExpectedAttention,
+    ):
         assert "arXiv" in policy.__doc__
 
 
@@ -154,14 +168,16 @@ def test_key_norm_prefers_short_keys():
 @pytest.mark.parametrize("target", [0, 2, 3])
 def test_snapkv_scores_nothing_while_its_window_holds_everything(target):
     attention, keys = torch.rand(2, 6, 6), torch.rand(1, 6, 4)
-    score = SnapKV(window=3, kernel=3).target_scores(attention, keys, torch.tensor([target]))
+    score = SnapKV(window=3, kernel=3).target_scores(
+        LayerPass(attention, keys), torch.tensor([target])
+    )
     assert score.shape == (1, 1, 6) and not score.any()
 
 
 def test_snapkv_pools_the_window_and_leaves_it_out():
     square = torch.rand(2, 12, 12, generator=torch.Generator().manual_seed(0)).tril()
     score = SnapKV(window=3, kernel=3).target_scores(
-        square, torch.ones(1, 12, 2), torch.tensor([9])
+        LayerPass(square, torch.ones(1, 12, 2)), torch.tensor([9])
     )
     plain = square[:, 6:9, :6].mean((0, 1))
     padded = torch.nn.functional.pad(plain, (1, 1))
@@ -174,6 +190,96 @@ def test_snapkv_pools_the_window_and_leaves_it_out():
 def test_scores_at_a_target_are_those_of_a_pass_that_stops_before_it(policy):
     square = torch.rand(4, 10, 10, generator=torch.Generator().manual_seed(1)).tril()
     keys = torch.rand(2, 10, 3, generator=torch.Generator().manual_seed(2))
-    at_7 = policy.target_scores(square, keys, torch.tensor([7]))[:, 0, :7]
+    at_7 = policy.target_scores(LayerPass(square, keys), torch.tensor([7]))[:, 0, :7]
     stopped = policy.step_scores(torch.empty(2, 0), square[:, :7, :7], keys[:, :7])
     np.testing.assert_allclose(at_7, stopped, rtol=1e-5)
+
+
+# --- expected attention, on a tiny model ---------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def second_layer(tiny):
+    """What the tiny model's second layer did on 60 tokens."""
+    seen = []
+
+    @dataclass(frozen=True)
+    class Spy(TOVA):
+        def target_scores(self, layer, targets):
+            seen.append(layer)
+            return super().target_scores(layer, targets)
+
+    ids = torch.from_numpy(np.random.default_rng(5).integers(1, 250, 60))
+    protocols.FullPass(tiny, ids, np.array([59]), [Spy()])
+    return seen[1]
+
+
+def rotation(layer, position: int) -> np.ndarray:
+    """(width, width) of one position, pair by pair, out of the model's own base frequency."""
+    width = layer.keys.shape[-1]
+    theta = layer.module.config.rope_parameters["rope_theta"]
+    turn = np.zeros((width, width))
+    for a in range(width // 2):
+        b, angle = a + width // 2, position * theta ** (-2 * a / width)
+        turn[[a, b], [a, b]] = np.cos(angle)
+        turn[a, b], turn[b, a] = -np.sin(angle), np.sin(angle)
+    return turn
+
+
+def test_queries_before_rotation_give_the_attention_that_was_paid(second_layer):
+    """q rotated at its own position, times k, through a softmax: the layer's weights."""
+    layer = second_layer
+    keys = layer.keys.double().numpy()
+    for h, queries in enumerate(layer.queries.double().numpy()):
+        for t in (0, 7, 59):
+            logits = keys[h // 2, : t + 1] @ (rotation(layer, t) @ queries[t]) * layer.scaling
+            weights = np.exp(logits) / np.exp(logits).sum()
+            np.testing.assert_allclose(layer.attention[h, t, : t + 1], weights, atol=1e-5)
+
+
+@pytest.mark.parametrize("target", [9, 40])
+def test_expected_attention_is_its_formula_written_out(second_layer, target):
+    layer, policy = second_layer, ExpectedAttention(future=7, n_sink=3)
+    turn = np.mean([rotation(layer, target + k) for k in range(7)], axis=0)
+    keys, values = layer.keys.double().numpy(), layer.values.double().numpy()
+    shares = np.zeros((2, target - 3))
+    for h, queries in enumerate(layer.queries.double().numpy()):
+        past = queries[3:target]
+        mean, cov = turn @ past.mean(0), turn @ np.cov(past.T, bias=True) @ turn.T
+        k = keys[h // 2, 3:target] * layer.scaling
+        weights = np.exp(k @ mean + np.einsum("ni,ij,nj->n", k, cov, k) / 2)
+        shares[h // 2] += weights / weights.sum() / 2
+    expected = shares * np.linalg.norm(values[:, 3:target], axis=-1)
+    both = policy.target_scores(layer, torch.tensor([40, 9]))  # in any order
+    score = both[:, [40, 9].index(target)]
+    np.testing.assert_allclose(score[:, 3:target], expected, rtol=1e-3)
+    assert torch.isinf(score[:, :3]).all() and not score[:, target:].any()
+
+
+def test_the_weight_that_gaussian_queries_pay_is_the_one_expected():
+    """E[exp(s qᵀk)] over 400,000 Gaussian queries, in two dimensions, within 2%."""
+    rng = np.random.default_rng(0)
+    mean, cov = np.array([0.5, -1.0]), np.array([[1.0, 0.6], [0.6, 0.8]])
+    queries = rng.multivariate_normal(mean, cov, 400_000)
+    for k in np.array([[1.0, 0.3], [-0.7, 0.4]]):
+        paid = np.exp(queries @ k).mean()
+        assert paid == pytest.approx(np.exp(k @ mean + k @ cov @ k / 2), rel=0.02)
+
+
+def test_only_sinks_before_a_target_leave_nothing_to_weigh(second_layer):
+    score = ExpectedAttention(n_sink=4).target_scores(second_layer, torch.tensor([2, 4]))
+    assert torch.isinf(score[..., :4]).all() and not score[..., 4:].any()
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "gpt_neox"])
+def test_expected_attention_refuses_what_it_cannot_rotate(random_model, kind):
+    lm = random_model(kind)
+    with pytest.raises(ValueError, match="expected attention with q_proj.*not supported"):
+        protocols.FullPass(lm, torch.arange(1, 30), np.array([20]), [ExpectedAttention()])
+
+
+def test_expected_attention_refuses_keys_rotated_otherwise(second_layer):
+    """Keys that are not what the layer's own projection and rotation make."""
+    other = replace(second_layer, keys=second_layer.keys.flip(-1))
+    with pytest.raises(ValueError, match="expected keys rotated in halves.*not supported"):
+        ExpectedAttention().target_scores(other, torch.tensor([20]))

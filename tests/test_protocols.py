@@ -15,6 +15,7 @@ from kvlib.models import LanguageModel
 from kvlib.policies import (
     TOVA,
     BoundedCache,
+    ExpectedAttention,
     HeavyHitter,
     KeyNorm,
     RandomRetention,
@@ -22,6 +23,7 @@ from kvlib.policies import (
     SlidingWindow,
     SnapKV,
 )
+from kvlib.queries import LayerPass
 
 STATIC = [
     SlidingWindow(),
@@ -31,6 +33,7 @@ STATIC = [
     RandomRetention(scope="heads"),
 ]
 SCORED = [HeavyHitter(), TOVA(), KeyNorm()]
+AFTERWARDS = [SnapKV(window=4, kernel=3), ExpectedAttention(future=16)]  # after a prefill only
 
 
 def names(policy) -> str:
@@ -77,7 +80,7 @@ TARGETS = np.arange(14, 44, 3)
 
 @pytest.fixture(scope="module")
 def full(lm, text):
-    return protocols.FullPass(lm, text, TARGETS, [*SCORED, SnapKV(window=4, kernel=3)])
+    return protocols.FullPass(lm, text, TARGETS, [*SCORED, *AFTERWARDS])
 
 
 # --- online: one forward equals decoding with a cache that evicts -------------------------------
@@ -197,7 +200,7 @@ def test_score_based_decoding_in_one_step_sees_no_more_than_its_budget(tiny, pol
 # --- prefill ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("policy", [*STATIC, *SCORED, SnapKV(window=4, kernel=3)], ids=names)
+@pytest.mark.parametrize("policy", [*STATIC, *SCORED, *AFTERWARDS], ids=names)
 def test_prefill_for_all_targets_equals_one_eviction_at_one(lm, text, full, policy):
     """The plain twin: a pass over x[0..t-1], keys and values cut out of its cache, then x[t]."""
     target, generator, heads = int(TARGETS[-1]), rng(), getattr(policy, "scope", "") == "heads"
@@ -222,8 +225,9 @@ def evict_once(lm, text, target, policy, budget, generator) -> torch.Tensor:
             position_ids=torch.arange(t)[None],
             use_cache=True,
             output_attentions=True,
+            output_hidden_states=True,
         )
-        seen = []
+        body, seen = lm.model.base_model, []
         for k, layer in enumerate(cache.layers):
             kv_heads = layer.keys.shape[1]
             if getattr(policy, "scope", "") == "heads":
@@ -234,9 +238,20 @@ def evict_once(lm, text, target, policy, budget, generator) -> torch.Tensor:
                     drawn = policy.kept(t + 1, budget, generator)[:-1]
                 index = torch.from_numpy(drawn).expand(kv_heads, -1)
             else:
-                padded = torch.nn.functional.pad(out.attentions[k][0], (0, 1, 0, 1))
-                keys = torch.nn.functional.pad(layer.keys[0], (0, 0, 0, 1))
-                score = policy.target_scores(padded, keys, torch.tensor([t]))[:, 0, :t].clone()
+                entered = body.layers[k].input_layernorm(out.hidden_states[k][0])
+
+                def pad(rows):
+                    return torch.nn.functional.pad(rows, (0, 0, 0, 1))  # a row for the target
+
+                done = LayerPass(
+                    torch.nn.functional.pad(out.attentions[k][0], (0, 1, 0, 1)),
+                    pad(layer.keys[0]),
+                    pad(layer.values[0]),
+                    body.layers[k].self_attn,
+                    pad(entered),
+                    body.rotary_emb,
+                )
+                score = policy.target_scores(done, torch.tensor([t]))[:, 0, :t].clone()
                 newest = policy.protected(budget)
                 score[:, t - newest :] = torch.inf
                 index = score.topk(budget - 1, dim=-1).indices.sort(-1).values

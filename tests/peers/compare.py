@@ -28,6 +28,7 @@ from kvlib import corpora, measure, models, protocols, store
 from kvlib.divergences import kl_divergence
 from kvlib.policies import (
     TOVA,
+    ExpectedAttention,
     HeavyHitter,
     KeyNorm,
     Policy,
@@ -100,6 +101,10 @@ CASES = [
     *(Case("TOVAPress", b, TOVA()) for b in (32, 128, 256)),
     *(snapkv(b, w) for b, w in ((32, 16), (128, 32), (256, 32), (128, 64), (256, 64))),
     *(Case("KnormPress", b, KeyNorm(), ties=TIES) for b in (32, 128, 256)),
+    *(
+        Case("ExpectedAttentionPress", b, ExpectedAttention(), {"n_future_positions": 512})
+        for b in (32, 128, 256)
+    ),
     *(Case("RandomPress", b, RandomRetention(scope="heads")) for b in (32, 128, 256)),
     Case("TOVAPress", 128, TOVA(), attention="eager"),
     snapkv(128, 32, attention="eager"),
