@@ -86,6 +86,8 @@ measure: $(READY) ## measure the stored tables again (hours; goes on where it wa
 	  --out $$data/prefill_heads-$$S-$$W; \
 	$$D --model $$S --corpus $$W --docs 8 $$some --policy h2o --policy tova --policy snapkv \
 	  --policy key-norm --protocol prefill --out $$data/prefill_scored-$$S-$$W; \
+	$$D --model $$S --corpus $$W --docs 8 $$some --policy expected-attention --protocol prefill \
+	  --out $$data/prefill_expected-$$S-$$W; \
 	$$D --model $$S --corpus $$W --docs 8 $$some --policy h2o --policy tova --policy key-norm \
 	  --out $$data/scored-$$S-$$W; \
 	$$D --model $$S --corpus $$W --docs 2 --budget 64 --budget 256 --policy h2o --policy tova \

@@ -206,7 +206,7 @@ def memory(curves: pd.DataFrame, needs: pd.DataFrame) -> alt.LayerChart:
         " + (source == 'recall' ? ', written out in ' + format(datum.suffix, ',.0f')"
         " + ' bits' : '')"
         f" + '; ' + {say(1)} + format(datum.recurrent, ',d') + ' ' + {say(2)} + '. '"
-        f" + 'No ' + {say(3)} + format(datum.bound, '.3~g') + '.'",
+        f" + 'No ' + {say(3)} + format(datum.bound, '.3~g') + ' ' + {say(2)} + '.'",
     )
     key = charts.legend(
         (charts.BLUE, [1, 0], "suffix window"),

@@ -20,7 +20,7 @@ from kvlib.fit import MARGIN
 
 KINDS = (  # of stored tables, in the order in which pages show them
     *("online", "cache_positions", "scored"),
-    *("prefill", "prefill_heads", "prefill_scored", "reencode"),
+    *("prefill", "prefill_heads", "prefill_scored", "prefill_expected", "reencode"),
 )
 KEYS = ["model", "corpus", "protocol", "policy", "budget"]
 PROTOCOLS = ("reencode", "online", "prefill")

@@ -249,4 +249,4 @@ def test_the_sentence_of_the_memory_chart_reads_the_row_of_its_controls():
     row = of("renewal").loc[1e-4]
     assert f"a window of {row['window']:.0f} tokens" in said
     assert f"a counter needs {row['recurrent']:.0f} bits" in said
-    assert said.endswith(f"fewer than {row['bound']:.3g}.")
+    assert said.endswith(f"fewer than {row['bound']:.3g} bits.")

@@ -322,7 +322,8 @@ def test_the_stored_tables_are_whole_and_large_enough():
         of = smol[(smol["protocol"] == protocol) & smol["policy"].isin(policy_checks.RECENCY)]
         assert of.groupby("policy")["doc"].nunique().min() >= 16
         assert {16, 64, 256, 512} <= set(of["budget"])
-    assert {"TOVA", "SnapKV", "key norm", "heavy hitters (H2O)"} <= set(smol["policy"])
+    scored = {"TOVA", "SnapKV", "key norm", "heavy hitters (H2O)", "expected attention"}
+    assert scored <= set(smol["policy"])
     assert (rows["kl_nats"] > -1e-6).all() and rows["tv"].between(-1e-5, 1 + 1e-5).all()
 
 
