@@ -25,6 +25,7 @@ from kvlib.policies import (
 )
 from kvlib.queries import LayerPass
 
+LENGTH = 34  # tokens of a text; budgets are 12
 STATIC = [
     SlidingWindow(),
     SinkRecent(),
@@ -71,11 +72,11 @@ def lm(request):
 @pytest.fixture(scope="module")
 def text(lm, passage) -> torch.Tensor:
     if lm.name.endswith("tiny-llama"):
-        return torch.from_numpy(np.random.default_rng(0).integers(1, 250, 44))
-    return torch.from_numpy(passage(lm, 44))
+        return torch.from_numpy(np.random.default_rng(0).integers(1, 250, LENGTH))
+    return torch.from_numpy(passage(lm, LENGTH))
 
 
-TARGETS = np.arange(14, 44, 3)
+TARGETS = np.arange(14, LENGTH, 3)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +95,7 @@ def test_one_pass_equals_honest_decoding(lm, text, full, policy):
 
 
 def test_cache_positions_go_through_the_bounded_cache(tiny):
-    text = torch.from_numpy(np.random.default_rng(0).integers(1, 250, 44))
+    text = torch.from_numpy(np.random.default_rng(0).integers(1, 250, LENGTH))
     full = protocols.FullPass(tiny, text, TARGETS)
     policy = SinkRecent(positions="cache")
     cache = BoundedCache(12, 4, model=tiny.model, positions="cache")
@@ -106,7 +107,7 @@ def test_cache_positions_go_through_the_bounded_cache(tiny):
 
 
 def test_the_equality_fails_for_a_budget_that_is_off_by_one(tiny):
-    text = torch.from_numpy(np.random.default_rng(0).integers(1, 250, 44))
+    text = torch.from_numpy(np.random.default_rng(0).integers(1, 250, LENGTH))
     full = protocols.FullPass(tiny, text, TARGETS)
     fast = protocols.online_hidden(full, SinkRecent(), 12, rng())
     honest = protocols.decode_hidden(tiny, text, TARGETS, SinkRecent(), 13, rng())
@@ -191,7 +192,7 @@ def test_score_based_decoding_in_one_step_sees_no_more_than_its_budget(tiny, pol
         return seen
 
     monkeypatch.setattr(protocols._Held, "mask", counted)
-    text = torch.from_numpy(np.random.default_rng(0).integers(1, 250, 44))
+    text = torch.from_numpy(np.random.default_rng(0).integers(1, 250, LENGTH))
     for step in (1, 3):
         protocols.decode_hidden(tiny, text, TARGETS, policy, 12, rng(), step)
         assert max(counts) == 12
@@ -284,7 +285,7 @@ def test_a_suffix_encoded_again_equals_truncation(lm, text):
 
 
 def test_random_tokens_at_true_positions_and_closed_up_are_two_things(smollm2, passage):
-    text = torch.from_numpy(passage(smollm2, 44))
+    text = torch.from_numpy(passage(smollm2, LENGTH))
     true, closed = RandomRetention(), RandomRetention(positions="cache")
     one = protocols.reencode_hidden(smollm2, text, TARGETS, true, 12, rng())
     two = protocols.reencode_hidden(smollm2, text, TARGETS, closed, 12, rng())
@@ -313,7 +314,7 @@ def test_a_budget_beyond_the_context_loses_nothing(lm, text, protocol):
 
 
 def test_the_three_protocols_are_three_things(smollm2, passage):
-    document = passage(smollm2, 44)
+    document = passage(smollm2, LENGTH)
     means = {
         protocol: measure.policy_distortion(smollm2, [document], [SinkRecent()], [12], protocol)[
             "kl_nats"
