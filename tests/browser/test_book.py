@@ -36,11 +36,13 @@ def test_every_page_has_the_content_security_policy(book):
     assert pages and lacking == []
 
 
-def test_explorers_can_be_read_in_the_dark(browser, address, name):
-    with visit(browser, f"{address['file']}/{name}.html", address["file"], dark=True) as seen:
+@pytest.mark.parametrize("page", ["book/index", "notebooks/policies"])
+def test_who_prefers_the_dark_gets_it_at_once(browser, address, page):
+    """The charts and the passage; `test_pages` turns every page dark by its button's way."""
+    with visit(browser, f"{address['file']}/{page}.html", address["file"], dark=True) as seen:
         assert seen.page.evaluate("document.documentElement.dataset.theme") == "dark"
         assert draw_all(seen.page) + seen.page.evaluate(FAINT) == []
-        assert serious(seen.page, COLOURS) == []  # but for its colours it is the page in the light
+        assert serious(seen.page, COLOURS) == []
 
 
 def test_nothing_overflows_on_a_phone_and_a_wider_window_refits_the_pictures(

@@ -8,6 +8,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 from book_checks import (
+    COLOURS,
     EXPLORERS,
     FAINT,
     SETTLE,
@@ -148,6 +149,8 @@ def test_changing_the_theme_keeps_the_setting_and_recolours_the_picture(page):
         page.wait_for_timeout(400)
         assert page.evaluate(FAINT) == []
         assert page.evaluate(read) == before
+        if theme == "dark":
+            assert serious(page, COLOURS) == []
 
 
 def test_axe_finds_nothing_serious_and_paper_gets_whole_pictures(page):

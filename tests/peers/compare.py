@@ -72,7 +72,11 @@ class Case:
 
     @property
     def name(self) -> str:
-        options = ", ".join(f"{key.removesuffix('_size')} {n}" for key, n in self.options.items())
+        short = {
+            key.removesuffix("_size").removesuffix("_positions"): n
+            for key, n in self.options.items()
+        }
+        options = ", ".join(f"{key} {n}" for key, n in short.items())
         eager = "eager" if self.attention == "eager" else ""
         where = "positions guessed" if self.control else ""
         return ", ".join(filter(None, (self.press.removesuffix("Press"), options, eager, where)))
@@ -272,7 +276,7 @@ def summary(case: Case, rows: pd.DataFrame) -> dict[str, Any]:
 
 def report(cases: Sequence[Case], lines: Sequence[dict[str, Any]]) -> bool:
     """Print the table and the reasons; True when every case is as it must be."""
-    widths = (30, 6, 3, 10, 10, 10, 10, 10, 10)
+    widths = (32, 6, 3, 10, 10, 10, 10, 10, 10)
     heads = (
         ("", "", "", "mean KL", "mean KL", "ours less", "KL of", "told what", "heads that"),
         ("press", "budget", "n", "kvpress", "kvlib", "kvpress", "the laws", "to keep", "keep else"),
@@ -282,7 +286,7 @@ def report(cases: Sequence[Case], lines: Sequence[dict[str, Any]]) -> bool:
         print(head[0].ljust(widths[0]) + "".join(map(str.rjust, head[1:], widths[1:])))
     for line in lines:
         print(
-            f"{line['case']:30}{line['budget']:6d}{line['n']:3d}{line['kl_kvpress']:10.4f}"
+            f"{line['case']:32}{line['budget']:6d}{line['n']:3d}{line['kl_kvpress']:10.4f}"
             f"{line['kl_ours']:10.4f}{line['max_off']:10.1e}{line['max_between']:10.1e}"
             f"{line['told_off']:10.1e}{line['other_heads']:10.2%}  {line['verdict']}"
         )
