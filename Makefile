@@ -36,8 +36,7 @@ book: $(READY) ## build the book into _build/html
 	@echo "Open it: $(BIN)/python -m webbrowser -t 'file://$(CURDIR)/_build/html/index.html'"
 
 test: book chromium ## run everything: unit tests, the built book in Chromium, the notebooks
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --nbval --nbval-current-env tests/notebooks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --nbval --nbval-current-env tests
 
 .PHONY: chromium
 chromium: # Debian's browser for the browser tests, where it is missing and can be installed

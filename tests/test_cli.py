@@ -302,7 +302,7 @@ SHORT = {"docs": 2, "seq-len": 64, "stride": 80, "every": 8}
 
 
 def test_distort_writes_a_table_of_policies_that_a_second_run_leaves(
-    tiny_folder, text_file, tmp_path
+    here, tiny_folder, text_file, tmp_path
 ):
     out = tmp_path / "policies"
     args = ["distort", "--model", tiny_folder, "--corpus", text_file, "--out", out]
@@ -314,7 +314,7 @@ def test_distort_writes_a_table_of_policies_that_a_second_run_leaves(
     assert stdout == f"{len(table):,} rows of 2 documents in {out}.parquet\n"
     assert set(table["policy"]) == {"4 sinks + recent", "TOVA"}
     before = out.with_suffix(".parquet").read_bytes()
-    assert run([str(arg) for arg in args])[0] == 0
+    assert here([str(arg) for arg in args])[0] == 0
     assert out.with_suffix(".parquet").read_bytes() == before
 
 
@@ -328,9 +328,9 @@ def test_distort_writes_a_table_of_policies_that_a_second_run_leaves(
     ],
 )
 def test_distort_refuses_in_one_line_and_writes_nothing(
-    tiny_folder, text_file, tmp_path, extra, message
+    here, tiny_folder, text_file, tmp_path, extra, message
 ):
     args = ["distort", "--model", str(tiny_folder), "--corpus", str(text_file)]
-    code, stdout, stderr = run([*args, "--out", str(tmp_path / "x"), *extra])
+    code, stdout, stderr = here([*args, "--out", str(tmp_path / "x"), *extra])
     assert code == 1 and stderr.startswith("error: ") and message in stderr
     assert stderr.count("\n") == 1 and not list(tmp_path.iterdir())

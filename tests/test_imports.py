@@ -16,7 +16,7 @@ FOLDER = Path(kvlib.__file__).parent
 ORDER = [  # the road from text to page: of these, a module may import only those above it
     *("divergences", "gaussian", "sources", "banks"),
     *("bounds", "closed_forms", "gaussian_coding", "blocks", "coding", "bottleneck"),
-    *("fit", "corpora", "models", "masks", "bounded_cache", "policies", "protocols"),
+    *("fit", "corpora", "models", "masks", "bounded_cache", "queries", "policies", "protocols"),
     *("measure", "store", "diagnostics", "small_model", "passages"),
     *(
         "controls",
@@ -42,6 +42,7 @@ NEED_TORCH = {
     "models",
     "masks",
     "bounded_cache",
+    "queries",
     "policies",
     "protocols",
     "measure",
