@@ -93,7 +93,12 @@ measure: $(READY) ## measure the stored tables again (hours; goes on where it wa
 	  --policy key-norm --step 1 --out $$data/stepwise-$$S-$$W; \
 	again="--protocol reencode --budget 16 --budget 64 --budget 256 --budget 512"; \
 	$$D --model $$S --corpus $$W $$again --every 64 $$drawn --policy random-closed-up \
-	  --out $$data/reencode-$$S-$$W
+	  --out $$data/reencode-$$S-$$W; \
+	for protocol in reencode prefill; do \
+	  $$D --model gemma3-270m --corpus $$W --docs 8 --every 64 --budget 16 --budget 64 --budget 256 \
+	    --budget 512 --policy sliding --policy sinks --protocol $$protocol \
+	    --out $$data/$$protocol-gemma3-270m-$$W; \
+	done
 	$(BIN)/python -m kvlib.positions
 	$(BIN)/python -m kvlib.passages
 	$(BIN)/python tests/bench/bench_cache.py
