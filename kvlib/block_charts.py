@@ -149,11 +149,9 @@ def memory(curves: pd.DataFrame, needs: pd.DataFrame) -> alt.LayerChart:
     def x(field: str) -> alt.X:
         return alt.X(f"{field}:Q", scale=x_scale, axis=x_axis)
 
-    chosen = "datum.source == source && datum.alpha == alpha"
-    base = alt.Chart(curves).transform_filter(
-        f"{chosen} && datum.value >= 5e-5 && datum.memory >= 0.1"
-        f" && datum.memory <= {LARGEST_MEMORY}"
-    )
+    chosen = "datum.alpha == alpha && datum.source == source"
+    in_sight = (curves["value"] >= 5e-5) & curves["memory"].between(0.1, LARGEST_MEMORY)
+    base = alt.Chart(curves[in_sight]).transform_filter(chosen)
 
     def line(
         kind: str, color: str, dash: list[int], point: bool = False, width: float = 2
