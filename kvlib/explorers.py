@@ -183,17 +183,17 @@ def plan(table: pd.DataFrame, epsilon: float = 0.2) -> Explorer:
 
 
 def three_protocols(summary: pd.DataFrame, policies: tuple[str, ...]) -> Explorer:
-    """Re-encoded, online and after a prefill, at equal budgets; source, policy, budget to choose.
+    """Re-encoded, online and after a prefill, at equal budgets; what was run, and budget to choose.
 
     `summary` is of the tokens that all three share.
     """
     table = policy_charts.compared(summary, policies)
-    sources = [(s, s) for s in table["source"].unique()]
     return Explorer(
-        policy_charts.protocols(table, policies[0]),
+        policy_charts.protocols(table),
         [
-            *([Choice("source", "Model and text", sources)] if len(sources) > 1 else []),
-            Choice("policy", "Policy", [(p, p) for p in policies if p in set(table["policy"])]),
+            Choice(
+                "setting", "Policy, model and text", [(s, s) for s in table["setting"].unique()]
+            ),
             Slider(
                 "budget",
                 "Budget",

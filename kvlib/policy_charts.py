@@ -171,14 +171,15 @@ def compared(summary: pd.DataFrame, policies: tuple[str, ...]) -> pd.DataFrame:
         )
     triples = zip(*(table[name] for name in keys), strict=True)
     table["sentence"] = [sentences[triple] for triple in triples]
-    columns = [*keys, "protocol", "mean", "low", "high", "documents", "tokens", "sentence"]
-    return rounded(table[columns], 4)
+    table["setting"] = table["policy"] + " · " + table["source"]
+    table = table.sort_values("policy", key=lambda names: names.map(policies.index), kind="stable")
+    columns = ["setting", "budget", "protocol", "mean", "low", "high", "documents", "tokens"]
+    return rounded(table[[*columns, "sentence"]], 4)
 
 
-def protocols(table: pd.DataFrame, policy: str) -> alt.LayerChart:
-    """Distortion against budget, a line a protocol. Parameters: `source`, `policy`, `budget`."""
-    source, budget = table["source"].iloc[0], 64
-    base = alt.Chart(table).transform_filter("datum.source == source && datum.policy == policy")
+def protocols(table: pd.DataFrame) -> alt.LayerChart:
+    """Distortion against budget, a line a protocol. Parameters: `setting`, `budget`."""
+    base = alt.Chart(table).transform_filter("datum.setting == setting")
     x = alt.X(
         "budget:Q",
         scale=alt.Scale(type="log", base=2, nice=False, padding=12),
@@ -213,7 +214,7 @@ def protocols(table: pd.DataFrame, policy: str) -> alt.LayerChart:
     rule = once.mark_rule(color=GREY, strokeDash=[2, 3], strokeWidth=1.5).encode(x=x)
     words = {"reencode": "re-encoded", "online": "online", "prefill": "after a full prefill"}
     key = legend(*((COLOURS[p], DASHES[p], words[p]) for p in SHAPES))
-    chosen = {"source": source, "policy": policy, "budget": budget}
+    chosen = {"setting": table["setting"].iloc[0], "budget": 64}
     return (
         alt.layer(rule, *layers, *key, _reading(once))
         .add_params(*(alt.param(name, value=value) for name, value in chosen.items()))
