@@ -31,9 +31,7 @@ def _number(field: str, digits: str = ".3~g") -> str:
     return f"format({field}, '{digits}')"
 
 
-EXACT = (
-    5  # below it the sum of powers is added up, from it on Euler and Maclaurin's formula is good
-)
+EXACT = 5  # up to here a sum of powers is added up; further on Euler and Maclaurin are good
 
 
 def _smooth(n: str) -> str:
@@ -116,7 +114,8 @@ def blocks() -> alt.LayerChart:
         (charts.GREEN, [2, 3], "sliding window, same mean"),
         (charts.ORANGE, [6, 4], "sliding window, same peak"),
     )
-    firsts = [" + ".join(["0", *(f"pow({j}, -alpha)" for j in range(1, n + 1))]) for n in range(6)]
+    powers = [f"pow({j}, -alpha)" for j in range(1, EXACT + 1)]
+    firsts = [" + ".join(["0", *powers[:n]]) for n in range(EXACT + 1)]
     return (
         alt.layer(rule, middle, peak, excess, point, *key, reading)
         .add_params(

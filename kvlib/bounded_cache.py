@@ -23,6 +23,7 @@ from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from kvlib import masks
+from kvlib.queries import turned, turns
 
 
 class BoundedCache(Cache):
@@ -300,7 +301,7 @@ class _BoundedLayer(DynamicLayer):
             if plan.keep is not None:
                 self.keys, self.values = _take(keys, plan.keep), _take(values, plan.keep)
         if plan.turn is not None:
-            rotation = _rotary(plan.model, self._index, plan.turn)
+            rotation = turns(plan.model, self._index, plan.turn)
             copies = _turn(_take(keys, plan.sinks), rotation)
             keys = torch.cat([keys, copies], dim=2)
             same = _take(values, plan.sinks).repeat(1, 1, plan.turn.shape[1], 1)
@@ -339,18 +340,7 @@ def _take(states: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
 def _turn(keys: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
     """Copies of keys (batch, heads, sinks, dim), one set a query: (…, queries·sinks, dim)."""
     cos, sin = (part.to(keys.device)[:, None, :, None] for part in rotation)
-    left, right = keys.chunk(2, dim=-1)
-    half = torch.cat([-right, left], dim=-1)
-    return (keys[:, :, None] * cos + half[:, :, None] * sin).flatten(2, 3)
-
-
-def _rotary(model: Any, layer: int, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The model's own cos and sin (batch, positions, head_dim) in a layer."""
-    like = torch.empty(0, dtype=model.dtype, device=model.device)
-    rotary, kinds = model.base_model.rotary_emb, getattr(model.config, "layer_types", None)
-    if kinds is not None and hasattr(rotary, f"{kinds[layer]}_inv_freq"):
-        return rotary(like, positions, kinds[layer])
-    return rotary(like, positions)
+    return turned(keys[:, :, None], cos, sin).flatten(2, 3)
 
 
 # --- what it cannot serve -----------------------------------------------------------------------
@@ -397,7 +387,7 @@ def _keys_turn(model: Any, tolerance: float = 0.1) -> bool:
         place = torch.arange(first, first + 4, device=model.device)[None]
         model.base_model(ids, position_ids=place, past_key_values=cache, use_cache=True)
     for k, (old, new) in enumerate(zip(here.layers, there.layers, strict=True)):
-        cos, sin = _rotary(model, k, torch.full_like(ids[:, :1], shift))
+        cos, sin = turns(model, k, torch.full_like(ids[:, :1], shift))
         if cos.shape[-1] != old.keys.shape[-1]:
             return False
         error = _turn(old.keys, (cos, sin)) - new.keys

@@ -60,10 +60,9 @@ class FullPass:
         self.cache = DynamicCache()  # without a config: sliding layers keep all their entries too
         everything = torch.arange(len(self.whole), device=lm.device)[None]
 
-        def take(k: int, module: Any, hidden: torch.Tensor, weights: torch.Tensor) -> None:
+        def take(k: int, hidden: torch.Tensor, weights: torch.Tensor) -> None:
             kept = self.cache.layers[k]
-            rotary = getattr(lm.model.base_model, "rotary_emb", None)
-            layer = LayerPass(weights[0], kept.keys[0], kept.values[0], module, hidden[0], rotary)
+            layer = LayerPass(weights[0], kept.keys[0], kept.values[0], hidden[0], lm.model, k)
             for policy, scores in self.scores.items():
                 scores.append(policy.target_scores(layer, self.rows))
 
@@ -283,9 +282,9 @@ def _drawn(
 @contextmanager
 def _attention_of(
     lm: LanguageModel,
-    take: Callable[[int, Any, torch.Tensor, torch.Tensor], None] | None = None,
+    take: Callable[[int, torch.Tensor, torch.Tensor], None] | None = None,
 ) -> Iterator[dict[int, torch.Tensor]]:
-    """Hands each layer's number, attention module, input (batch, queries, width) and attention
+    """Hands each layer's number, what went into its attention (batch, queries, width) and the
     weights (batch, heads, queries, entries) to `take`, or keeps the weights of the batch's first in
     the dictionary it yields."""
     found: dict[int, torch.Tensor] = {}
@@ -294,7 +293,7 @@ def _attention_of(
     def after(k: int) -> Callable:
         def look(module: torch.nn.Module, args: tuple, kwargs: dict, out: tuple) -> None:
             if take:
-                take(k, module, args[0] if args else kwargs["hidden_states"], out[1])
+                take(k, args[0] if args else kwargs["hidden_states"], out[1])
             else:
                 found[k] = out[1][0]
 

@@ -1,19 +1,20 @@
-"""A layer's queries before rotation, and rotation at positions that are yet to come.
+"""Rotary positions, and a layer's queries before they are rotated.
 
-What `kvlib.policies.ExpectedAttention` asks of a model beyond attention weights and keys. It is
-read off the modules that transformers' own attention calls (`q_proj`, `q_norm`, the body's
-`rotary_emb`), and checked: keys made in the same way must be those in the cache, or the
-architecture is refused.
+`turns` and `turned` are the rotation that keys and queries get from the model itself. `LayerPass`
+is what the score of a policy may look at. Queries are read off the modules that transformers' own
+attention calls (`q_proj`, `q_norm`), and checked: keys made in the same way must be those in the
+cache, or the architecture is refused.
 """
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
+
+from kvlib import masks
 
 ROUNDING = 1e-3  # of keys made again, relative to the longest
 
@@ -23,16 +24,21 @@ class LayerPass:
     """What one layer did in a pass over a text: all that the score of a policy may look at.
 
     `attention` (heads, tokens, tokens) weights, `keys` and `values` (kv_heads, tokens, width) as
-    they lie in the cache, rotated; `module` the attention module, `hidden` (tokens, model width)
-    what went into it, `rotary` the model's rotary embedding, None where it has none.
+    they lie in the cache, rotated; `hidden` (tokens, model width) what went into the attention of
+    layer number `index` of `model`.
     """
 
     attention: torch.Tensor
     keys: torch.Tensor
     values: torch.Tensor | None = None
-    module: Any = None
     hidden: torch.Tensor | None = None
-    rotary: Any = None
+    model: Any = None
+    index: int = 0
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """The layer's attention module."""
+        return masks.attention_modules(self.model)[self.index]
 
     @property
     def scaling(self) -> float:
@@ -47,7 +53,8 @@ class LayerPass:
         """
         name = type(self.module).__name__
         parts = (getattr(self.module, part, None) for part in ("q_proj", "k_proj", "scaling"))
-        if self.rotary is None or any(part is None for part in parts):
+        rotary = getattr(self.model.base_model, "rotary_emb", None)
+        if rotary is None or any(part is None for part in parts):
             raise ValueError(
                 f"{name}: expected attention with q_proj, k_proj and rotary positions, got "
                 "another; expected attention is not supported there"
@@ -65,10 +72,7 @@ class LayerPass:
 
     def turns(self, where: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosines and sines (positions, width) of this layer's rotation at `where`."""
-        kind = {}
-        if "layer_type" in inspect.signature(self.rotary.forward).parameters:
-            kind = {"layer_type": self.module.layer_type}  # Gemma's two kinds of layer differ
-        cos, sin = self.rotary(self.keys, where[None], **kind)
+        cos, sin = turns(self.model, self.index, where[None])
         return cos[0], sin[0]
 
     def _projected(self, part: str) -> torch.Tensor:
@@ -77,6 +81,15 @@ class LayerPass:
         made = made.unflatten(-1, (-1, self.module.head_dim))
         norm = getattr(self.module, f"{part}_norm", None)
         return (norm(made) if norm else made).transpose(0, 1)
+
+
+def turns(model: Any, layer: int, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The model's own cos and sin (batch, positions, head_dim) in a layer."""
+    like = torch.empty(0, dtype=model.dtype, device=model.device)
+    rotary, kinds = model.base_model.rotary_emb, getattr(model.config, "layer_types", None)
+    if kinds is not None and hasattr(rotary, f"{kinds[layer]}_inv_freq"):
+        return rotary(like, positions, kinds[layer])
+    return rotary(like, positions)
 
 
 def turned(rows: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

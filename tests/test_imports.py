@@ -16,7 +16,7 @@ FOLDER = Path(kvlib.__file__).parent
 ORDER = [  # the road from text to page: of these, a module may import only those above it
     *("divergences", "gaussian", "sources", "banks"),
     *("bounds", "closed_forms", "gaussian_coding", "blocks", "coding", "bottleneck"),
-    *("fit", "corpora", "models", "masks", "bounded_cache", "queries", "policies", "protocols"),
+    *("fit", "corpora", "models", "masks", "queries", "bounded_cache", "policies", "protocols"),
     *("measure", "store", "diagnostics", "small_model", "passages"),
     *(
         "controls",

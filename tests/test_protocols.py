@@ -248,9 +248,9 @@ def evict_once(lm, text, target, policy, budget, generator) -> torch.Tensor:
                     torch.nn.functional.pad(out.attentions[k][0], (0, 1, 0, 1)),
                     pad(layer.keys[0]),
                     pad(layer.values[0]),
-                    body.layers[k].self_attn,
                     pad(entered),
-                    body.rotary_emb,
+                    lm.model,
+                    k,
                 )
                 score = policy.target_scores(done, torch.tensor([t]))[:, 0, :t].clone()
                 newest = policy.protected(budget)
