@@ -109,7 +109,7 @@ calibrate: $(READY) ## count how often the intervals hold the truth (minutes)
 	$(BIN)/python tests/bench/calibrate.py
 
 train: $(READY) ## train the small GPT-2 again (an hour or two; goes on where it was)
-	$(BIN)/python -m kvlib.small_model --tokens 8e6
+	$(BIN)/python -m kvlib.models.small_gpt2 --tokens 8e6
 
 bench: $(READY) ## compare the fast measurement with the naive one (about half an hour)
 	@test ! -d _build/html || $(BIN)/python tests/bench/bench_book.py

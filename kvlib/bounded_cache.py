@@ -22,8 +22,8 @@ import torch
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from kvlib import masks
-from kvlib.queries import turned, turns
+from kvlib.models import masks
+from kvlib.models.rotary import turned, turns
 
 
 class BoundedCache(Cache):

@@ -91,12 +91,12 @@ def rotate(lm: LanguageModel, keys: np.ndarray) -> np.ndarray:
     """Captured keys turned by RoPE at their positions: what the cache of the same pass holds."""
     import torch
 
-    from kvlib import queries
+    from kvlib.models import rotary
 
     first = len(lm.prefix_ids)
     position = torch.arange(first, first + keys.shape[-2], device=lm.device)[None]
-    rotation = queries.turns(lm.model, 0, position)
-    return queries.turned(torch.as_tensor(keys, device=lm.device), *rotation).cpu().numpy()
+    rotation = rotary.turns(lm.model, 0, position)
+    return rotary.turned(torch.as_tensor(keys, device=lm.device), *rotation).cpu().numpy()
 
 
 def cached_keys(lm: LanguageModel, ids: Sequence[int] | np.ndarray) -> np.ndarray:

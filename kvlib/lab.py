@@ -14,9 +14,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from kvlib import charts, corpora, fit, masks, measure, models, policies, protocols
+from kvlib import charts, corpora, fit, measure, models, policies, protocols
 from kvlib.divergences import kl_divergence, total_variation
 from kvlib.lab_charts import curve_rows
+from kvlib.models import masks
 
 SUFFIX = "re-encoded suffix"
 POLICIES = (SUFFIX, *policies.NAMED)

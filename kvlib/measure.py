@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from kvlib import masks, protocols
+from kvlib import protocols
 from kvlib.divergences import kl_divergence, total_variation
-from kvlib.models import LanguageModel, check_length
+from kvlib.models import LanguageModel, check_length, masks
 from kvlib.policies import Policy
 
 GOLDEN = 0.6180339887498949  # steps of this fraction fill a circle evenly, however many there are

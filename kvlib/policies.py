@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from kvlib.bounded_cache import BoundedCache as BoundedCache  # SinkRecent, to decode with
-from kvlib.queries import LayerPass, turned
+from kvlib.models.rotary import LayerPass, turned
 
 Positions = Literal["true", "cache"]
 ALL = ("reencode", "online", "prefill")

@@ -222,15 +222,15 @@ def verdict_and_figure(folder: Path = store.DATA) -> tuple[str, str]:
 
 def main(argv: list[str] | None = None) -> None:
     """Measure the tables, document by document; goes on where it was."""
-    from kvlib import corpora, small_model
-    from kvlib.models import load_model
+    from kvlib import corpora
+    from kvlib.models import load_model, small_gpt2
 
     parser = argparse.ArgumentParser(prog="python -m kvlib.positions", description=main.__doc__)
     parser.add_argument("--model", choices=list(PLANS), action="append")
     for name in parser.parse_args(argv).model or list(PLANS):
         plan, lm, text = PLANS[name], load_model(name), corpora.load_corpus(CORPUS)
         if name == SMALL:
-            documents = small_model.held_out_documents(lm.tokenizer, CORPUS, plan["seq_len"])
+            documents = small_gpt2.held_out_documents(lm.tokenizer, CORPUS, plan["seq_len"])
         else:
             documents = text.documents(lm.tokenizer, 3072, plan["docs"])
         settings = {

@@ -9,7 +9,7 @@
 
 Each function returns last hidden states (targets, width) of the model's body, for targets given as
 positions in `ids`; `kvlib.measure.policy_distortion` applies the head. Policies become attention
-masks (`kvlib.masks`), or evict from a real cache.
+masks (`kvlib.models.masks`), or evict from a real cache.
 
 On models with sliding layers (Gemma: 512 tokens) a policy is intersected with them: an entry that
 such a layer's own window has passed is invisible there, kept or not, sinks included.
@@ -25,11 +25,10 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
-from kvlib import masks
 from kvlib.bounded_cache import BoundedCache
-from kvlib.models import LanguageModel
+from kvlib.models import LanguageModel, masks
+from kvlib.models.rotary import LayerPass
 from kvlib.policies import RandomRetention, Scored, Static
-from kvlib.queries import LayerPass
 
 PROTOCOLS = ("reencode", "online", "prefill")
 STEP = 32  # tokens a step of a score-based policy; never more than an eighth of the budget

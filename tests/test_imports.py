@@ -16,8 +16,8 @@ FOLDER = Path(kvlib.__file__).parent
 ORDER = [  # the road from text to page: of these, a module may import only those above it
     *("divergences", "gaussian", "sources", "banks"),
     *("bounds", "closed_forms", "gaussian_coding", "blocks", "coding", "bottleneck"),
-    *("fit", "corpora", "models", "masks", "queries", "bounded_cache", "policies", "protocols"),
-    *("measure", "store", "diagnostics", "small_model", "passages"),
+    *("fit", "corpora", "store", "models", "bounded_cache", "policies", "protocols"),
+    *("measure", "diagnostics", "passages"),
     *(
         "controls",
         "charts",
@@ -40,16 +40,17 @@ ORDER = [  # the road from text to page: of these, a module may import only thos
 ]
 NEED_TORCH = {
     "models",
-    "masks",
     "bounded_cache",
-    "queries",
     "policies",
     "protocols",
     "measure",
     "lab",
     "bench",
 }
-MODULES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
+MODULES = sorted(
+    {path.stem for path in FOLDER.glob("*.py")} - {"__init__"}
+    | {path.parent.name for path in FOLDER.glob("*/__init__.py")}
+)
 
 BLOCKED = """
 import sys
@@ -72,9 +73,9 @@ def import_with_torch_blocked(*modules: str) -> subprocess.CompletedProcess:
 
 
 def imports_of(module: str) -> set[str]:
-    """Modules of kvlib that a module imports, anywhere in its source."""
+    """Modules of kvlib that a module or package imports from outside it, anywhere in its source."""
     found = set()
-    for node in ast.walk(ast.parse((FOLDER / f"{module}.py").read_text(encoding="utf-8"))):
+    for node in (node for path in sources_of(module) for node in nodes_of(path)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -83,7 +84,16 @@ def imports_of(module: str) -> set[str]:
                 found |= {f"kvlib.{alias.name}" for alias in node.names}
             else:
                 found.add(node.module or "")
-    return {name.split(".")[1] for name in found if name.startswith("kvlib.")}
+    return {name.split(".")[1] for name in found if name.startswith("kvlib.")} - {module}
+
+
+def sources_of(module: str) -> list[Path]:
+    folder = FOLDER / module
+    return sorted(folder.rglob("*.py")) if folder.is_dir() else [FOLDER / f"{module}.py"]
+
+
+def nodes_of(path: Path) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
 
 
 def test_everything_but_models_and_measure_imports_without_torch():
@@ -111,5 +121,5 @@ def test_imports_have_no_cycle_and_none_is_of_the_command_line():
 
 
 def test_the_order_check_sees_the_imports_that_there_are():
-    assert imports_of("measure") == {"divergences", "masks", "models", "policies", "protocols"}
+    assert imports_of("measure") == {"divergences", "models", "policies", "protocols"}
     assert {"measure", "models", "store", "corpora"} <= imports_of("__main__")

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvlib import protocols
+from kvlib.models.rotary import LayerPass
 from kvlib.policies import (
     NAMED,
     TOVA,
@@ -22,7 +23,6 @@ from kvlib.policies import (
     SlidingWindow,
     SnapKV,
 )
-from kvlib.queries import LayerPass
 
 STATIC = [SlidingWindow(), SinkRecent(), RandomRetention(), RandomRetention(n_sink=4)]
 

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
-from kvlib import fit, measure, positions, small_model
+from kvlib import fit, measure, positions
+from kvlib.models import small_gpt2
 
 
 def plan(**changes) -> dict:
@@ -17,7 +18,7 @@ def plan(**changes) -> dict:
 
 @pytest.fixture(scope="module")
 def text(small) -> np.ndarray:
-    return small_model.held_out_documents(small.tokenizer, "scipy-docs")[0]
+    return small_gpt2.held_out_documents(small.tokenizer, "scipy-docs")[0]
 
 
 def test_positions_are_nothing_to_a_rotary_model_when_everything_moves(embedded, passage):
@@ -95,7 +96,7 @@ def test_without_tables_the_verdict_is_to_come(tmp_path):
 
 
 def test_a_stored_row_is_what_the_model_says(small):
-    document = small_model.held_out_documents(small.tokenizer, positions.CORPUS)[2]
+    document = small_gpt2.held_out_documents(small.tokenizer, positions.CORPUS)[2]
     table = positions.stored_positions()[positions.SMALL].query("doc == 2 and window == 16")
     first = table["position"].min()
     row = table[(table["position"] == first) & (table["variant"] == "restarted")]

@@ -10,8 +10,9 @@ import pytest
 import torch
 from transformers import DynamicCache, GPTNeoXConfig, GPTNeoXForCausalLM
 
-from kvlib import masks, measure, protocols
-from kvlib.models import LanguageModel
+from kvlib import measure, protocols
+from kvlib.models import LanguageModel, masks
+from kvlib.models.rotary import LayerPass
 from kvlib.policies import (
     TOVA,
     BoundedCache,
@@ -23,7 +24,6 @@ from kvlib.policies import (
     SlidingWindow,
     SnapKV,
 )
-from kvlib.queries import LayerPass
 
 LENGTH = 34  # tokens of a text; budgets are 12
 STATIC = [

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from kvlib import masks
+from kvlib.models import masks
 
 ROUNDING = 1e-3  # of keys made again, relative to the longest
 

@@ -1,9 +1,9 @@
 """A small language model with learned absolute positions, trained on the pinned texts.
 
 The embedded models turn keys by relative position only (RoPE), so for them "the same suffix at
-other positions" is no experiment. A GPT-2 can fail it. `python -m kvlib.small_model` trains one:
-seeded, and resumable after a kill. The evaluation stretches of each text are cut out before the
-tokenizer or the model sees anything (`split`).
+other positions" is no experiment. A GPT-2 can fail it. `python -m kvlib.models.small_gpt2` trains
+one: seeded, and resumable after a kill. The evaluation stretches of each text are cut out before
+the tokenizer or the model sees anything (`split`).
 """
 
 from __future__ import annotations
@@ -290,8 +290,8 @@ def card(training: Training, bits: dict[str, float], text_tokens: int) -> str:
     cut = f"{STRETCHES} evenly spaced stretches of {STRETCH_CHARS:,} characters of each text"
     return f"""# {NAME}
 
-A GPT-2 with learned absolute positions, trained from scratch by `python -m kvlib.small_model`. It
-is here because the other models of this project turn keys by relative position, so that for them
+A GPT-2 with learned absolute positions, trained here (`python -m kvlib.models.small_gpt2`).
+It is here because the other models of this project turn keys by relative position, so that for them
 the question of claim C5 answers itself; and because tests need a real model that is fast.
 
 - {model.num_parameters():,} parameters: {size}; byte-level BPE of {shape.vocab_size:,} tokens;
@@ -319,7 +319,9 @@ def main(argv: list[str] | None = None) -> None:
     """Train, or go on training."""
     from kvlib.models import cache_folder
 
-    parser = argparse.ArgumentParser(prog="python -m kvlib.small_model", description=main.__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m kvlib.models.small_gpt2", description=main.__doc__
+    )
     parser.add_argument("--tokens", type=float, default=10e6, help="tokens to train on")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)

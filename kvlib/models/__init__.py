@@ -1,0 +1,39 @@
+"""Causal language models, ready to be measured: load them, know what their caches cost.
+
+`masks`, `rotary` and `small_gpt2` are modules of their own: attention masks, rotary positions, and
+the training of the project's own small model.
+"""
+
+from kvlib.models.embedded import (
+    CONVERSION,
+    EMBEDDED,
+    EmbeddedModel,
+    cache_folder,
+    converted,
+)
+from kvlib.models.load import (
+    TRAINED,
+    CacheCost,
+    LanguageModel,
+    OneDnnLinear,
+    cache_bytes,
+    cache_cost,
+    check_length,
+    load_model,
+)
+
+__all__ = [
+    "CONVERSION",
+    "EMBEDDED",
+    "TRAINED",
+    "CacheCost",
+    "EmbeddedModel",
+    "LanguageModel",
+    "OneDnnLinear",
+    "cache_bytes",
+    "cache_cost",
+    "cache_folder",
+    "check_length",
+    "converted",
+    "load_model",
+]

@@ -1,0 +1,165 @@
+"""Converted copies of the embedded models: whole, checked, made once."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kvlib.models import EMBEDDED, embedded, load_model
+from kvlib.models.files import sha256
+
+SMOLLM2 = "smollm2-135m-instruct"
+
+
+def one_line(error: pytest.ExceptionInfo) -> str:
+    message = str(error.value)
+    assert message and "\n" not in message
+    return message
+
+
+def test_a_missing_wheel_is_named_with_the_way_to_install_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("KVLIB_CACHE", str(tmp_path))
+    monkeypatch.setattr(embedded.importlib.util, "find_spec", lambda name: None)
+    for name, model in EMBEDDED.items():
+        with pytest.raises(OSError, match=model.package) as error:
+            load_model(name)
+        assert "pip install" in one_line(error)
+
+
+@pytest.fixture
+def converted(monkeypatch, tiny_folder, tmp_path) -> Path:
+    """A converted copy in a cache of its own; the tiny model stands in for SmolLM2."""
+    monkeypatch.setenv("KVLIB_CACHE", str(tmp_path))
+    name = f"{SMOLLM2}-{EMBEDDED[SMOLLM2].gguf_sha256[:8]}-{embedded.CONVERSION}"
+    folder = embedded.cache_folder() / name
+    shutil.copytree(tiny_folder, folder)
+    hashes = {path.name: sha256(path) for path in folder.iterdir()}
+    (folder / "SHA256.json").write_text(json.dumps(hashes))
+    return folder
+
+
+def test_a_sound_copy_loads_without_converting(monkeypatch, converted):
+    monkeypatch.setattr(embedded, "_convert", None)
+    assert load_model(SMOLLM2, device="cpu").weights_sha256 == EMBEDDED[SMOLLM2].gguf_sha256
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_one_changed_byte_in_the_copy_is_found_and_named(converted, file):
+    damaged = bytearray((converted / file).read_bytes())
+    damaged[-3] ^= 1
+    expected, found = sha256(converted / file), None
+    (converted / file).write_bytes(damaged)
+    found = sha256(converted / file)
+    with pytest.raises(OSError, match="is damaged") as error:
+        load_model(SMOLLM2, device="cpu")
+    line = one_line(error)
+    assert str(converted / file) in line and f"delete {converted}" in line
+    assert f"expected SHA-256 {expected[:12]}…, got {found[:12]}…" in line
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "SHA256.json"])
+def test_a_missing_file_of_the_copy_is_named(converted, file):
+    (converted / file).unlink()
+    with pytest.raises(OSError, match="is damaged") as error:
+        load_model(SMOLLM2, device="cpu")
+    assert file in one_line(error)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe"])
+def test_damaged_hashes_of_the_copy_are_a_damaged_copy(converted, content):
+    (converted / "SHA256.json").write_bytes(content)
+    with pytest.raises(OSError, match=f"{converted} is damaged") as error:
+        load_model(SMOLLM2, device="cpu")
+    one_line(error)
+
+
+def test_a_damaged_wheel_is_refused_and_leaves_nothing(monkeypatch, tmp_path):
+    monkeypatch.setenv("KVLIB_CACHE", str(tmp_path / "cache"))
+    gguf = tmp_path / "model.gguf"
+    gguf.write_bytes(b"GGUF and then nothing")
+    broken = dataclasses.replace(EMBEDDED[SMOLLM2], find_gguf=lambda workdir: gguf)
+    monkeypatch.setitem(EMBEDDED, SMOLLM2, broken)
+    with pytest.raises(OSError, match=f"{gguf} is damaged: expected SHA-256 {broken.gguf_sha256}"):
+        load_model(SMOLLM2)
+    assert no_folders(tmp_path / "cache" / "models")
+
+
+def no_folders(cache: Path) -> bool:
+    return not [path for path in cache.iterdir() if path.is_dir()]
+
+
+def run(script: str, *args: object, cache: Path) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", script, *map(str, args)],
+        env=os.environ | {"KVLIB_CACHE": str(cache), "PYTHONDONTWRITEBYTECODE": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+FULL_DISK = f"""
+import resource, sys
+import torch
+from kvlib.models import embedded
+from transformers import AutoModelForCausalLM
+
+def convert(name, workdir):
+    AutoModelForCausalLM.from_pretrained(sys.argv[1]).save_pretrained(workdir / "model")
+
+embedded._convert = convert
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # the weights are larger
+try:
+    embedded.converted({SMOLLM2!r})
+except OSError as error:
+    print(error)
+"""
+
+
+def test_a_disk_that_fills_up_while_converting_leaves_no_half_copy(tiny_folder, tmp_path):
+    assert (tiny_folder / "model.safetensors").stat().st_size > 20_000
+    process = run(FULL_DISK, tiny_folder, cache=tmp_path)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert out.startswith(f"cannot convert {SMOLLM2}") and "File too large" in out
+    assert out.count("\n") == 1
+    assert no_folders(tmp_path / "models")
+
+
+RACE = f"""
+import sys, time
+from pathlib import Path
+from kvlib.models import embedded
+
+shared, me = Path(sys.argv[1]), sys.argv[2]
+
+def convert(name, workdir):
+    (shared / f"converted-{{me}}").touch()
+    (workdir / "model").mkdir()
+    for k in range(10):
+        (workdir / "model" / str(k)).write_text("whole")
+        time.sleep(0.05)
+
+embedded._convert = convert
+(shared / f"ready-{{me}}").touch()
+while len(list(shared.glob("ready-*"))) < 2:
+    time.sleep(0.002)
+folder = embedded.converted({SMOLLM2!r})
+print(folder, sum(path.read_text() == "whole" for path in folder.iterdir()))
+"""
+
+
+def test_two_processes_that_convert_at_once_see_one_whole_copy(tmp_path):
+    processes = [run(RACE, tmp_path, me, cache=tmp_path / "cache") for me in "ab"]
+    outs = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outs
+    assert outs[0][0] == outs[1][0]
+    assert outs[0][0].split()[1] == "10"
+    assert len(list(tmp_path.glob("converted-*"))) == 1
