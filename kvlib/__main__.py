@@ -109,9 +109,9 @@ def distort(
     Documents are the first seq-len tokens of stretches of stride tokens: with the default stride
     they begin the documents of `measure`.
     """
+    from kvlib.cache.policies import NAMED
     from kvlib.measure import check_policies, measure_policies
     from kvlib.models import load_model
-    from kvlib.policies import NAMED
 
     if unknown := sorted(set(policy) - NAMED.keys()):
         raise ValueError(f"policy: expected one of {', '.join(NAMED)}, got {', '.join(unknown)}")

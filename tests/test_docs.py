@@ -181,7 +181,8 @@ def test_the_citation_has_its_required_keys_and_is_of_this_version():
 
 def copy_of(name: str):
     """A fresh copy of a test file, to which a recipe's tests can be added."""
-    spec = importlib.util.spec_from_file_location(f"copy_of_{name}", ROOT / "tests" / f"{name}.py")
+    path = ROOT / "tests" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"copy_of_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -207,14 +208,14 @@ def policy_blocks():
 @pytest.fixture(scope="module")
 def strided(policy_blocks):
     """The class of the policy recipe, as it would be in kvlib.policies."""
-    from kvlib import policies
+    from kvlib.cache import policies
 
     return add(policy_blocks[0], policies)["Strided"]
 
 
 def test_the_policy_of_the_recipe_passes_the_test_of_the_recipe(policy_blocks, strided):
     (test,) = [source for source in policy_blocks if source.startswith("def test_")]
-    module = copy_of("test_policies")
+    module = copy_of("cache/test_policies")
     module.Strided = strided
     add(test, module)["test_strided_by_hand"]()
     broken = type("Broken", (strided,), {"kept": lambda self, *a: strided.kept(self, *a)[1:]})
@@ -224,7 +225,7 @@ def test_the_policy_of_the_recipe_passes_the_test_of_the_recipe(policy_blocks, s
 
 
 def test_the_policy_of_the_recipe_obeys_the_laws_of_a_cache(strided):
-    module = copy_of("test_policies")
+    module = copy_of("cache/test_policies")
     for policy in (strided(), strided(n_sink=0, stride=3), strided(n_sink=1, stride=1)):
         for budget, length in ((5, 60), (12, 60), (40, 60), (40, 30)):
             law = module.test_online_survivors_are_a_cache.hypothesis.inner_test
@@ -243,7 +244,7 @@ def test_the_policy_of_the_recipe_runs_in_every_protocol(strided, tiny):
 
 
 def test_the_policy_recipe_names_the_types_and_the_list_it_joins(policy_blocks, strided):
-    from kvlib import policies
+    from kvlib.cache import policies
 
     joined, entry = policy_blocks[1], policy_blocks[2]
     assert str(policies.Static).replace("kvlib.policies.", "") in joined
@@ -252,13 +253,13 @@ def test_the_policy_recipe_names_the_types_and_the_list_it_joins(policy_blocks, 
 
 
 def test_the_verdict_of_the_recipe_passes_the_tests_of_the_recipe():
-    from kvlib import policy_checks, verdicts
+    from kvlib import claims
 
     found = blocks(
         section(read("book/extend.md"), "A claim with its page and its verdict"), "python"
     )
-    module = copy_of("test_policy_checks")
-    module.policy_checks = type("Checks", (), add(found[0], policy_checks))
+    module = copy_of("claims/test_policies")
+    module.policy_checks = type("Checks", (), add(found[0], claims.policies))
     tests = add(found[-1], module)
     rule = tests["test_first_guesses_stay_only_if_every_interval_says_so"]
     for case in rule.pytestmark[0].args[1]:
@@ -266,9 +267,9 @@ def test_the_verdict_of_the_recipe_passes_the_tests_of_the_recipe():
     with pytest.raises(AssertionError):
         rule(*case[:2], "reproduced")
     tests["test_first_guesses_by_hand_and_without_a_table"]()
-    claim = eval(found[1].strip().rstrip(","), {"Claim": verdicts.Claim})
+    claim = eval(found[1].strip().rstrip(","), {"Claim": claims.claim.Claim})
     assert f"notebooks/{claim.page}.md" in MADE
-    assert claim.id not in [other.id for other in verdicts.CLAIMS]
+    assert claim.id not in [other.id for other in claims.claim.CLAIMS]
 
 
 def test_the_text_of_the_recipe_can_be_made():

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from peers import compare
 
-from kvlib.policies import RandomRetention
+from kvlib.cache.policies import RandomRetention
 
 FOLDER = Path(compare.__file__).parent
 ALIKE = [case for case in compare.CASES if case.alike]

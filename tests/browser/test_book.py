@@ -7,7 +7,8 @@ import re
 import pytest
 from book_checks import COLOURS, FAINT, PAGES, TOO_WIDE, UNTYPESET, draw_all, serious, visit
 
-from kvlib import fit, passages, verdicts
+from kvlib import claims, fit
+from kvlib.measure import passage
 
 pytestmark = pytest.mark.browser
 
@@ -82,8 +83,8 @@ def ratio_read_aloud(page) -> float:
 @pytest.mark.parametrize("presses", [0, 5])
 def test_the_browser_fits_what_the_library_fits(browser, address, presses):
     """The laws refitted in the chart and `kvlib.fit` agree on the ratio of errors."""
-    curves = verdicts.stored_curves()
-    first = next(iter(curves.values())).between(verdicts.MIN_WINDOW)
+    curves = claims.claim.stored_curves()
+    first = next(iter(curves.values())).between(claims.claim.MIN_WINDOW)
     name, root = "notebooks/extrapolation", address["file"]
     with visit(browser, f"{root}/{name}.html", root) as seen:
         draw_all(seen.page)
@@ -93,7 +94,7 @@ def test_the_browser_fits_what_the_library_fits(browser, address, presses):
         seen.page.wait_for_timeout(200)
         split = int(slider.get_attribute("aria-valuetext").split()[0])
         shown = ratio_read_aloud(seen.page)
-    assert (split == verdicts.SPLIT) == (presses == 0)
+    assert (split == claims.extrapolation.SPLIT) == (presses == 0)
     contest = fit.extrapolation(first, split, ("power", "exponential"), n_boot=2)
     assert shown == pytest.approx(contest.ratios["exponential"].value, rel=2e-3, abs=0.06)
 
@@ -136,8 +137,8 @@ def test_the_passage_can_be_walked_with_the_keyboard_alone(browser, address):
 
 
 def test_the_passage_fits_a_phone_and_shows_what_is_stored(browser, address):
-    rows = passages.stored_passage()
-    tokens = rows[rows["policy"] == passages.FULL]["token"]
+    rows = claims.story.stored_passage()
+    tokens = rows[rows["policy"] == passage.FULL]["token"]
     with passage_page(browser, address, width=390) as seen:
         shown = seen.page.evaluate(
             f"Array.from(document.querySelectorAll('{WORDS}'), w => w.textContent).join('')"

@@ -24,9 +24,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from kvlib import corpora, measure, models, protocols, store
-from kvlib.divergences import kl_divergence
-from kvlib.policies import (
+from kvlib import corpora, measure, models, store
+from kvlib.cache import protocols
+from kvlib.cache.policies import (
     TOVA,
     ExpectedAttention,
     HeavyHitter,
@@ -36,6 +36,7 @@ from kvlib.policies import (
     SinkRecent,
     SnapKV,
 )
+from kvlib.measure.divergences import kl_divergence
 
 HERE = Path(__file__).parent
 MODEL = "smollm2-135m-instruct"
@@ -202,7 +203,7 @@ def run(full: protocols.FullPass, policy: Policy, budget: int) -> np.ndarray:
 
 def law(lm: models.LanguageModel, hidden: torch.Tensor) -> np.ndarray:
     """The log-law of one row of last hidden states."""
-    return measure._log_laws(lm, hidden)[0].numpy()
+    return measure.log_laws(lm, hidden)[0].numpy()
 
 
 def chosen(full: protocols.FullPass, policy: Policy, budget: int) -> np.ndarray:

@@ -1,0 +1,3 @@
+"""Bounded caches: what a policy keeps, how it is run, and one to decode with."""
+
+from kvlib.cache.bounded import BoundedCache

@@ -1,0 +1,389 @@
+"""The three ways to run a cache policy on a text, never to be mixed up.
+
+`reencode`: the kept tokens are encoded again from scratch, behind the model's own prefix. For a
+    suffix this is the suffix-only class, the one that the converse bound speaks of.
+`online`: entries go as tokens come, and later tokens are computed from what was left, as a server
+    does it. This is a recurrent summary.
+`prefill`: one eviction after a pass with full attention. The kept entries were computed with the
+    evicted ones in sight: omniscient, and no bound of the book covers it.
+
+Each function returns last hidden states (targets, width) of the model's body, for targets given as
+positions in `ids`; `kvlib.measure.policy_distortion` applies the head. Policies become attention
+masks (`kvlib.models.masks`), or evict from a real cache.
+
+On models with sliding layers (Gemma: 512 tokens) a policy is intersected with them: an entry that
+such a layer's own window has passed is invisible there, kept or not, sinks included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import DynamicCache
+
+from kvlib.cache.bounded import BoundedCache
+from kvlib.cache.policies import RandomRetention, Scored, Static
+from kvlib.models import LanguageModel, masks
+from kvlib.models.rotary import LayerPass
+
+PROTOCOLS = ("reencode", "online", "prefill")
+STEP = 32  # tokens a step of a score-based policy; never more than an eighth of the budget
+BATCH_TOKENS = 1024  # tokens of one re-encoding pass
+CHUNK = 256  # tokens a forward through a cache whose sinks are copied for each query
+
+
+class FullPass:
+    """A pass with full attention over `ids` behind the prefix: the reference of every protocol.
+
+    `whole` are the tokens with the prefix, `states` (tokens, width) the last hidden states of
+    `ids`, `cache` holds each layer's keys and values. For the score-based policies in `scored` it
+    keeps, a layer each, their `target_scores` at `targets` (kv_heads, targets, tokens); then
+    attention weights are computed openly.
+    """
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        ids: torch.Tensor,
+        targets: np.ndarray,
+        scored: Sequence[Scored] = (),
+    ) -> None:
+        self.lm, self.targets = lm, targets
+        self.whole = _with_prefix(lm, ids)
+        self.rows = _rows(lm, targets)
+        self.scores: dict[Scored, list[torch.Tensor]] = {policy: [] for policy in scored}
+        self.cache = DynamicCache()  # without a config: sliding layers keep all their entries too
+        everything = torch.arange(len(self.whole), device=lm.device)[None]
+
+        def take(k: int, hidden: torch.Tensor, weights: torch.Tensor) -> None:
+            kept = self.cache.layers[k]
+            layer = LayerPass(weights[0], kept.keys[0], kept.values[0], hidden[0], lm.model, k)
+            for policy, scores in self.scores.items():
+                scores.append(policy.target_scores(layer, self.rows))
+
+        run = dict(position_ids=everything, past_key_values=self.cache, use_cache=True)
+        with torch.inference_mode():
+            if scored:
+                with masks.eager(lm.model), _attention_of(lm, take):
+                    out = lm.model.base_model(self.whole[None], **run)
+            else:
+                out = lm.model.base_model(self.whole[None], **run)
+        self.all_states = out.last_hidden_state[0]
+        self.states = self.all_states[len(lm.prefix_ids) :]
+
+    def first(self, tokens: int) -> DynamicCache:
+        """A new cache with the entries of the first `tokens` tokens."""
+        cache = DynamicCache()
+        for k, layer in enumerate(self.cache.layers):
+            cache.update(layer.keys[:, :, :tokens], layer.values[:, :, :tokens], k)
+        return cache
+
+
+def online_hidden(
+    full: FullPass, policy: Static, budget: int, rng: np.random.Generator
+) -> torch.Tensor:
+    """A static policy online, in one forward: who survives at each step is an attention mask.
+
+    The first `budget` tokens still see everything, so their entries are those of the full pass.
+    Equals `decode_hidden`, its plain twin, which evicts from a real cache token by token.
+    """
+    lm, length = full.lm, len(full.whole)
+    if budget >= length:
+        return full.all_states[full.rows]
+    if policy.positions == "cache":  # no mask can say this: through the cache that does
+        cache = BoundedCache(budget, policy.n_sink, model=lm.model, positions="cache")
+        with torch.inference_mode():
+            parts = [
+                lm.model.base_model(chunk[None], past_key_values=cache).last_hidden_state[0]
+                for chunk in full.whole.split(CHUNK)
+            ]
+        return torch.cat(parts)[full.rows]
+    seen = torch.from_numpy(_survivors(lm, policy, length, budget, rng)).to(lm.device)
+    rest = torch.arange(budget, length, device=lm.device)
+    age = rest[:, None] - torch.arange(length, device=lm.device)
+    seen = seen[..., budget:, :]
+    windows = masks.sliding_windows(lm.model)
+    run = dict(position_ids=rest[None], past_key_values=full.first(budget), use_cache=True)
+    with torch.inference_mode():
+        if seen.ndim == 2:
+            out = lm.model.base_model(
+                full.whole[None, rest],
+                attention_mask=masks.masks_for(lm.model, seen[None, None], age),
+                **run,
+            )
+        else:
+            with masks.layer_masks(
+                lm.model, lambda k: seen[k] & masks.near(rest, length, windows[k])
+            ):
+                out = lm.model.base_model(
+                    full.whole[None, rest],
+                    attention_mask=masks.placeholder(lm.model, len(rest), length),
+                    **run,
+                )
+    return torch.cat([full.all_states[:budget], out.last_hidden_state[0]])[full.rows]
+
+
+def decode_hidden(
+    lm: LanguageModel,
+    ids: torch.Tensor,
+    targets: np.ndarray,
+    policy: Static | Scored,
+    budget: int,
+    rng: np.random.Generator,
+    step: int = 1,
+) -> torch.Tensor:
+    """A policy online with a real evicting cache, `step` tokens a forward.
+
+    Before each forward the cache of each layer is cut to `budget - step` entries, so that no query
+    sees more than `budget`. Static policies need step = 1. Attention weights come from the model's
+    own eager implementation.
+    """
+    whole = _with_prefix(lm, ids)
+    static = hasattr(policy, "survivors")
+    if static and step != 1:
+        raise ValueError(f"step: expected 1 for a static policy, got {step}")
+    if step >= budget:
+        raise ValueError(f"step: expected less than the budget {budget}, got {step}")
+    seen = None
+    if static:
+        seen = torch.from_numpy(_survivors(lm, policy, len(whole), budget, rng)).to(lm.device)
+    cache = DynamicCache()
+    held = [_Held(window) for window in masks.sliding_windows(lm.model)]
+    states = []
+    with torch.inference_mode(), masks.eager(lm.model), _attention_of(lm) as attention:
+        for begin in range(0, len(whole), step):
+            chunk = torch.arange(begin, min(begin + step, len(whole)), device=lm.device)
+            for k, layer in enumerate(cache.layers):
+                if static:
+                    held[k].keep_seen(layer, seen if seen.ndim == 2 else seen[k], begin)
+                else:
+                    held[k].keep_best(layer, policy, budget, step)
+            with masks.layer_masks(lm.model, lambda k: held[k].mask(chunk)):  # noqa: B023 (used at once)
+                out = lm.model.base_model(
+                    whole[None, chunk],
+                    attention_mask=masks.placeholder(
+                        lm.model, len(chunk), held[0].length + len(chunk)
+                    ),
+                    position_ids=chunk[None],
+                    past_key_values=cache,
+                    use_cache=True,
+                )
+            states.append(out.last_hidden_state[0])
+            for k, layer in enumerate(cache.layers):
+                held[k].append(chunk, layer.keys.shape[1])
+                if not static:
+                    held[k].score(policy, attention[k], layer.keys[0])
+    return torch.cat(states)[_rows(lm, targets)]
+
+
+def reencode_hidden(
+    lm: LanguageModel,
+    ids: torch.Tensor,
+    targets: np.ndarray,
+    policy: Static,
+    budget: int,
+    rng: np.random.Generator,
+) -> torch.Tensor:
+    """What is kept for each target, encoded again from scratch behind the prefix.
+
+    The budget counts tokens of the text; the prefix (Gemma's BOS) stands in front in addition, as
+    in `truncation_sensitivity`. Recency policies stand closed up, random ones where their tokens
+    stood or, with `positions="cache"`, closed up.
+    """
+    kept = [policy.kept(int(t) + 1, budget, rng) for t in targets]
+    prefix = torch.tensor(lm.prefix_ids, dtype=ids.dtype, device=lm.device)
+    states: dict[int, torch.Tensor] = {}
+    lengths = np.array([len(k) for k in kept])
+    for length in np.unique(lengths):
+        rows = np.flatnonzero(lengths == length)
+        size = max(1, BATCH_TOKENS // int(length))
+        for i in range(0, len(rows), size):
+            some = rows[i : i + size]
+            positions = torch.from_numpy(np.stack([kept[r] for r in some])).to(lm.device)
+            tokens = torch.cat([prefix.expand(len(some), -1), ids[positions]], dim=1)
+            where = torch.arange(tokens.shape[1], device=lm.device).expand(len(some), -1)
+            if isinstance(policy, RandomRetention) and policy.positions == "true":
+                where = torch.cat([where[:, : len(prefix)], positions + len(prefix)], dim=1)
+            with torch.inference_mode():
+                # a mask of ones: without it transformers takes a jump in positions for a new text
+                out = lm.model.base_model(
+                    tokens,
+                    attention_mask=torch.ones_like(tokens),
+                    position_ids=where,
+                    use_cache=False,
+                )
+            states |= dict(zip(some.tolist(), out.last_hidden_state[:, -1], strict=True))
+    return torch.stack([states[r] for r in range(len(targets))])
+
+
+def prefill_hidden(
+    full: FullPass, policy: Static | Scored, budget: int, rng: np.random.Generator
+) -> torch.Tensor:
+    """One eviction after the full pass, at every target: the cache of x[0..t-1] is cut to
+    `budget - 1` entries in each layer and head; then x[t] is read, at its true position.
+
+    All targets go through one further forward, each with a mask of its own.
+    """
+    lm, n, length = full.lm, len(full.targets), len(full.whole)
+    if policy in full.scores:
+        layers = [_best(full, scores, policy, budget) for scores in full.scores[policy]]
+    else:
+        layers = _drawn(full, policy, budget, rng)
+    own = torch.eye(n, dtype=torch.bool, device=lm.device)
+    windows = masks.sliding_windows(lm.model)
+
+    def mask(k: int) -> torch.Tensor:
+        seen = layers[k % len(layers)] & masks.near(full.rows, length, windows[k])
+        return torch.cat([seen, own.expand(len(seen), -1, -1)], dim=-1)
+
+    with torch.inference_mode(), masks.layer_masks(lm.model, mask):
+        out = lm.model.base_model(
+            full.whole[None, full.rows],
+            attention_mask=masks.placeholder(lm.model, n, length + n),
+            position_ids=full.rows[None],
+            past_key_values=full.first(length),
+            use_cache=True,
+        )
+    return out.last_hidden_state[0]
+
+
+def _best(full: FullPass, scores: torch.Tensor, policy: Scored, budget: int) -> torch.Tensor:
+    """(kv_heads, targets, tokens) bool: the budget - 1 best entries before each target."""
+    age = full.rows[:, None] - torch.arange(len(full.whole), device=full.lm.device)
+    newest = min(policy.protected(budget), budget - 1)
+    ranked = scores.masked_fill((age > 0) & (age <= newest), torch.inf)
+    ranked = ranked.masked_fill(age <= 0, -torch.inf)
+    best = ranked.topk(min(budget - 1, ranked.shape[-1]), dim=-1).indices
+    return torch.zeros_like(ranked, dtype=torch.bool).scatter_(-1, best, True) & (age > 0)
+
+
+def _drawn(
+    full: FullPass, policy: Static, budget: int, rng: np.random.Generator
+) -> list[torch.Tensor]:
+    """One (1, targets, tokens) bool for all layers, or one (kv_heads, targets, tokens) for each."""
+    heads = isinstance(policy, RandomRetention) and policy.scope == "heads"
+    layers = full.cache.layers
+    shape = (len(layers), layers[0].keys.shape[1]) if heads else (1, 1)
+    kept = np.zeros((*shape, len(full.targets), len(full.whole)), dtype=bool)
+    for draw in np.ndindex(shape):
+        for i, t in enumerate(full.rows.tolist()):
+            kept[(*draw, i, policy.kept(t + 1, budget, rng)[:-1])] = True
+    return list(torch.from_numpy(kept).to(full.lm.device))
+
+
+# --- inside the protocols --------------------------------------------------------------------
+
+
+@contextmanager
+def _attention_of(
+    lm: LanguageModel,
+    take: Callable[[int, torch.Tensor, torch.Tensor], None] | None = None,
+) -> Iterator[dict[int, torch.Tensor]]:
+    """Hands each layer's number, what went into its attention (batch, queries, width) and the
+    weights (batch, heads, queries, entries) to `take`, or keeps the weights of the batch's first in
+    the dictionary it yields."""
+    found: dict[int, torch.Tensor] = {}
+    hooks = []
+
+    def after(k: int) -> Callable:
+        def look(module: torch.nn.Module, args: tuple, kwargs: dict, out: tuple) -> None:
+            if take:
+                take(k, args[0] if args else kwargs["hidden_states"], out[1])
+            else:
+                found[k] = out[1][0]
+
+        return look
+
+    try:
+        for k, module in enumerate(masks.attention_modules(lm.model)):
+            hooks.append(module.register_forward_hook(after(k), with_kwargs=True))
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+class _Held:
+    """What one layer's cache holds: position of each entry (kv_heads, n) and its score."""
+
+    def __init__(self, window: int) -> None:
+        self.positions: torch.Tensor | None = None
+        self.scores: torch.Tensor | None = None
+        self.window = window  # the layer's own, or 0
+
+    @property
+    def length(self) -> int:
+        return 0 if self.positions is None else self.positions.shape[1]
+
+    def mask(self, chunk: torch.Tensor) -> torch.Tensor:
+        """(kv_heads, queries, entries + queries): all that is held, and the chunk causally."""
+        own = (chunk <= chunk[:, None])[None]
+        if self.positions is None:
+            return own
+        old = torch.ones_like(self.positions, dtype=torch.bool)[:, None]
+        seen = old.expand(-1, len(chunk), -1)
+        if self.window:
+            seen = chunk[:, None] - self.positions[:, None] < self.window
+        return torch.cat([seen, own.expand(len(seen), -1, -1)], dim=-1)
+
+    def append(self, chunk: torch.Tensor, kv_heads: int) -> None:
+        new = chunk.expand(kv_heads, -1)
+        self.positions = new if self.positions is None else torch.cat([self.positions, new], dim=1)
+
+    def score(self, policy: Scored, attention: torch.Tensor, keys: torch.Tensor) -> None:
+        previous = keys.new_zeros(len(keys), 0) if self.scores is None else self.scores
+        self.scores = policy.step_scores(previous, attention, keys)
+
+    def keep_best(self, layer: Any, policy: Scored, budget: int, step: int) -> None:
+        """Cut the layer to its `budget - step` best entries."""
+        room = budget - step
+        if self.length <= room:
+            return
+        ranked = self.scores.clone()
+        newest = min(policy.protected(budget), room)
+        if newest:
+            ranked[:, -newest:] = torch.inf
+        self._take(layer, ranked.topk(room, dim=1).indices.sort(dim=1).values)
+
+    def keep_seen(self, layer: Any, seen: torch.Tensor, t: int) -> None:
+        """Cut the layer to what the query at t may see: `seen` is ([kv_heads,] tokens, tokens)."""
+        now = seen[..., t, :].expand(len(self.positions), -1).gather(1, self.positions)
+        if bool(now.all()):
+            return
+        count = int(now[0].sum())
+        self._take(layer, now.float().topk(count, dim=1).indices.sort(dim=1).values)
+
+    def _take(self, layer: Any, index: torch.Tensor) -> None:
+        self.positions = self.positions.gather(1, index)
+        if self.scores is not None:
+            self.scores = self.scores.gather(1, index)
+        wide = index[None, ..., None].expand(-1, -1, -1, layer.keys.shape[-1])
+        layer.keys, layer.values = layer.keys.gather(2, wide), layer.values.gather(2, wide)
+
+
+def _survivors(
+    lm: LanguageModel, policy: Static, length: int, budget: int, rng: np.random.Generator
+) -> np.ndarray:
+    """(length, length) for all layers, or (layers, kv_heads, length, length)."""
+    if not (isinstance(policy, RandomRetention) and policy.scope == "heads"):
+        return policy.survivors(length, budget, rng)
+    config = lm.model.config
+    kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    draws = [
+        [policy.survivors(length, budget, rng) for _ in range(kv_heads)]
+        for _ in masks.attention_modules(lm.model)
+    ]
+    return np.array(draws)
+
+
+def _with_prefix(lm: LanguageModel, ids: torch.Tensor) -> torch.Tensor:
+    prefix = torch.tensor(lm.prefix_ids, dtype=ids.dtype, device=lm.device)
+    return torch.cat([prefix, ids.to(lm.device)])
+
+
+def _rows(lm: LanguageModel, targets: np.ndarray) -> torch.Tensor:
+    return torch.as_tensor(np.asarray(targets) + len(lm.prefix_ids), device=lm.device)

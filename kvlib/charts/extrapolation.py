@@ -1,0 +1,170 @@
+"""One function a figure: a table in, an Altair chart out. Nothing is estimated here.
+
+Each chart names its parameters; `kvlib.explorers` binds sliders and lists to them. What the laws
+of the extrapolation chart need is arithmetic inside the chart itself, so that it refits wherever
+it is drawn, with or without Python.
+"""
+
+from __future__ import annotations
+
+import altair as alt
+import pandas as pd
+
+from kvlib.charts.controls import Choice, Explorer, Slider
+from kvlib.charts.parts import (
+    BLUE,
+    GREEN,
+    GREY,
+    HEIGHT,
+    ORANGE,
+    legend,
+    log_axis,
+    rounded,
+    window_axis,
+    window_scale,
+)
+
+
+def extrapolation_chart(
+    points: pd.DataFrame, rivals: pd.DataFrame, source: str, split: int
+) -> alt.LayerChart:
+    """Two laws fitted to the windows up to `split`, drawn through the ones beyond it.
+
+    `points` has one row a (source, bin): `source`, `name`, `window`, `value` (mean KL), `weight`.
+    The power law and the exponential are weighted least squares of log value on log window and
+    on window; sums and slopes are transforms of the chart, so that they move with the slider.
+    `rivals` holds predictions (`source`, `split`, `window`, `value`) of a law that needs more than
+    a regression. Parameters: `source`, `split`.
+    """
+    points, rivals = rounded(points), rounded(rivals)
+    base = (
+        alt.Chart(points)
+        .transform_filter("datum.source == source")
+        .transform_calculate(
+            y="log(datum.value)",
+            lw="log(datum.window)",
+            k="datum.window <= split ? datum.weight : 0",
+            far="datum.window > split ? 1 : 0",
+        )
+        .transform_calculate(
+            ky="datum.k * datum.y",
+            kl="datum.k * datum.lw",
+            kll="datum.k * datum.lw * datum.lw",
+            kly="datum.k * datum.lw * datum.y",
+            kw="datum.k * datum.window",
+            kww="datum.k * datum.window * datum.window",
+            kwy="datum.k * datum.window * datum.y",
+        )
+        .transform_joinaggregate(
+            **{name.upper(): f"sum({name})" for name in ("k", "ky", "kl", "kll", "kly")},
+            **{name.upper(): f"sum({name})" for name in ("kw", "kww", "kwy", "far")},
+            LONGEST="max(window)",
+        )
+        .transform_calculate(
+            power_slope="(datum.K * datum.KLY - datum.KL * datum.KY)"
+            " / (datum.K * datum.KLL - datum.KL * datum.KL)",
+            rate="(datum.K * datum.KWY - datum.KW * datum.KY)"
+            " / (datum.K * datum.KWW - datum.KW * datum.KW)",
+        )
+        .transform_calculate(
+            power_y="(datum.KY - datum.power_slope * datum.KL) / datum.K"
+            " + datum.power_slope * datum.lw",
+            exponential_y="(datum.KY - datum.rate * datum.KW) / datum.K"
+            " + datum.rate * datum.window",
+        )
+        .transform_calculate(
+            power="exp(datum.power_y)",
+            exponential="exp(datum.exponential_y)",
+            power_miss="datum.far * pow(datum.power_y - datum.y, 2)",
+            exponential_miss="datum.far * pow(datum.exponential_y - datum.y, 2)",
+        )
+        .transform_joinaggregate(
+            POWER_MISS="sum(power_miss)", EXPONENTIAL_MISS="sum(exponential_miss)"
+        )
+        .transform_calculate(
+            power_error="sqrt(datum.POWER_MISS / datum.FAR)",
+            exponential_error="sqrt(datum.EXPONENTIAL_MISS / datum.FAR)",
+        )
+    )
+    low, high = float(points["value"].min()) / 30, float(points["value"].max()) * 3
+    x = alt.X("window:Q", scale=window_scale(1024), axis=window_axis(1024))
+    scale = alt.Scale(type="log", domain=[low, high], clamp=True, nice=False)
+    axis = log_axis("mean KL (nats)", low, high)
+
+    def y(field: str) -> alt.Y:
+        return alt.Y(f"{field}:Q", scale=scale, axis=axis)
+
+    power = base.mark_line(color=BLUE, strokeWidth=2).encode(x=x, y=y("power"))
+    exponential = (
+        base.transform_filter(f"datum.exponential >= {low}")
+        .mark_line(color=ORANGE, strokeWidth=2, strokeDash=[6, 4])
+        .encode(x=x, y=y("exponential"))
+    )
+    rival = (
+        alt.Chart(rivals)
+        .transform_filter("datum.source == source && datum.split == split")
+        .mark_line(color=GREEN, strokeWidth=1.5, strokeDash=[2, 3])
+        .encode(x=x, y=y("value"))
+    )
+    tooltip = [
+        alt.Tooltip("window:Q", title="window", format=".0f"),
+        alt.Tooltip("value:Q", title="measured (nats)", format=".3g"),
+        alt.Tooltip("power:Q", title="power law", format=".3g"),
+        alt.Tooltip("exponential:Q", title="exponential", format=".3g"),
+    ]
+    fitted = (
+        base.transform_filter("datum.far == 0")
+        .mark_point(color=BLUE, filled=True, size=46, opacity=1)
+        .encode(x=x, y=y("value"), tooltip=tooltip)
+    )
+    scored = (
+        base.transform_filter("datum.far == 1")
+        .mark_point(color=BLUE, filled=False, size=46, strokeWidth=1.6, opacity=1)
+        .encode(x=x, y=y("value"), tooltip=tooltip)
+    )
+    once = base.transform_filter("datum.window == datum.LONGEST")
+    cut = alt.Chart(pd.DataFrame({"at": [0]})).transform_calculate(split_at="split")
+    rule = cut.mark_rule(color=GREY, strokeDash=[2, 3], strokeWidth=1.5).encode(
+        x=alt.X("split_at:Q", scale=window_scale(1024))
+    )
+    reading = (
+        once.transform_calculate(
+            sentence="datum.name + ': fitted on windows up to ' + split + ' tokens, the power law"
+            " misses the longer ones by ' + format(datum.power_error, '.2f')"
+            " + ' and the exponential by ' + format(datum.exponential_error, '.2f')"
+            " + ' (RMSE of log KL): a ratio of '"
+            " + format(datum.exponential_error / datum.power_error, '.1f') + '.'"
+        )
+        .mark_text(align="left", baseline="top", dy=-26, limit=0)
+        .encode(text="sentence:N", x=alt.value(0), y=alt.value(0))
+        .properties(name="reading")
+    )
+    key = legend(
+        (BLUE, [1, 0], "power law"),
+        (ORANGE, [6, 4], "exponential"),
+        (GREEN, [2, 3], "power law, finite context"),
+    )
+    return (
+        alt.layer(rule, rival, exponential, power, fitted, scored, *key, reading)
+        .add_params(alt.param("source", value=source), alt.param("split", value=split))
+        .properties(width="container", height=HEIGHT)
+    )
+
+
+def extrapolation(points: pd.DataFrame, predictions: pd.DataFrame, split: int) -> Explorer:
+    """Two laws fitted to the windows up to a split that the reader moves.
+
+    The tables are what `kvlib.fit.contest_tables` returns.
+    """
+    splits = sorted(int(value) for value in predictions["split"].unique())
+    sources = points[["source", "name"]].drop_duplicates()
+    return Explorer(
+        extrapolation_chart(points, predictions, sources["source"].iloc[0], split),
+        [
+            Choice("source", "Model and text", list(sources.itertuples(index=False, name=None))),
+            Slider(
+                "split", "Fit windows up to", values=splits, value=split, scale="log", unit="tokens"
+            ),
+        ],
+        "A power law and an exponential, fitted to short windows and drawn through the long ones",
+    )

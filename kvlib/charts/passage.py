@@ -1,0 +1,94 @@
+"""A passage of real text, token by token: what breaks when the cache shrinks.
+
+`python -m kvlib.passages` measures and stores one; `Passage` draws it: words shaded by KL, policy
+and budget to choose, and for a token the model's first guesses, with the full cache and with the
+bounded one.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+from typing import Any
+
+import pandas as pd
+
+SHADES = (0.02, 0.1, 0.5, 2.0)  # nats: where a word gets a darker shade
+
+
+class Passage:
+    """A stored passage as a page's explorer; `label` is what a screen reader says first."""
+
+    def __init__(self, rows: pd.DataFrame, label: str) -> None:
+        self.rows, self.label = rows, label
+        self.full = rows.loc[rows["budget"] == 0, "policy"].iloc[0]
+        self.policies = [p for p in dict.fromkeys(rows["policy"]) if p != self.full]
+        self.budgets = sorted(int(b) for b in set(rows["budget"]) - {0})
+        full = rows[rows["policy"] == self.full]
+        self.tokens = full["token"].tolist()
+
+    def payload(self) -> dict[str, Any]:
+        """What the page's script needs: texts once, numbers to three digits."""
+        texts: dict[str, int] = {}
+        many = sum(name.startswith("guess_") for name in self.rows)
+
+        def guesses(part: pd.DataFrame) -> list[list[Any]]:
+            names = [f"{kind}_{k}" for k in range(many) for kind in ("guess", "share")]
+            return [
+                [
+                    texts.setdefault(v, len(texts)) if isinstance(v, str) else round(100 * v, 1)
+                    for v in row
+                ]
+                for row in part[names].itertuples(index=False, name=None)
+            ]
+
+        cells = {}
+        for (policy, budget), part in self.rows.groupby(["policy", "budget"], sort=False):
+            cells[f"{policy}|{budget}"] = {
+                "kl": [float(f"{v:.3g}") for v in part["kl_nats"]],
+                "own": [round(100 * v, 1) for v in part["probability"]],
+                "guesses": guesses(part),
+            }
+        return {
+            "tokens": self.tokens,
+            "full": f"{self.full}|0",
+            "policies": self.policies,
+            "budgets": self.budgets,
+            "shades": list(SHADES),
+            "cells": cells,
+            "texts": list(texts),
+        }
+
+    def to_html(self) -> str:
+        """Inert HTML: controls, the passage in plain spans, an empty sentence, the data as JSON."""
+        data = json.dumps(self.payload(), separators=(",", ":"), allow_nan=False)
+        data = data.replace("<", "\\u003c")
+        options = "".join(f"<option>{html.escape(name)}</option>" for name in self.policies)
+        words = "".join(
+            f'<span class="kv-token" data-at="{i}">{html.escape(token)}</span>'
+            for i, token in enumerate(self.tokens)
+        )
+        key = "".join(
+            f'<span class="kv-token" data-shade="{k + 1}">{low:g} nats</span> '
+            for k, low in enumerate(SHADES)
+        )
+        return (
+            f'<div class="kv-passage" role="group" aria-label="{html.escape(self.label)}">'
+            '<div class="kv-controls">'
+            '<label class="kv-control"><span class="kv-label">Policy, online</span>'
+            f'<select name="policy" autocomplete="off">{options}</select></label>'
+            '<label class="kv-control"><span class="kv-label">Budget</span>'
+            '<output class="kv-value" aria-hidden="true"></output>'
+            f'<input type="range" name="budget" min="0" max="{len(self.budgets) - 1}" step="1"'
+            ' autocomplete="off"></label></div>'
+            f'<p class="kv-key">Shaded from {key}of divergence at that word.</p>'
+            '<p class="kv-words" role="listbox" aria-label="the passage; arrow keys move from'
+            f' word to word">{words}</p>'
+            '<p class="kv-reading" aria-live="polite"></p><div class="kv-guesses"></div>'
+            "<noscript><p>The shading needs JavaScript.</p></noscript>"
+            f'<script type="application/json" class="kv-data">{data}'
+            "</script></div>"
+        )
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        return {"text/html": self.to_html(), "text/plain": f"Passage: {self.label}"}

@@ -1,0 +1,63 @@
+"""The book's explorers: a chart of `kvlib.charts` with the controls that move it."""
+
+from __future__ import annotations
+
+import altair as alt
+import pandas as pd
+
+from kvlib.charts.controls import Choice, Explorer, Slider
+from kvlib.charts.parts import BLUE, GREY, HEIGHT, ORANGE, legend, policy_reading, rounded
+
+
+def cache_run(run: pd.DataFrame) -> Explorer:
+    """What a token costs in a long generation, bounded and not; `run` is a stored table."""
+    table = cache_rows(run)
+    tokens = sorted(int(token) for token in table["token"].unique())
+    return Explorer(
+        cache_run_chart(table),
+        [
+            Choice("quantity", "Quantity", [("time", "time a token"), ("memory", "memory held")]),
+            Slider("token", "Token", values=tokens, value=tokens[len(tokens) // 2]),
+        ],
+        "Time and memory of each generated token, with a bounded cache and with everything kept",
+    )
+
+
+def cache_run_chart(table: pd.DataFrame) -> alt.LayerChart:
+    """Time and memory of a token, bounded and unbounded. Parameters: `quantity`, `token`."""
+    base = alt.Chart(table).transform_filter("datum.quantity == quantity")
+    x = alt.X("token:Q", axis=alt.Axis(title="tokens generated", format="d"))
+    y = alt.Y("value:Q", axis=alt.Axis(title="per token (ms), or held (MB)", format="~g"))
+    layers = [
+        base.transform_filter(f"datum.cache == '{name}'")
+        .mark_line(color=colour, strokeWidth=2, strokeDash=dash)
+        .encode(x=x, y=y)
+        for name, colour, dash in (("bounded", BLUE, [1, 0]), ("unbounded", ORANGE, [6, 4]))
+    ]
+    once = base.transform_filter("datum.token == token && datum.cache == 'bounded'")
+    rule = once.mark_rule(color=GREY, strokeDash=[2, 3], strokeWidth=1.5).encode(x=x)
+    key = legend((BLUE, [1, 0], "BoundedCache"), (ORANGE, [6, 4], "everything kept"))
+    return (
+        alt.layer(rule, *layers, *key, policy_reading(once))
+        .add_params(alt.param("quantity", value="time"), alt.param("token", value=4000))
+        .properties(width="container", height=HEIGHT)
+    )
+
+
+def cache_rows(run: pd.DataFrame) -> pd.DataFrame:
+    """`cache_run`'s table, long: `cache, token, quantity, value, sentence`; tokens of both runs."""
+    both = run.groupby("token")["cache"].transform("nunique") == 2
+    run, parts = run[both], []
+    for quantity, values, unit in (
+        ("time", 1000 * run["cpu_seconds"], "ms of processor time"),
+        ("memory", run["cache_bytes"] / 1e6, "MB"),
+    ):
+        part = run[["cache", "token"]].assign(quantity=quantity, value=values)
+        wide = part.pivot(index="token", columns="cache", values="value")
+        words = {
+            token: f"At token {token:,} the bounded cache takes {row['bounded']:.3g} {unit}, "
+            f"the unbounded one {row['unbounded']:.3g}."
+            for token, row in wide.iterrows()
+        }
+        parts.append(part.assign(sentence=part["token"].map(words)))
+    return rounded(pd.concat(parts, ignore_index=True), 4)

@@ -1,0 +1,85 @@
+"""A passage of real text, token by token: what breaks when the cache shrinks.
+
+`python -m kvlib.passages` measures and stores one; `Passage` draws it: words shaded by KL, policy
+and budget to choose, and for a token the model's first guesses, with the full cache and with the
+bounded one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from kvlib import store
+from kvlib.names import name_of
+
+
+def stored_passage(folder: Path = store.DATA) -> pd.DataFrame:
+    """The stored passage."""
+    (path,) = store.stored("passage", folder).values()
+    return store.load_table(path)
+
+
+POLICY, PROTOCOL = "4 sinks + recent", "online"
+KEYS = ["model", "corpus"]
+
+
+class Plan(NamedTuple):
+    """A budget that keeps a distortion; `budget` None when no measured one does."""
+
+    budget: int | None
+    mean: float
+    low: float
+    high: float
+    documents: int
+
+
+def plan(summary: pd.DataFrame, model: str, corpus: str, epsilon: float) -> Plan:
+    """The least measured budget whose mean KL is vouched to be at most `epsilon` nats.
+
+    `summary` is what `kvlib.claims.policy_rows.summary` returns; sinks and recent tokens, online.
+    With no such budget, the figures are those of the largest. Raises ValueError for an ε that
+    is not positive, or a model and text that were not measured.
+    """
+    if not epsilon > 0:
+        raise ValueError(f"epsilon: expected more than 0 nats, got {epsilon}")
+    rows = _rows(summary).query("model == @model and corpus == @corpus")
+    if rows.empty:
+        known = sorted(set(_rows(summary)[KEYS].itertuples(index=False, name=None)))
+        raise ValueError(f"plan: expected one of {known}, got {(model, corpus)}")
+    good = rows[rows["worst"] <= epsilon]
+    row = (good if len(good) else rows.tail(1)).iloc[0]
+    budget = int(row["budget"]) if len(good) else None
+    return Plan(budget, row["mean"], row["low"], row["high"], int(row["documents"]))
+
+
+def plan_rows(summary: pd.DataFrame, costs: dict[str, tuple[int, int, int]]) -> pd.DataFrame:
+    """What the plan's chart needs, a row a model, text and budget.
+
+    `costs`: model → bytes a token (full, sliding, local), as `kvlib.models.cache_cost`. Columns:
+    `source` (a name), `budget, mean, low, high, p95, documents`, `worst` (the largest `high` of
+    this and all larger budgets), `megabytes` (one sequence, 16-bit numbers, as `BoundedCache` holds
+    them: so many entries in every layer, sliding ones too).
+    """
+    table = _rows(summary)
+    table["source"] = [
+        f"{name_of(model)} on {name_of(corpus)}"
+        for model, corpus in zip(table["model"], table["corpus"], strict=True)
+    ]
+    cost = np.array([costs[model] for model in table["model"]])
+    table["megabytes"] = (cost[:, 0] + cost[:, 1]) * table["budget"] / 1e6
+    columns = ["source", "budget", "mean", "low", "high", "p95", "documents", "worst", "megabytes"]
+    return table[columns]
+
+
+def _rows(summary: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the planned policy, budgets ascending, with `worst`."""
+    ours = summary[(summary["policy"] == POLICY) & (summary["protocol"] == PROTOCOL)]
+    ours = ours.sort_values("budget", kind="stable", ignore_index=True)
+    worst = ours[::-1].groupby(KEYS, sort=False)["high"].cummax()
+    order = pd.Index(summary[KEYS].apply(tuple, axis=1).unique())
+    place = pd.Series(order.get_indexer(ours[KEYS].apply(tuple, axis=1)), ours.index)
+    return ours.assign(worst=worst, place=place).sort_values(["place", "budget"])

@@ -1,0 +1,26 @@
+"""Fitting: curves over windows, decay laws, exponents with intervals, contests between laws."""
+
+from kvlib.fit.contests import Contest, contest_tables, extrapolation, held_out, pinned_points
+from kvlib.fit.curve import BINS_PER_OCTAVE, BOOTSTRAPS, Curve, curve
+from kvlib.fit.estimate import (
+    MARGIN,
+    Estimate,
+    estimate,
+    exponential_of,
+    geometric_mean,
+    jackknife,
+    log_mean,
+    log_ratio,
+    mean_of,
+    means_without_each,
+)
+from kvlib.fit.exponents import (
+    exponent,
+    exponent_of,
+    jackknife_t,
+    left_out_exponents,
+    local_slopes,
+    summaries,
+    summary,
+)
+from kvlib.fit.laws import LAWS, SHIFT, Fit, Law, fit_law

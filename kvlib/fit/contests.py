@@ -1,0 +1,161 @@
+"""Contests of laws: fitted here, scored there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from kvlib.fit.curve import BOOTSTRAPS, Curve
+from kvlib.fit.estimate import Estimate, estimate
+from kvlib.fit.exponents import exponent
+from kvlib.fit.laws import LAWS, Fit, fit_law
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Laws fitted on windows ≤ split, scored on the rest by the RMSE of log D (nats of log).
+
+    `errors[law]` and `ratios[law]` (its error over the power law's) carry bootstrap intervals.
+    """
+
+    split: float
+    fits: dict[str, Fit]
+    errors: dict[str, Estimate]
+    ratios: dict[str, Estimate]
+
+
+def extrapolation(
+    data: Curve,
+    split: float,
+    laws: tuple[str, ...] = tuple(LAWS),
+    n_boot: int = BOOTSTRAPS,
+    seed: int = 0,
+    against: str = "power",
+) -> Contest:
+    """Fit each law on the short windows of a curve and score it on the long ones.
+
+    Weights are those of the fitted part; the scored bins count the same, being log-spaced. In
+    every bootstrap sample the same documents are used to fit and to score.
+    """
+    short, long = data.between(0, split), data.between(np.nextafter(split, np.inf))
+    if len(long.window) < 2:
+        raise ValueError(f"split: expected at least 2 windows beyond it, got {len(long.window)}")
+    keep = data.window <= split
+    stacked = np.vstack([data.mean, data.resampled(n_boot, seed)])
+    fits, scores = {}, {}
+    for law in laws:
+        fitted = fit_law(law, short.window, stacked[:, keep], short.weights, data.contexts)
+        miss = fitted.log_value(long.window) - np.log(stacked[:, ~keep])
+        scores[law] = np.sqrt((miss**2).mean(axis=-1))
+        fits[law] = Fit(
+            fitted.law, fitted.intercept[0], fitted.slope[0], fitted.shape[0], fitted.contexts
+        )
+    n = data.n_documents
+    return Contest(
+        split=split,
+        fits=fits,
+        errors={law: estimate(s[0], s[1:], n) for law, s in scores.items()},
+        ratios={
+            law: estimate(s[0] / scores[against][0], s[1:] / scores[against][1:], n)
+            for law, s in scores.items()
+        },
+    )
+
+
+def held_out(
+    data: Curve,
+    laws: tuple[str, ...] = tuple(LAWS),
+    n_boot: int = BOOTSTRAPS,
+    seed: int = 0,
+    against: str = "finite-context power",
+) -> dict[str, Estimate]:
+    """Errors on documents that a fit has not seen, as ratios to the law `against`.
+
+    Each bootstrap sample of documents is fitted over all windows and scored (RMSE of log D, bins
+    the same) on the documents that it left out; the value is the median ratio. A ratio above one
+    speaks for `against`. Raises ValueError for fewer than 4 documents.
+    """
+    n = data.n_documents
+    if n < 4:
+        raise ValueError(f"documents: expected at least 4 to hold some out, got {n}")
+    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_boot)
+    left_out = (counts == 0).astype(float)
+    enough = left_out.sum(axis=1) >= 2
+    counts, left_out = counts[enough], left_out[enough]
+    seen = counts @ data.doc_means / n
+    unseen = np.log(left_out @ data.doc_means / left_out.sum(axis=1, keepdims=True))
+    scores = {}
+    for law in laws:
+        fitted = fit_law(law, data.window, seen, data.weights, data.contexts)
+        scores[law] = np.sqrt(((fitted.log_value(data.window) - unseen) ** 2).mean(axis=-1))
+    ratios = {law: score / scores[against] for law, score in scores.items()}
+    return {law: estimate(np.median(ratio), ratio, n) for law, ratio in ratios.items()}
+
+
+def contest_tables(
+    curves: dict[tuple[str, str], Curve],
+    names: Callable[[str], str] = str,
+    law: str = "finite-context power",
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What the extrapolation chart needs: the points with their weights, and one law's predictions.
+
+    A split is possible after the third bin and before the last two. Columns of the points:
+    `source, name, window, value, weight` (`names` gives models and corpora theirs); of the
+    predictions: `source, split, window, value`.
+    """
+    points, predictions = [], []
+    for (model, corpus), data in curves.items():
+        source, name = f"{model} {corpus}", f"{names(model)} on {names(corpus)}"
+        columns = {"window": data.window, "value": data.mean, "weight": data.weights}
+        points.append(pd.DataFrame(columns).assign(source=source, name=name))
+        for split in data.last[3:-2]:
+            near = data.between(0, split)
+            fitted = fit_law(law, near.window, near.mean, near.weights, near.contexts)
+            drawn = data.window[::2]
+            predictions.append(
+                pd.DataFrame({"window": drawn, "value": fitted(drawn)}).assign(
+                    source=source, split=split
+                )
+            )
+    return tuple(pd.concat(t, ignore_index=True) for t in (points, predictions))
+
+
+def pinned_points(
+    curves: dict[tuple[str, str], Curve],
+    costs: dict[str, tuple[int, int, int]],
+    names: Callable[[str], str] = str,
+    min_window: float = 8,
+    largest: float = 1e6,
+) -> pd.DataFrame:
+    """What the budget chart needs: measured points, and a grid on which a law is drawn.
+
+    `costs` maps a model to its bytes a token (full, sliding, local). The law is pinned to the first
+    measured bin of at least `min_window`. Columns as `kvlib.charts.bounds.budget_chart` asks for.
+    """
+    tables = []
+    for (model, corpus), data in curves.items():
+        long = data.between(min_window)
+        grid = np.geomspace(1, largest, 49)
+        table = pd.DataFrame(
+            {
+                "window": np.concatenate([long.window, grid]),
+                "value": np.concatenate([long.mean, 0 * grid]),
+            }
+        )
+        full, sliding, local = costs[model]
+        tables.append(
+            table.assign(
+                source=f"{model} {corpus}",
+                name=f"{names(model)} on {names(corpus)}",
+                pin_window=long.window[0],
+                pin_value=long.mean[0],
+                measured_alpha=str(exponent(long)),
+                full=full,
+                sliding=sliding,
+                local=local,
+            )
+        )
+    return pd.concat(tables, ignore_index=True)

@@ -1,0 +1,98 @@
+"""From a table of pairs to a curve: binned windows, one mean for each document."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+BINS_PER_OCTAVE = 4
+BOOTSTRAPS = 2000
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Mean divergence against window, document by document.
+
+    `doc_means` has shape (documents, bins); the windows of a bin lie within 1/BINS_PER_OCTAVE of
+    an octave: from `first` to `last`, and `window` is their geometric mean. `contexts`
+    are 32 reference lengths T, evenly spread over those that occur: a mean over them is a mean
+    over the targets. `n_starts` counts forward passes, `n_pairs` rows.
+    """
+
+    window: np.ndarray
+    first: np.ndarray
+    last: np.ndarray
+    doc_means: np.ndarray
+    contexts: np.ndarray
+    n_pairs: int
+    n_starts: int
+
+    @property
+    def n_documents(self) -> int:
+        """Documents behind the curve: the sample size of every interval."""
+        return len(self.doc_means)
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Mean over documents, one number a bin."""
+        return self.doc_means.mean(axis=0)
+
+    @property
+    def weights(self) -> np.ndarray:
+        """1 / variance of log(mean), from the spread between documents; they sum to one."""
+        error = self.doc_means.std(axis=0, ddof=1) / np.sqrt(self.n_documents) / self.mean
+        return error**-2 / np.sum(error**-2)
+
+    def between(self, smallest: float, largest: float = np.inf) -> Curve:
+        """The part of the curve with `smallest` ≤ window ≤ `largest`."""
+        keep = (self.window >= smallest) & (self.window <= largest)
+        return replace(
+            self,
+            window=self.window[keep],
+            first=self.first[keep],
+            last=self.last[keep],
+            doc_means=self.doc_means[:, keep],
+        )
+
+    def leaving_out(self) -> list[Curve]:
+        """The curve, then the curve without each of its documents in turn."""
+        n = self.n_documents
+        without = (np.delete(self.doc_means, k, axis=0) for k in range(n))
+        return [self, *(replace(self, doc_means=rest) for rest in without)]
+
+    def resampled(self, n: int = BOOTSTRAPS, seed: int = 0) -> np.ndarray:
+        """Means (n, bins) over documents drawn with replacement: the cluster bootstrap."""
+        counts = np.random.default_rng(seed).multinomial(
+            self.n_documents, np.full(self.n_documents, 1 / self.n_documents), size=n
+        )
+        return counts @ self.doc_means / self.n_documents
+
+
+def curve(table: pd.DataFrame, value: str = "kl_nats") -> Curve:
+    """Average a table of pairs (`doc, position, context, window, <value>`) into a Curve.
+
+    Every document counts the same. Raises ValueError for fewer than two documents, a document
+    without some bin, or values that are negative beyond rounding.
+    """
+    if table["doc"].nunique() < 2:
+        raise ValueError(f"documents: expected at least 2, got {table['doc'].nunique()}")
+    if (low := table[value].min()) < -1e-6 or not np.isfinite(table[value]).all():
+        raise ValueError(f"{value}: expected finite values ≥ 0, got a minimum of {low}")
+    bins = np.ceil(BINS_PER_OCTAVE * np.log2(table["window"]) - 1e-9).astype(int)
+    doc_means = table.groupby(["doc", bins])[value].mean().unstack()
+    if doc_means.isna().any(axis=None):
+        raise ValueError(f"documents: expected every window bin in each, got {doc_means.isna()}")
+    start = table["position"] - table["window"] + 1
+    octave = np.ceil(np.log2(table["window"])).astype(int)
+    by_bin = table["window"].groupby(bins)
+    return Curve(
+        window=np.exp(np.log(table["window"]).groupby(bins).mean()).to_numpy(),
+        first=by_bin.min().to_numpy(),
+        last=by_bin.max().to_numpy(),
+        doc_means=doc_means.to_numpy(dtype=float),
+        contexts=np.quantile(np.unique(table["context"]), (np.arange(32) + 0.5) / 32),
+        n_pairs=len(table),
+        n_starts=len(pd.DataFrame({"d": table["doc"], "o": octave, "s": start}).drop_duplicates()),
+    )

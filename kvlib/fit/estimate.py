@@ -1,0 +1,96 @@
+"""Every interval of the book: estimates with their 95% intervals over documents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.special import stdtrit
+
+MARGIN = 0.1  # exponents closer than this are called the same
+
+
+# --- estimates with intervals -----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95% interval over documents, and how many documents stand behind it.
+
+    `flat` marks an exponent at the lower end of what is fitted, whichever document is left out, or
+    a difference from one: there is no exponent, and the width of the interval means nothing.
+    """
+
+    value: float
+    low: float
+    high: float
+    n_documents: int
+    flat: bool = False
+
+    def __str__(self) -> str:
+        return format(self, ".3g")
+
+    def __format__(self, spec: str) -> str:
+        """The value and its interval, each formatted by `spec`; no line breaks in an interval."""
+        if self.flat:
+            return "no exponent"
+        value, low, high = (_plain(x, spec or ".3g") for x in (self.value, self.low, self.high))
+        return f"{value} [{low},\u00a0{high}]".replace("-", "\u2212")
+
+
+def _plain(number: float, spec: str) -> str:
+    """A number as `spec` has it, but 160 rather than 1.6e+02."""
+    text = format(number, spec)
+    return f"{float(text):,.0f}" if "e+" in text else text
+
+
+def estimate(value: float, samples: np.ndarray, n_documents: int) -> Estimate:
+    """Percentile interval of bootstrap samples around the value from all documents."""
+    low, high = np.quantile(samples, [0.025, 0.975])
+    return Estimate(float(value), float(low), float(high), n_documents)
+
+
+def geometric_mean(estimates: pd.Series) -> float:
+    """Geometric mean of the values of a column of estimates."""
+    return float(np.exp(np.mean([np.log(item.value) for item in estimates])))
+
+
+def jackknife(whole: float, left: np.ndarray) -> Estimate:
+    """A statistic with a t interval, from its values when each of n documents is left out."""
+    n = len(left)
+    if n < 3:
+        raise ValueError(f"documents: expected at least 3 to leave one out, got {n}")
+    half = stdtrit(n - 1, 0.975) * np.sqrt((n - 1) * np.var(left))
+    return Estimate(float(whole), float(whole - half), float(whole + half), n)
+
+
+def mean_of(values: pd.Series) -> Estimate:
+    """A mean over documents with its 95% t interval."""
+    n = len(values)
+    half = stdtrit(n - 1, 0.975) * values.std(ddof=1) / np.sqrt(n)
+    mean = float(values.mean())
+    return Estimate(mean, float(mean - half), float(mean + half), n)
+
+
+def log_mean(values: np.ndarray) -> Estimate:
+    """Mean of positive document means with its 95% interval, symmetric in the logarithm."""
+    return exponential_of(jackknife(np.log(values.mean()), np.log(means_without_each(values))))
+
+
+def log_ratio(above: np.ndarray, below: np.ndarray) -> Estimate:
+    """Ratio of two means over the same documents, paired, symmetric in the logarithm."""
+    whole = np.log(above.mean() / below.mean())
+    return exponential_of(
+        jackknife(whole, np.log(means_without_each(above) / means_without_each(below)))
+    )
+
+
+def means_without_each(values: np.ndarray) -> np.ndarray:
+    """Means (n,) without each of n values in turn."""
+    return (values.sum() - values) / (len(values) - 1)
+
+
+def exponential_of(item: Estimate) -> Estimate:
+    value, low, high = np.exp([item.value, item.low, item.high])
+    return Estimate(float(value), float(low), float(high), item.n_documents)

@@ -1,0 +1,164 @@
+"""What the next-token law loses when the cache holds only what a policy keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+
+from kvlib.cache import protocols
+from kvlib.cache.policies import Policy
+from kvlib.measure.laws import HEAD_ROWS, log_laws
+from kvlib.models import LanguageModel, check_length, masks
+
+# --- cache policies -----------------------------------------------------------------------------
+
+
+def policy_distortion(
+    lm: LanguageModel,
+    documents: Sequence[np.ndarray],
+    policies: Sequence[Policy],
+    budgets: Sequence[int],
+    protocol: str,
+    seed: int = 0,
+    every: int = 4,
+    step: int = protocols.STEP,
+) -> pd.DataFrame:
+    """What the next-token law loses when the cache holds only what a policy keeps.
+
+    D = KL( P(·|x[0..t]) ‖ Q(·|what the policy kept of x[0..t]) ), at every `every`-th target t of
+    the second half of each document.
+
+    Args:
+        documents: token ids, all of one length ≥ 4.
+        budgets: entries that a query sees in each layer and KV head, itself included. In `reencode`
+            they are tokens of text, behind the model's own prefix. On a model with sliding layers
+            the policy is intersected with them.
+        protocol: `"reencode"`, `"online"` or `"prefill"`; see `kvlib.cache.protocols`.
+        seed: draws for random policies, a new draw for each document and budget.
+        step: tokens a forward of score-based policies online; at most an eighth of the budget.
+
+    Returns:
+        One row a target, policy and budget: `doc, position, policy, protocol, budget, kl_nats, tv,
+        top1_same, nll_excess_nats`. The last is log P(x) - log Q(x) at the text's own next token x,
+        NaN after the last token. Rows of a document are correlated: count documents.
+
+    Raises:
+        ValueError: an unknown protocol, a policy without it, a budget too small for it, an
+            architecture that masks or caches do not support.
+        FloatingPointError: logits that are not finite.
+    """
+    return pd.concat(
+        [
+            measure_policies(lm, document, doc, policies, budgets, protocol, seed, every, step)
+            for doc, document in enumerate(documents)
+        ],
+        ignore_index=True,
+    )
+
+
+def measure_policies(
+    lm: LanguageModel,
+    document: np.ndarray,
+    doc: int,
+    policies: Sequence[Policy],
+    budgets: Sequence[int],
+    protocol: str,
+    seed: int = 0,
+    every: int = 4,
+    step: int = protocols.STEP,
+) -> pd.DataFrame:
+    """`policy_distortion` of one document; `doc` is its number and sets the random draws."""
+    check_policies(policies, budgets, protocol, every, len(document))
+    check_length(lm, len(document))
+    masks.check_masks(lm.model)
+    ids = torch.as_tensor(np.asarray(document), device=lm.device)
+    targets = np.arange(len(document) // 2, len(document), every)
+    scored = [policy for policy in policies if not hasattr(policy, "kept")]
+    full = protocols.FullPass(lm, ids, targets, scored if protocol == "prefill" else ())
+    log_p = log_laws(lm, full.states[targets])
+    tables = []
+    for policy in policies:
+        for budget in budgets:
+            rng = np.random.default_rng([seed, doc, budget, *policy.name.encode()])
+            if protocol == "prefill":
+                hidden = protocols.prefill_hidden(full, policy, budget, rng)
+            elif protocol == "reencode":
+                hidden = protocols.reencode_hidden(lm, ids, targets, policy, budget, rng)
+            elif policy in scored:
+                size = min(step, max(1, budget // 8))
+                hidden = protocols.decode_hidden(lm, ids, targets, policy, budget, rng, size)
+            else:
+                hidden = protocols.online_hidden(full, policy, budget, rng)
+            rows = _compare_rows(lm, log_p, hidden, ids, targets)
+            tables.append(rows.assign(policy=policy.name, budget=np.int32(budget)))
+    table = pd.concat(tables, ignore_index=True)
+    if not np.isfinite(table[["kl_nats", "tv"]]).all(axis=None):
+        raise FloatingPointError(f"{lm.name}: expected finite logits, got NaN in document {doc}")
+    table.insert(0, "doc", np.int16(doc))
+    columns = ["doc", "position", "policy", "protocol", "budget"]
+    return table.assign(protocol=protocol)[
+        [*columns, "kl_nats", "tv", "top1_same", "nll_excess_nats"]
+    ]
+
+
+def check_policies(
+    policies: Sequence[Policy], budgets: Sequence[int], protocol: str, every: int, seq_len: int
+) -> None:
+    """Refuses what `policy_distortion` cannot do, before a model is loaded."""
+    if protocol not in protocols.PROTOCOLS:
+        raise ValueError(
+            f"protocol: expected one of {', '.join(protocols.PROTOCOLS)}, got {protocol!r}"
+        )
+    if len(policies) == 0 or len(budgets) == 0:
+        raise ValueError("expected at least one policy and one budget, got none")
+    if seq_len < 4 or every < 1:
+        raise ValueError(
+            f"expected documents of at least 4 tokens and every ≥ 1, got {seq_len} and {every}"
+        )
+    for policy in policies:
+        if protocol not in policy.protocols:
+            raise ValueError(
+                f"{policy.name}: expected one of its protocols {', '.join(policy.protocols)}, "
+                f"got {protocol!r}"
+            )
+        for budget in budgets:
+            policy.check(budget)
+
+
+def _compare_rows(
+    lm: LanguageModel,
+    log_p: torch.Tensor,
+    hidden: torch.Tensor,
+    ids: torch.Tensor,
+    targets: np.ndarray,
+) -> pd.DataFrame:
+    """Each row of `hidden` against the law of the same row of `log_p`; sums as in `_kl_and_tv`."""
+    head = lm.model.get_output_embeddings()
+    n = len(targets)
+    kl, tv, excess = (torch.empty(n, device=lm.device) for _ in range(3))
+    same = torch.empty(n, dtype=torch.bool, device=lm.device)
+    after = torch.from_numpy(targets + 1).to(lm.device)
+    following = ids[after.clamp(max=len(ids) - 1)]
+    with torch.inference_mode():
+        for i in range(0, n, HEAD_ROWS):
+            rows = slice(i, i + HEAD_ROWS)
+            p, logits = log_p[rows], head(hidden[rows]).float()
+            same[rows] = p.argmax(-1) == logits.argmax(-1)
+            d = torch.sub(p, torch.log_softmax(logits, -1), out=logits).clamp_(min=-80)
+            excess[rows] = d.gather(1, following[rows, None])[:, 0]
+            e, p = torch.expm1(-d), p.exp()
+            tv[rows] = torch.linalg.vecdot(p, e.abs()).mul_(0.5)
+            kl[rows] = torch.linalg.vecdot(p, d.add_(e))
+    excess[after >= len(ids)] = torch.nan
+    return pd.DataFrame(
+        {
+            "position": targets.astype(np.int32),
+            "kl_nats": kl.cpu().numpy(),
+            "tv": tv.cpu().numpy(),
+            "top1_same": same.cpu().numpy(),
+            "nll_excess_nats": excess.cpu().numpy(),
+        }
+    )

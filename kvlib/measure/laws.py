@@ -1,0 +1,105 @@
+"""States → next-token laws → divergences. Every law and every KL of a model is made here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from kvlib.models import LanguageModel
+
+HEAD_ROWS = 64  # rows of logits alive at once: 67 MB for a vocabulary of 262,144
+
+
+def next_token_law(lm: LanguageModel, ids: torch.Tensor | Sequence[int]) -> np.ndarray:
+    """Log-probabilities (vocabulary,) of the token after `ids`, as float64."""
+    return next_token_laws(lm, ids, [len(ids) - 1])[0]
+
+
+def next_token_laws(
+    lm: LanguageModel, ids: torch.Tensor | Sequence[int], positions: Sequence[int]
+) -> np.ndarray:
+    """Log-probabilities (positions, vocabulary) of the tokens after `positions`, from one pass."""
+    ids = torch.as_tensor(ids, device=lm.device)
+    prefix = torch.tensor(lm.prefix_ids, dtype=ids.dtype, device=lm.device)
+    rows = torch.tensor(positions, device=lm.device) + len(prefix)
+    with torch.inference_mode():
+        whole = torch.cat([prefix, ids])[None]
+        logits = lm.model(whole, use_cache=False, logits_to_keep=rows).logits[0]
+    return logits.double().log_softmax(-1).cpu().numpy()
+
+
+def log_laws(lm: LanguageModel, hidden: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities (rows, vocabulary) of rows of last hidden states."""
+    head = lm.model.get_output_embeddings()
+    with torch.inference_mode():
+        chunks = [
+            head(hidden[i : i + HEAD_ROWS]).float().log_softmax(-1)
+            for i in range(0, len(hidden), HEAD_ROWS)
+        ]
+    return torch.cat(chunks).clamp_(min=-80)
+
+
+def hidden_states(lm: LanguageModel, ids: torch.Tensor) -> torch.Tensor:
+    """Last hidden states (batch, length, width) of `ids` (batch, length) behind the prefix."""
+    prefix = torch.tensor(lm.prefix_ids, dtype=ids.dtype, device=ids.device)
+    with_prefix = torch.cat([prefix.expand(len(ids), -1), ids], dim=1)
+    body = lm.model.base_model(with_prefix, use_cache=False).last_hidden_state
+    return body[:, len(lm.prefix_ids) :]
+
+
+def divergences_of_rows(
+    lm: LanguageModel, reference: torch.Tensor, hidden: torch.Tensor, position: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """KL and TV of each row of `hidden` from the reference at its position (sorted ascending).
+
+    The head runs on HEAD_ROWS rows at a time; each reference law is made once.
+    """
+    head = lm.model.get_output_embeddings()
+    kl = torch.empty(len(position), device=lm.device)
+    tv = torch.empty_like(kl)
+    scratch = torch.empty(HEAD_ROWS, lm.vocab_size, device=lm.device)
+    targets, first_row = np.unique(position, return_index=True)
+    first_row = np.append(first_row, len(position))
+    for block in range(0, len(targets), HEAD_ROWS):
+        in_block = targets[block : block + HEAD_ROWS]
+        log_p = head(reference[torch.from_numpy(in_block).to(lm.device)]).float().log_softmax(-1)
+        log_p.clamp_(min=-80)  # adds at most 262,144·e^-80 of mass, and no ratio overflows below
+        p = log_p.exp()
+        begin, end = first_row[block], first_row[block + len(in_block)]
+        for chunk in range(begin, end, HEAD_ROWS):
+            stop = min(chunk + HEAD_ROWS, end)
+            logits = head(hidden[chunk:stop]).float()
+            row = chunk
+            while row < stop:  # rows that share a target share its reference
+                k = int(np.searchsorted(first_row, row, side="right")) - 1
+                last = min(first_row[k + 1], stop)
+                rows = logits[row - chunk : last - chunk]
+                kl_and_tv(log_p[k - block], p[k - block], rows, scratch, kl[row:last], tv[row:last])
+                row = last
+    return kl.cpu().numpy(), tv.cpu().numpy()
+
+
+def kl_and_tv(
+    log_p: torch.Tensor,
+    p: torch.Tensor,
+    logits: torch.Tensor,
+    scratch: torch.Tensor,
+    kl: torch.Tensor,
+    tv: torch.Tensor,
+) -> None:
+    """KL(p‖q) and TV of rows of logits (rows, vocabulary) from one law, into `kl` and `tv`.
+
+    With d = log p - log q and e = exp(-d) - 1: KL = Σ p (e + d), TV = ½ Σ p |e|. No term is
+    negative, so float32 is enough where Σ p log p - Σ p log q would be off by 6e-5. Overwrites
+    `logits` and `scratch`: fresh memory for each row would cost more than the arithmetic.
+    """
+    scratch = scratch[: len(logits)]
+    top = logits.amax(dim=-1, keepdim=True)
+    torch.sub(logits, top, out=scratch).exp_()
+    log_mass = scratch.sum(dim=-1, keepdim=True).log_().add_(top)
+    d = torch.sub(log_p, logits, out=logits).add_(log_mass).clamp_(min=-80)
+    e = torch.neg(d, out=scratch).expm1_()
+    torch.mv(d.add_(e), p, out=kl)
+    torch.mv(e.abs_(), p, out=tv).mul_(0.5)

@@ -1,0 +1,627 @@
+"""The cache to use: its laws are those of one pass under a mask, however it is fed."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import inspect
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+from transformers import DynamicCache
+
+from kvlib.cache import protocols
+from kvlib.cache.bounded import BoundedCache
+from kvlib.cache.policies import SinkRecent
+
+BUDGET, N_SINK, LENGTH = 16, 4, 40
+SAME = 1e-7  # nats; float32 reaches 1e-9, and 1e-5 was asked for
+FEEDS = {  # tokens a forward
+    "whole": [LENGTH],
+    "odd chunks": [7] * 5 + [5],
+    "tokens": [1] * LENGTH,
+    "chunks and tokens": [13, 1, 1, 1, 1, 2, 1, 1, 9, 1, 1, 8],
+}
+
+
+@pytest.fixture(scope="module")
+def short_gemma(gemma):
+    """Gemma with sliding layers of 20 tokens, so that a short text passes them."""
+    model = copy.deepcopy(gemma.model)
+    model.config.sliding_window = 20
+    return dataclasses.replace(gemma, model=model)
+
+
+@pytest.fixture(scope="module", params=["smollm2", "short_gemma", "tiny"])
+def lm(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="module")
+def ids(lm, passage) -> torch.Tensor:
+    """(tokens,) of a text, with the model's own prefix in front."""
+    if lm.name.endswith("tiny-llama"):
+        return random_ids(LENGTH)
+    text = torch.from_numpy(passage(lm, LENGTH - len(lm.prefix_ids)))
+    return torch.cat([torch.tensor(lm.prefix_ids, dtype=text.dtype), text])
+
+
+def random_ids(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).integers(1, 250, shape))
+
+
+# --- the definition, written as a mask ----------------------------------------------------------
+
+
+def by_definition(model, real: torch.Tensor, budget: int, n_sink: int) -> dict:
+    """Mask and positions of one forward over whole texts; `real` (batch, tokens) is no padding."""
+    t = real.long().cumsum(1) - 1
+    query, entry = t[:, :, None], t[:, None, :]
+    recent = (entry <= query) & (entry > query - (budget - n_sink))
+    seen = (recent | ((entry < n_sink) & (entry <= query))) & real[:, None, :]
+    seen |= torch.eye(real.shape[1], dtype=torch.bool) & ~real[:, :, None]
+    mask = seen[:, None]
+    if window := getattr(model.config, "sliding_window", None):
+        near = (query - entry < window)[:, None]
+        mask = {"full_attention": mask, "sliding_attention": mask & near}
+    return {"attention_mask": mask, "position_ids": t.clamp(min=0)}
+
+
+def expected_states(lm, ids, budget=BUDGET, n_sink=N_SINK) -> torch.Tensor:
+    """Last hidden states (tokens, width) of one forward under the definition's mask."""
+    given = by_definition(lm.model, torch.ones(1, len(ids), dtype=torch.bool), budget, n_sink)
+    with torch.inference_mode():
+        return lm.model.base_model(ids[None], use_cache=False, **given).last_hidden_state[0]
+
+
+@contextmanager
+def recomputed(model, budget: int, n_sink: int) -> Iterator[None]:
+    """Within it, forwards over whole texts see what the definition says: for `use_cache=False`."""
+
+    def before(body, args, kwargs):
+        mask, tokens = kwargs.get("attention_mask"), kwargs["input_ids"]
+        real = torch.ones_like(tokens) if mask is None else mask
+        return args, kwargs | by_definition(model, real.bool(), budget, n_sink)
+
+    hook = model.base_model.register_forward_pre_hook(before, with_kwargs=True)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def fed(lm, ids, cache, feed=(LENGTH,)) -> torch.Tensor:
+    """Last hidden states when the cache is fed some tokens at a time, without any help."""
+    with torch.inference_mode():
+        parts = [
+            lm.model.base_model(part[None], past_key_values=cache).last_hidden_state[0]
+            for part in ids.split(list(feed))
+        ]
+    return torch.cat(parts)
+
+
+def largest_kl(lm, p: torch.Tensor, q: torch.Tensor) -> float:
+    """max KL(p‖q) in nats over rows of last hidden states (rows, width)."""
+    with torch.inference_mode():
+        log_p, log_q = (lm.model.get_output_embeddings()(x).log_softmax(-1) for x in (p, q))
+        d = log_p - log_q  # Σ p (d + e^-d - 1): laws in float32 do not add up to 1 exactly
+        return float(torch.linalg.vecdot(log_p.exp(), d + torch.expm1(-d)).max())
+
+
+@pytest.fixture(scope="module")
+def expected(lm, ids) -> torch.Tensor:
+    return expected_states(lm, ids)
+
+
+# --- equal to one pass --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("feed", FEEDS.values(), ids=FEEDS)
+def test_laws_are_those_of_one_pass_however_it_is_fed(lm, ids, expected, feed):
+    cache = BoundedCache(BUDGET, N_SINK, model=lm.model)
+    assert largest_kl(lm, expected, fed(lm, ids, cache, feed)) < SAME
+    assert cache.get_seq_length() == LENGTH
+    assert cache.layers[0].keys.shape[2] == BUDGET
+
+
+def test_laws_are_those_of_the_measurement(lm, ids):
+    full = protocols.FullPass(dataclasses.replace(lm, prefix_ids=()), ids, np.arange(LENGTH))
+    online = protocols.online_hidden(full, SinkRecent(N_SINK), BUDGET, rng=np.random.default_rng(0))
+    cache = BoundedCache(BUDGET, N_SINK, model=lm.model)
+    assert largest_kl(lm, online, fed(lm, ids, cache, [29, 1, 10])) < SAME
+
+
+@pytest.mark.parametrize(("budget", "n_sink"), [(BUDGET + 1, 4), (BUDGET, 3), (BUDGET, 5)])
+def test_the_equality_fails_for_another_budget_or_sink(tiny, budget, n_sink):
+    text = random_ids(LENGTH)
+    other = fed(tiny, text, BoundedCache(budget, n_sink, model=tiny.model), FEEDS["odd chunks"])
+    assert largest_kl(tiny, expected_states(tiny, text), other) > 1e-3
+
+
+@pytest.mark.parametrize("feed", FEEDS.values(), ids=FEEDS)
+@pytest.mark.parametrize(("budget", "n_sink"), [(1, 0), (2, 0), (5, 0), (2, 1), (8, 7), (39, 4)])
+def test_any_budget_and_any_number_of_sinks(tiny, budget, n_sink, feed):
+    text = random_ids(LENGTH)
+    laws = fed(tiny, text, BoundedCache(budget, n_sink, model=tiny.model), feed)
+    assert largest_kl(tiny, expected_states(tiny, text, budget, n_sink), laws) < SAME
+
+
+def test_a_budget_beyond_the_context_is_the_full_cache(lm, ids):
+    laws = fed(lm, ids, BoundedCache(LENGTH + 1, model=lm.model), [13, 1, 26])
+    with torch.inference_mode():
+        full = lm.model.base_model(ids[None]).last_hidden_state[0]
+    assert largest_kl(lm, full, laws) < SAME
+
+
+def padded(ids: torch.Tensor, lengths: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Beginnings of a text, padded on the left: ids and mask (rows, tokens)."""
+    mask = torch.arange(len(ids)) >= len(ids) - torch.tensor(lengths)[:, None]
+    rows = [ids[: int(n)].new_zeros(len(ids)) for n in lengths]
+    for row, n in zip(rows, lengths, strict=True):
+        row[len(ids) - n :] = ids[:n]
+    return torch.stack(rows), mask.long()
+
+
+@pytest.mark.parametrize("feed", [[9] * 4 + [4], [30, 7, 1, 1, 1]], ids=str)
+def test_a_batch_padded_on_the_left_is_three_texts_by_themselves(lm, ids, expected, feed):
+    """One row passes the budget from the start, one begins within a chunk, one has five tokens."""
+    lengths = (LENGTH, 22, 5)
+    batch, mask = padded(ids, lengths)
+    cache, parts, end = BoundedCache(BUDGET, N_SINK, model=lm.model), [], 0
+    for size in feed:
+        end += size
+        with torch.inference_mode():
+            out = lm.model.base_model(
+                batch[:, end - size : end], attention_mask=mask[:, :end], past_key_values=cache
+            )
+        parts.append(out.last_hidden_state)
+    states = torch.cat(parts, dim=1)
+    assert states.isfinite().all()  # of padding, too
+    for row, n in enumerate(lengths):  # causal: the beginning's states are those of the whole
+        assert largest_kl(lm, expected[:n], states[row, LENGTH - n :]) < SAME
+
+
+def test_positions_need_no_help_and_wrong_ones_do_no_harm(tiny):
+    text, wrong = random_ids(LENGTH), torch.full((1, LENGTH), 7)
+    cache = BoundedCache(BUDGET, model=tiny.model)
+    with torch.inference_mode():
+        out = tiny.model.base_model(text[None], position_ids=wrong, past_key_values=cache)
+    assert largest_kl(tiny, expected_states(tiny, text), out.last_hidden_state[0]) < SAME
+
+
+def test_embeddings_and_arguments_by_place_do_as_well(tiny):
+    text, body = random_ids(LENGTH), tiny.model.base_model
+    one, two = (BoundedCache(BUDGET, model=tiny.model) for _ in range(2))
+    ones, places = torch.ones(1, LENGTH), torch.arange(LENGTH)[None]
+    with torch.inference_mode():
+        embedded = body(inputs_embeds=body.embed_tokens(text[None]), past_key_values=one)
+        by_place = body(text[None], ones, places, two)
+    for out in (embedded, by_place):
+        assert largest_kl(tiny, expected_states(tiny, text), out.last_hidden_state[0]) < SAME
+
+
+def test_eager_attention_gives_the_same(tiny):
+    text = random_ids(LENGTH)
+    eager = dataclasses.replace(tiny, model=copy.deepcopy(tiny.model))
+    eager.model.set_attn_implementation("eager")
+    laws = fed(eager, text, BoundedCache(BUDGET, model=eager.model), FEEDS["chunks and tokens"])
+    assert largest_kl(tiny, expected_states(tiny, text), laws) < SAME
+
+
+@pytest.mark.parametrize("window", [5, 13, 30])
+def test_sliding_layers_see_what_their_own_window_holds(random_model, window):
+    """Windows of 5, 13 and 30 beside 12 recent tokens and 4 sinks."""
+    gemma, text = random_model("gemma3_text", sliding_window=window), random_ids(LENGTH)
+    expected = expected_states(gemma, text)
+    for feed in FEEDS.values():
+        laws = fed(gemma, text, BoundedCache(BUDGET, N_SINK, model=gemma.model), feed)
+        assert largest_kl(gemma, expected, laws) < SAME
+
+
+def test_learned_absolute_positions_are_served(random_model):
+    gpt2 = random_model("gpt2", n_embd=32, n_layer=2, n_head=4, n_positions=64)
+    text = random_ids(LENGTH)
+    laws = fed(gpt2, text, BoundedCache(BUDGET, model=gpt2.model), FEEDS["chunks and tokens"])
+    assert largest_kl(gpt2, expected_states(gpt2, text), laws) < SAME
+
+
+def test_tokens_may_be_fed_under_any_grad_mode(tiny):
+    """Entries made under inference_mode may not be changed in place elsewhere."""
+    text, cache = random_ids(LENGTH), BoundedCache(BUDGET, model=tiny.model)
+    parts = [fed(tiny, text[:32], cache, [31, 1])]
+    with torch.no_grad():
+        parts.append(tiny.model.base_model(text[None, 32:33], past_key_values=cache)[0][0])
+    parts.append(fed(tiny, text[33:], cache, [1] * 7))
+    assert largest_kl(tiny, expected_states(tiny, text), torch.cat(parts)) < SAME
+
+
+def test_gradients_flow_through_the_entries(random_model):
+    model, text = random_model("llama").model.requires_grad_(True), random_ids(1, 24)
+    gradients = []
+    for sizes in ([24], [20, 1, 1, 2]):
+        cache = BoundedCache(9, model=model)
+        logits = [model(part, past_key_values=cache).logits for part in text.split(sizes, dim=1)]
+        model.zero_grad()
+        torch.cat(logits, dim=1).logsumexp(-1).sum().backward()
+        gradients.append(model.model.layers[0].self_attn.k_proj.weight.grad.clone())
+    assert torch.allclose(*gradients, rtol=1e-3, atol=1e-4) and gradients[0].abs().max() > 1e-2
+
+
+# --- generate -----------------------------------------------------------------------------------
+
+
+def generate(model, ids, new: int, **settings) -> torch.Tensor:
+    """(rows, tokens) with `new` greedy ones, or what `settings` say."""
+    fixed = {"max_new_tokens": new, "min_new_tokens": new, "do_sample": False, "pad_token_id": 0}
+    return model.generate(ids, **(fixed | settings))
+
+
+def test_generate_writes_what_it_writes_by_recomputation(lm, ids):
+    """Two prompts, one padded, both longer than the budget; every token by a whole forward."""
+    batch, mask = padded(ids[:32], (32, 20))
+    with recomputed(lm.model, BUDGET, N_SINK):
+        expected = generate(lm.model, batch, 4, attention_mask=mask, use_cache=False)
+    for settings in ({}, {"prefill_chunk_size": 11}):
+        cache = BoundedCache(BUDGET, N_SINK, model=lm.model)
+        given = {"attention_mask": mask, "past_key_values": cache}
+        assert torch.equal(generate(lm.model, batch, 4, **given, **settings), expected)
+        assert cache.get_seq_length() == 35  # the last token was not read any more
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"num_beams": 3}, {"num_beams": 4, "num_return_sequences": 2}, {"repetition_penalty": 1.3}],
+    ids=str,
+)
+def test_beams_are_those_of_recomputation(tiny, settings):
+    batch, mask = padded(random_ids(30), (30, 17))
+    with recomputed(tiny.model, 9, 2):
+        expected = generate(tiny.model, batch, 12, attention_mask=mask, use_cache=False, **settings)
+    cache = BoundedCache(9, 2, model=tiny.model)
+    out = generate(tiny.model, batch, 12, attention_mask=mask, past_key_values=cache, **settings)
+    assert torch.equal(out, expected)
+
+
+def test_samples_are_those_of_recomputation(tiny):
+    """Laws 1e-6 apart move one of the 80 draws with probability 1e-4."""
+    settings = {"do_sample": True, "num_return_sequences": 4}
+    torch.manual_seed(0)
+    with recomputed(tiny.model, 9, 2):
+        expected = generate(tiny.model, random_ids(1, 30), 20, use_cache=False, **settings)
+    torch.manual_seed(0)
+    cache = BoundedCache(9, 2, model=tiny.model)
+    out = generate(tiny.model, random_ids(1, 30), 20, past_key_values=cache, **settings)
+    assert torch.equal(out, expected)
+
+
+def test_a_conversation_goes_on_in_the_same_cache(tiny):
+    cache, question = BoundedCache(9, 2, model=tiny.model), random_ids(1, 13, seed=1)
+    first = generate(tiny.model, random_ids(1, 30), 6, past_key_values=cache)
+    so_far = torch.cat([first, question], dim=1)
+    second = generate(tiny.model, so_far, 6, past_key_values=cache)
+    with recomputed(tiny.model, 9, 2):
+        assert torch.equal(second, generate(tiny.model, so_far, 6, use_cache=False))
+
+
+def test_a_copy_goes_its_own_way(tiny):
+    """A prompt is read once and continued twice, in turns; neither notices the other."""
+    texts = [random_ids(LENGTH), torch.cat([random_ids(32), random_ids(8, seed=1)])]
+    cache = BoundedCache(BUDGET, model=tiny.model)
+    fed(tiny, texts[0][:32], cache, [32])
+    caches, states = [cache, copy.deepcopy(cache)], ([], [])
+    for k in range(32, LENGTH):
+        for text, one, found in zip(texts, caches, states, strict=True):
+            found.append(fed(tiny, text[k : k + 1], one, [1]))
+    for text, found in zip(texts, states, strict=True):
+        assert largest_kl(tiny, expected_states(tiny, text)[32:], torch.cat(found)) < SAME
+
+
+def test_rows_can_be_repeated_and_selected(tiny):
+    text, cache = random_ids(LENGTH), BoundedCache(BUDGET, model=tiny.model)
+    batch, mask = padded(text[:32], (32, 23))
+    with torch.inference_mode():
+        tiny.model(batch, attention_mask=mask, past_key_values=cache)
+        cache.batch_repeat_interleave(2)
+        cache.batch_select_indices(torch.tensor([2, 0]))
+        following = torch.stack([text[23:31], text[32:40]])
+        states = tiny.model.base_model(following, past_key_values=cache).last_hidden_state
+    expected = expected_states(tiny, text)
+    for row, first in enumerate((23, 32)):
+        assert largest_kl(tiny, expected[first : first + 8], states[row]) < SAME
+
+
+# --- positions in the cache ---------------------------------------------------------------------
+
+
+def step_by_step_at_cache_positions(lm, ids, budget: int, n_sink: int) -> torch.Tensor:
+    """The plain way, on a plain cache: when it is full, the oldest recent entry goes, the recent
+    ones are turned back by one place, and the query stands behind them."""
+    cache, rotary, states = DynamicCache(), lm.model.base_model.rotary_emb, []
+    kinds = getattr(lm.model.config, "layer_types", None)
+    back = torch.tensor([[-1]])
+
+    def close_up(layer, kind):
+        arguments = (kind,) if "layer_type" in inspect.signature(rotary.forward).parameters else ()
+        cos, sin = rotary(layer.keys, back, *arguments)
+        recent = layer.keys[:, :, n_sink + 1 :]
+        left, right = recent.chunk(2, dim=-1)
+        recent = recent * cos + torch.cat([-right, left], dim=-1) * sin
+        layer.keys = torch.cat([layer.keys[:, :, :n_sink], recent], dim=2)
+        layer.values = torch.cat(
+            [layer.values[:, :, :n_sink], layer.values[:, :, n_sink + 1 :]], dim=2
+        )
+
+    with torch.inference_mode():
+        for token in ids:
+            if cache.get_seq_length() == budget:
+                for k, layer in enumerate(cache.layers):
+                    close_up(layer, kinds[k] if kinds else None)
+            out = lm.model.base_model(token[None, None], past_key_values=cache, use_cache=True)
+            states.append(out.last_hidden_state[0])
+    return torch.cat(states)
+
+
+def test_cache_positions_equal_closing_up_at_every_step(lm, ids):
+    text = ids[:22]
+    plain = step_by_step_at_cache_positions(lm, text, 10, N_SINK)
+    for feed in ([22], [7, 1, 7, 1, 1, 5]):
+        cache = BoundedCache(10, N_SINK, model=lm.model, positions="cache")
+        assert largest_kl(lm, plain, fed(lm, text, cache, feed)) < SAME
+    assert largest_kl(lm, plain, expected_states(lm, text, 10)) > 1e-4  # true positions
+
+
+@pytest.mark.parametrize("n_sink", [1, 4, 8])
+def test_cache_positions_serve_padded_batches_token_by_token(tiny, n_sink):
+    text, lengths = random_ids(LENGTH), (LENGTH, 29, 5)
+    batch, mask = padded(text, lengths)
+    cache, states = BoundedCache(12, n_sink, model=tiny.model, positions="cache"), []
+    with torch.inference_mode():
+        for first, last in [(0, 20), *((k, k + 1) for k in range(20, 32)), (32, LENGTH)]:
+            given = {"attention_mask": mask[:, :last], "past_key_values": cache}
+            out = tiny.model.base_model(batch[:, first:last], **given)
+            states.append(out.last_hidden_state)
+    states = torch.cat(states, dim=1)
+    plain = step_by_step_at_cache_positions(tiny, text, 12, n_sink)
+    for row, n in enumerate(lengths):
+        assert largest_kl(tiny, plain[:n], states[row, LENGTH - n :]) < SAME
+
+
+@pytest.mark.parametrize("window", [5, 13, 30])
+def test_cache_positions_in_sliding_layers_count_from_the_cache(random_model, window):
+    """Windows below the budget, where sinks are out of sight in the end, and above it, where they
+    are not."""
+    gemma = random_model("gemma3_text", sliding_window=window)
+    text = random_ids(LENGTH)
+    plain = step_by_step_at_cache_positions(gemma, text, 12, N_SINK)
+    for feed in FEEDS.values():
+        cache = BoundedCache(12, N_SINK, model=gemma.model, positions="cache")
+        assert largest_kl(gemma, plain, fed(gemma, text, cache, feed)) < SAME
+
+
+def test_without_sinks_both_kinds_of_positions_agree(tiny):
+    text = random_ids(LENGTH)
+    one, two = (
+        fed(tiny, text, BoundedCache(9, 0, model=tiny.model, positions=kind), FEEDS["odd chunks"])
+        for kind in ("true", "cache")
+    )
+    assert largest_kl(tiny, one, two) < SAME
+
+
+# --- memory and manners -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 20])
+def test_memory_stays_at_its_budget(tiny, size):
+    cache, held, text = BoundedCache(BUDGET, model=tiny.model), [], random_ids(2, 200)
+    with torch.inference_mode():
+        for part in text.split(size, dim=1):
+            tiny.model.base_model(part, past_key_values=cache)
+            held.append(cache.cache_bytes)
+    layers, kv_heads, head_dim = 2, 2, 8
+    assert max(held) == held[-1] == 2 * layers * 2 * BUDGET * kv_heads * head_dim * 4
+
+
+def hooks(model) -> int:
+    body = model.base_model
+    assert len(body._forward_pre_hooks) == len(body._forward_pre_hooks_with_kwargs)
+    return len(body._forward_pre_hooks)
+
+
+@pytest.fixture()
+def clean(tiny) -> Iterator[torch.Tensor]:
+    """The plain logits of a text; afterwards the model must be as it was."""
+    text = random_ids(1, LENGTH)
+    with torch.inference_mode():
+        plain = tiny.model(text).logits
+        assert hooks(tiny.model) == 0
+        yield plain
+        assert hooks(tiny.model) == 0
+        assert torch.equal(tiny.model(text).logits, plain)
+
+
+def test_the_hook_goes_with_the_cache_at_once(tiny, clean):
+    cache, other = (BoundedCache(8, model=tiny.model) for _ in range(2))
+    assert hooks(tiny.model) == 2
+    twin = copy.deepcopy(cache)
+    assert hooks(tiny.model) == 3
+    other.close()
+    del twin
+    assert hooks(tiny.model) == 1
+    fed(tiny, random_ids(LENGTH), cache)
+    del cache
+
+
+def test_generate_leaves_nothing_behind(tiny, clean):
+    generate(tiny.model, random_ids(1, 20), 4, past_key_values=BoundedCache(8, model=tiny.model))
+
+
+def test_a_forward_without_the_cache_is_a_plain_one(tiny, clean):
+    cache = BoundedCache(8, model=tiny.model)
+    fed(tiny, random_ids(20), cache, [19, 1])
+    assert torch.equal(tiny.model(random_ids(1, LENGTH)).logits, clean)
+    del cache
+
+
+def test_two_caches_on_one_model_do_not_disturb_each_other(tiny, clean):
+    text = random_ids(LENGTH)
+    caches, states = [BoundedCache(b, model=tiny.model) for b in (8, 12)], ([], [])
+    for part in text.split(6):
+        for cache, found in zip(caches, states, strict=True):
+            found.append(fed(tiny, part, cache, [len(part)]))
+    for budget, found in zip((8, 12), states, strict=True):
+        assert largest_kl(tiny, expected_states(tiny, text, budget), torch.cat(found)) < SAME
+    del cache, caches
+
+
+def test_reset_begins_anew(tiny):
+    cache = BoundedCache(8, model=tiny.model)
+    first = fed(tiny, random_ids(40), cache, [33, 7])
+    cache.reset()
+    assert cache.get_seq_length() == cache.cache_bytes == 0
+    with torch.inference_mode():  # another batch size is fine, too
+        states = tiny.model.base_model(random_ids(40).expand(2, -1), past_key_values=cache)[0]
+    assert largest_kl(tiny, first, states[1]) < SAME
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_a_forward_that_breaks_off_is_noticed_unless_it_was_through(tiny, clean, layer):
+    """When the last layer has its entries, nothing is lost; before, layers differ in what they
+    hold."""
+    cache = BoundedCache(8, model=tiny.model)
+    broken = tiny.model.model.layers[layer].mlp.register_forward_pre_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        fed(tiny, random_ids(10), cache, [10])
+    broken.remove()
+    if layer == 0:
+        with pytest.raises(RuntimeError, match="broke off in the middle; reset"):
+            fed(tiny, random_ids(5), cache, [5])
+        with pytest.raises(RuntimeError, match="broke off in the middle; reset"):
+            copy.deepcopy(cache)
+        cache.reset()
+    fed(tiny, random_ids(5), cache, [5])
+    del cache
+
+
+def test_a_model_can_be_copied_and_pickled_while_a_cache_lives(tiny, clean):
+    cache = BoundedCache(8, model=tiny.model)
+    for twin in (copy.deepcopy(tiny.model), pickle.loads(pickle.dumps(tiny.model))):
+        assert torch.equal(twin(random_ids(1, LENGTH)).logits, clean)
+        with pytest.raises(RuntimeError, match="expected a forward of the model it was made for"):
+            twin(random_ids(1, 5), past_key_values=cache)
+    fed(tiny, random_ids(5), cache, [5])
+    cache.close()
+    with pytest.raises(RuntimeError, match="before close"):
+        fed(tiny, random_ids(5), cache, [5])
+
+
+# --- bad input ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("budget", "n_sink"), [(4, 4), (3, 4), (0, 0), (5, -1)])
+def test_a_budget_that_sinks_fill_is_refused(tiny, budget, n_sink):
+    with pytest.raises(ValueError, match=f"expected more than n_sink = {n_sink} ≥ 0, got {budget}"):
+        BoundedCache(budget, n_sink, model=tiny.model)
+
+
+def test_settings_that_there_are_not_are_refused(tiny):
+    with pytest.raises(ValueError, match="positions: expected 'true' or 'cache', got 'relative'"):
+        BoundedCache(8, model=tiny.model, positions="relative")
+    with pytest.raises(ValueError, match="expected a transformers model, got LanguageModel"):
+        BoundedCache(8, model=tiny)
+
+
+@pytest.mark.parametrize("mask", [[1, 1, 1, 0, 0], [0, 1, 0, 1, 1], [1, 0, 1, 1, 1]], ids=str)
+def test_padding_that_is_not_on_the_left_is_refused(tiny, clean, mask):
+    with pytest.raises(ValueError, match="expected padding on the left, got it after tokens"):
+        tiny.model(
+            random_ids(1, 5),
+            attention_mask=torch.tensor([mask]),
+            past_key_values=BoundedCache(8, model=tiny.model),
+        )
+
+
+def test_padding_after_the_first_chunk_is_refused(tiny):
+    cache = BoundedCache(8, model=tiny.model)
+    tiny.model(random_ids(1, 5), past_key_values=cache)
+    for mask in ([1, 1, 1, 1, 1, 0, 1], [1, 1, 1, 1, 1, 1, 0]):
+        with pytest.raises(ValueError, match="expected padding on the left"):
+            tiny.model(random_ids(1, 2), attention_mask=torch.tensor([mask]), past_key_values=cache)
+    fed(tiny, random_ids(5), cache, [5])  # refused before anything was changed
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 5, 5), (1, 4), (1, 9), (2, 5)], ids=str)
+def test_masks_of_another_shape_are_refused(tiny, shape):
+    with pytest.raises(ValueError, match=r"attention_mask: expected one of shape \(1, 5\) .*got"):
+        tiny.model(
+            random_ids(1, 5),
+            attention_mask=torch.ones(shape),
+            past_key_values=BoundedCache(8, model=tiny.model),
+        )
+
+
+def test_another_batch_size_is_refused(tiny):
+    cache = BoundedCache(8, model=tiny.model)
+    tiny.model(random_ids(2, 5), past_key_values=cache)
+    with pytest.raises(ValueError, match="input_ids: expected 2 rows as before, got 3"):
+        tiny.model(random_ids(3, 5), past_key_values=cache)
+
+
+def test_cutting_back_is_refused(tiny):
+    cache = BoundedCache(8, model=tiny.model)
+    assert not cache.is_croppable
+    with pytest.raises(ValueError, match="crop: expected"):
+        cache.crop(-1)
+
+
+NEO = {"attention_types": [[["global", "local"], 2]], "window_size": 8}
+MAMBA = {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8}
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "expected"),
+    [
+        ("mamba", {}, "MambaForCausalLM: expected a decoder whose every layer attends"),
+        ("jamba", {}, "JambaForCausalLM: expected a decoder whose every layer attends"),
+        ("falcon_h1", MAMBA, "FalconH1ForCausalLM: expected layers of full or sliding attention"),
+        ("gpt_neo", NEO, "GPTNeoForCausalLM: expected layers that follow positions, got local"),
+    ],
+)
+def test_architectures_without_such_a_cache_are_refused_by_name(
+    random_model, kind, settings, expected
+):
+    with pytest.raises(ValueError, match=expected):
+        BoundedCache(8, model=random_model(kind, **settings).model)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("gpt2", {"n_embd": 32, "n_layer": 1, "n_head": 4}),  # no rotation at all
+        ("smollm3", {}),  # none in every fourth layer
+        ("cohere", {}),  # turns neighbouring numbers
+        ("phi", {}),  # turns half of each head
+        ("llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}),
+    ],
+)
+def test_positions_in_the_cache_are_refused_where_keys_do_not_turn(random_model, kind, settings):
+    model = random_model(kind, **settings).model
+    with pytest.raises(ValueError, match=f"{type(model).__name__}: expected plain rotary position"):
+        BoundedCache(8, model=model, positions="cache")
+    BoundedCache(8, model=model)
+
+
+def test_encoders_with_decoders_and_other_kernels_are_refused_by_name(tiny):
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    sizes = {"d_model": 16, "num_layers": 1, "num_heads": 2, "d_ff": 16, "d_kv": 8}
+    t5 = T5ForConditionalGeneration(T5Config(vocab_size=50, **sizes))
+    with pytest.raises(ValueError, match="T5ForConditionalGeneration: expected a decoder"):
+        BoundedCache(8, model=t5)
+    model = copy.deepcopy(tiny.model)
+    model.config._attn_implementation = "flash_attention_2"
+    with pytest.raises(ValueError, match="expected attention by sdpa or eager, got flash"):
+        BoundedCache(8, model=model)

@@ -1,0 +1,263 @@
+"""The pages on blocks and on the open question: their tables obey the theory, and can fail it."""
+
+from __future__ import annotations
+
+import html
+import re
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+import pytest
+import vl_convert
+from studies import WINDOWS, exact_curve, noisy_curve, table_of
+
+from kvlib import charts, claims, fit
+from kvlib.theory import blocks, gaussian
+
+ALPHA = 1.5
+
+
+@lru_cache(maxsize=1)
+def memory():
+    """Curves and needs of the four sources at one exponent."""
+    curves = claims.open_question.memory_curves(ALPHA)
+    return curves, claims.open_question.memory_needs(curves)
+
+
+def of(source):
+    """The needs of one source, by ε."""
+    return memory()[1].query("source == @source").set_index("epsilon")
+
+
+def passing():
+    """Tables on which the verdict of C9 rests, when all is as predicted."""
+    exponents = pd.DataFrame({"exact": [0.5, 1.0], "leading term": [0.501, 1.0]})
+    sliding = pd.DataFrame({"carry": [1.0, 0.9], "peak": [1.0, 1.2]})
+    return exponents, sliding, pd.DataFrame({"ρ": [2.0, 1.0]})
+
+
+# --- block-Markov -----------------------------------------------------------------------------
+
+
+def test_every_exponent_of_the_table_is_met_by_the_exact_excess():
+    table = claims.block_markov.exponent_table((0.5, 1.0, 1.5))
+    assert len(table) == 12
+    assert (table["exact"] - table["leading term"]).abs().max() <= claims.block_markov.TOLERANCE
+    away = table[table["α"] != 1]  # at one a logarithm delays the limit
+    assert away["exact"].to_numpy() == pytest.approx(away["limit"].to_numpy(), abs=0.01)
+
+
+def test_blocks_lie_between_their_carry_and_their_peak_and_lose_to_the_mean_if_convex():
+    table = claims.block_markov.sliding_checks(64)
+    assert (table["carry"] <= 1 + 1e-9).all() and (table["peak"] >= 1 - 1e-9).all()
+    assert (table["mean"] >= 1 - 1e-9).tolist() == table["convex"].tolist()
+    assert table["convex"].tolist() == [True] * 4 + [False]
+
+
+def test_pinsker_halves_every_exponent():
+    table = claims.block_markov.pinsker_exponents((0.3, 2.0))
+    assert (table["KL"] / table["by Pinsker"]).to_numpy() == pytest.approx([2, 2], rel=1e-3)
+
+
+def test_the_ratio_of_exponents_is_two_for_the_gaussian_and_one_for_rare_changes():
+    ratios = claims.block_markov.tv_exponents(1.3)["ρ"]
+    assert ratios.to_numpy() == pytest.approx([2, 1, 1], abs=1e-3)
+
+
+def test_the_block_markov_verdict_is_proved_when_every_part_holds():
+    assert claims.block_markov.block_markov_verdict(*passing()) == "proved here"
+
+
+@pytest.mark.parametrize(
+    ("part", "column", "wrong", "expected"),
+    [
+        (0, "exact", 0.6, "not reproduced"),
+        (1, "carry", 1.01, "not reproduced"),
+        (1, "peak", 0.99, "not reproduced"),
+        (2, "ρ", 1.7, "partly"),
+    ],
+)
+def test_the_block_markov_verdict_can_fail(part, column, wrong, expected):
+    tables = passing()
+    tables[part].loc[0, column] = wrong
+    assert claims.block_markov.block_markov_verdict(*tables) == expected
+
+
+def test_the_figure_names_what_the_verdict_rests_on():
+    exponents, sliding, _ = passing()
+    real = claims.block_markov.two_distances(*pair_of(2.0), 8, n_boot=50)
+    text = claims.block_markov.block_markov_figure(exponents, sliding.assign(schemes=9), real)
+    assert text.startswith(
+        "our reconstruction: 2 exponents met to 0.001, and 18 schemes on 2 exact"
+    )
+    assert text.endswith("1 tables, 24 or more documents each")
+
+
+# --- KL against total variation ---------------------------------------------------------------
+
+
+def pair_of(power, spread=0.3):
+    """KL and TV curves of one study with TV = KL^(1/power) / 2, document by document."""
+    kl = noisy_curve(lambda w: exact_curve(0.6, 2560, w), spread=spread)
+    shape = dict(vars(kl)) | {"doc_means": kl.doc_means ** (1 / power) / 2}
+    return {("m", "c"): kl}, {("m", "c"): fit.Curve(**shape)}
+
+
+@pytest.mark.parametrize("power", [1.0, 1.5, 2.0])
+def test_the_ratio_is_recovered_whatever_the_reference_bends(power):
+    found = claims.block_markov.two_distances(*pair_of(power, spread=1e-6), 8, n_boot=50)["ρ"][0]
+    assert found.value == pytest.approx(power, rel=1e-4)
+
+
+def test_the_root_law_recovers_a_ratio_of_two_and_misses_a_ratio_of_one():
+    for power, right in ((2.0, True), (1.0, False)):
+        found = claims.block_markov.two_distances(*pair_of(power, spread=1e-6), 8, n_boot=50)
+        assert (abs(found["ρ, root law"][0].value - power) < 0.02) == right
+
+
+def test_the_bootstrap_is_paired_so_that_a_common_factor_leaves_the_ratio_alone():
+    row = claims.block_markov.two_distances(*pair_of(2.0), 8, n_boot=400).iloc[0]
+    assert row["ρ"].low <= row["ρ"].value <= row["ρ"].high
+    ratio, alpha = row["ρ"], row["α"]
+    assert (ratio.high - ratio.low) / ratio.value < (alpha.high - alpha.low) / alpha.value / 3
+
+
+def test_the_two_exponents_add_up():
+    row = claims.block_markov.two_distances(*pair_of(1.6), 8, n_boot=50).iloc[0]
+    assert row["φ"].value + 2 * row["σ"].value == pytest.approx(row["α"].value)
+
+
+def test_distances_of_different_studies_are_refused():
+    kl, tv = pair_of(2.0)
+    short = table_of(np.ones((3, len(WINDOWS))), WINDOWS)
+    with pytest.raises(ValueError, match="expected one shape for KL and TV, got"):
+        claims.block_markov.two_distances(kl, {("m", "c"): fit.curve(short)}, 8, n_boot=10)
+
+
+# --- the open question ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("epsilon", [0.9, 0.5, 0.1, 0.013, 1e-3])
+def test_the_least_memory_is_the_one_that_counting_finds(epsilon):
+    def risk(n):
+        return (n + 1) ** -0.7
+
+    counted = next(n for n in range(10**5) if risk(n) <= epsilon)
+    assert claims.open_question.least_memory(risk, epsilon) == counted
+
+
+def test_the_least_memory_says_when_there_is_none():
+    assert claims.open_question.least_memory(lambda n: 1.0, 0.5, most=100) == -1
+    assert claims.open_question.least_memory(lambda n: 0.0, 0.5) == 0
+
+
+def test_the_counter_holds_the_logarithm_of_the_window():
+    lamp = of("renewal")
+    assert (lamp["recurrent"] == np.ceil(np.log2(lamp["window"] + 1))).all()
+
+
+def test_no_memory_undercuts_its_bound_and_no_recurrent_one_needs_more_than_the_suffix():
+    needs = memory()[1]
+    assert (needs["bound"] <= needs["recurrent"]).all()
+    small = needs[needs["epsilon"] <= 0.01]
+    assert (small["recurrent"] <= small["suffix"]).all()
+
+
+def test_the_two_gaussian_sources_need_the_same_windows_and_different_states():
+    plus, mixed = of("plus"), of("rudin-shapiro")
+    assert (plus["window"] == mixed["window"]).all()
+    assert plus["recurrent"].loc[1e-4] <= 3 and mixed["bound"].loc[1e-4] > 20
+
+
+def test_a_linear_bound_never_exceeds_what_a_bank_or_a_register_reaches():
+    states = np.array([1, 2, 3, 4, 8, 16])
+    for signs in ("plus", "rudin-shapiro"):
+        source = gaussian.GaussianPowerLaw(ALPHA, claims.open_question.PREFACTOR, signs)
+        bound = claims.open_question.linear_bound(source, states)
+        register = source.sensitivity(states) - source.sensitivity(claims.open_question.ORDER)
+        found = [claims.open_question.best_bank(source, m) for m in states[:4]]
+        assert (bound <= register).all() and (bound[:4] <= found).all()
+
+
+def test_the_entropy_of_the_lag_does_not_depend_on_where_the_sum_becomes_an_integral():
+    for alpha in (1.1, 2.0):
+        short, long = (claims.open_question.lag_entropy_bits(alpha, n) for n in (2**12, 2**18))
+        assert short == pytest.approx(long, rel=1e-6)
+
+
+@pytest.mark.parametrize("alpha", [0.5, 0.7])
+def test_below_one_the_converse_grows_with_the_exponent_of_the_window_less_one(alpha):
+    row = claims.open_question.converse_exponents((alpha,)).loc[alpha]
+    assert row["window"] == pytest.approx(1 / alpha, rel=1e-3)
+    assert row["recurrent, at least"] == pytest.approx(1 / alpha - 1, abs=0.01)
+
+
+def test_one_exponent_gives_three_answers_so_the_question_is_open():
+    table = claims.open_question.open_question_table(memory()[1], ALPHA)
+    assert table["outcome"].tolist() == ["wins", "wins", "same exponent", "same exponent"]
+    assert claims.open_question.open_question_verdict(table) == "open"
+    assert "wins on 2 and keeps the exponent on 2" in claims.open_question.open_question_figure(
+        table
+    )
+    assert claims.open_question.open_question_verdict(table.assign(outcome="wins")) == "partly"
+
+
+# --- the charts -------------------------------------------------------------------------------
+
+
+def test_the_sentences_depend_on_every_control():
+    for explorer in (
+        charts.block_markov.block_explorer(),
+        charts.open_question.memory_explorer(*memory()),
+    ):
+        spec = explorer.spec()
+        reading = next(layer for layer in spec["layer"] if layer.get("name") == "reading")
+        text = str(reading["transform"])
+        assert all(control.name in text for control in explorer.controls)
+
+
+def test_every_choice_of_the_memory_chart_has_one_row_to_read():
+    curves = pd.concat([memory()[0].assign(alpha=alpha) for alpha in claims.open_question.ALPHAS])
+    needs = memory()[1]
+    explorer = charts.open_question.memory_explorer(curves, needs)
+    source, alpha, epsilon = (control for control in explorer.controls)
+    assert ALPHA in alpha.values
+    for name in dict(source.options):
+        rows = needs[needs["source"] == name]["epsilon"]
+        assert sorted(rows) == sorted(epsilon.values)
+
+
+def sentence_of(explorer):
+    """What the chart says in words, by Vega's own arithmetic."""
+    spec = explorer.chart.properties(width=600).to_dict()
+    svg = html.unescape(vl_convert.vegalite_to_svg(spec))
+    return re.search(r">((?:At|With) α = [^<]*)<", svg)[1]
+
+
+@pytest.mark.parametrize(
+    ("block", "carry", "alpha"),
+    [
+        *[(64, 16, 1), (1, 0, 0.25), (512, 256, 1.5), (100, 0, 1.5)],
+        *[(2, 3, 1.5), (3, 1, 1), (1, 4, 1.5), (7, 0, 0.25), (4, 0, 1)],  # few terms are added up
+    ],
+)
+def test_the_sentence_of_the_block_chart_is_what_the_library_says(block, carry, alpha):
+    delta = charts.block_markov.PREFACTOR * np.arange(1.0, 3000) ** -alpha
+    once, twice = blocks.block_excess(delta, [block, 2 * block], [carry, 2 * carry])
+    middle = charts.block_markov.PREFACTOR * (carry + (block + 1) / 2) ** -alpha
+    said = sentence_of(charts.block_markov.block_explorer(block, carry, alpha))
+    numbers = [
+        float(text) for text in re.findall(r"(?:pay|pays|and) (\d\S*\d) (?:nats|with)", said)
+    ]
+    expected = [once, middle, delta[carry + block - 1]]
+    assert numbers == [float(f"{number:.3g}") for number in expected]
+    assert float(said.rstrip(".").split()[-1]) == pytest.approx(np.log2(once / twice), abs=0.0051)
+
+
+def test_the_sentence_of_the_memory_chart_reads_the_row_of_its_controls():
+    said = sentence_of(charts.open_question.memory_explorer(*memory(), ALPHA, 1e-4))
+    row = of("renewal").loc[1e-4]
+    assert f"a window of {row['window']:.0f} tokens" in said
+    assert f"a counter needs {row['recurrent']:.0f} bits" in said
+    assert said.endswith(f"fewer than {row['bound']:.3g} bits.")

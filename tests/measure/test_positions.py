@@ -1,0 +1,144 @@
+"""C5: the same suffix at other positions, on models that can and cannot tell."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from kvlib import claims, fit, measure
+from kvlib.measure import positions
+from kvlib.models import small_gpt2
+
+
+def plan(**changes) -> dict:
+    settings = {"variants": ["restarted", "kept", "moved", "shuffled"], "windows": [2, 8, 16]}
+    return settings | {"seq_len": 48, "targets": 3} | changes
+
+
+@pytest.fixture(scope="module")
+def text(small) -> np.ndarray:
+    return small_gpt2.held_out_documents(small.tokenizer, "scipy-docs")[0]
+
+
+def test_positions_are_nothing_to_a_rotary_model_when_everything_moves(embedded, passage):
+    table = positions.measure_positions(embedded, passage(embedded, 48), 0, plan())
+    moved = table[table["variant"] == "moved"]["kl_to_restarted_nats"]
+    assert moved.max() < 1e-6
+    kept = table[table["variant"] == "kept"]["kl_to_restarted_nats"]
+    if embedded.prefix_ids:  # the distance to the prefix has changed
+        assert kept.max() > 1e-4
+    else:
+        assert kept.max() < 1e-6
+
+
+def test_positions_are_something_to_a_model_that_learned_them(small, text):
+    table = positions.measure_positions(small, text[:400], 0, plan(seq_len=400))
+    kept = table[table["variant"] == "kept"]["kl_to_restarted_nats"]
+    assert kept.min() > 1e-3
+
+
+def test_restarted_is_the_truncation_of_the_other_pages(small, text):
+    table = positions.measure_positions(small, text[:48], 0, plan())
+    rows = table[table["variant"] == "restarted"]
+    pairs = zip(rows["position"], rows["window"], strict=True)
+    naive = measure.naive_sensitivity(small, text[:48], pairs)
+    np.testing.assert_allclose(rows["kl_nats"], naive["kl_nats"], atol=2e-5, rtol=1e-4)
+
+
+def test_shuffled_keeps_the_suffix_the_length_and_the_words(small, text):
+    ids, t, w = torch.from_numpy(text), 40, 8
+    rng = np.random.default_rng(3)
+    found = positions.variant_hidden(small, ids, t, w, "shuffled", rng)
+    order = np.random.default_rng(3).permutation(t - w + 1)
+    tokens = np.concatenate([text[order], text[t - w + 1 : t + 1]])
+    assert sorted(tokens) == sorted(text[: t + 1])
+    with torch.inference_mode():
+        plain = small.model.base_model(torch.from_numpy(tokens)[None]).last_hidden_state[0, -1]
+    torch.testing.assert_close(found, plain, atol=1e-4, rtol=1e-4)
+
+
+def test_an_unknown_variant_is_refused(small, text):
+    with pytest.raises(ValueError, match="variant: expected restarted, kept, moved or shuffled"):
+        positions.variant_hidden(
+            small, torch.from_numpy(text), 9, 4, "sideways", np.random.default_rng(0)
+        )
+
+
+def curve(mean: list[float]) -> fit.Curve:
+    window = 2.0 ** np.arange(len(mean))
+    return fit.Curve(
+        window=window,
+        first=window.astype(int),
+        last=window.astype(int),
+        doc_means=np.array([mean, mean]),
+        contexts=np.array([1024.0]),
+        n_pairs=1,
+        n_starts=1,
+    )
+
+
+def test_a_floor_is_where_a_curve_stops_falling():
+    assert claims.positions.floor_of(curve([1, 0.5, 0.2, 0.1, 0.1, 0.099])) == 8
+    assert claims.positions.floor_of(curve([1, 0.5, 0.25, 0.12, 0.06, 0.03])) is None
+
+
+def test_the_stored_tables_give_the_verdict_and_cover_all_three_models():
+    tables = claims.positions.stored_positions()
+    assert set(tables) == {positions.SMALL, *positions.ROPE}
+    assert tables[positions.SMALL]["doc"].nunique() >= 24
+    word, figure = claims.positions.verdict_and_figure()
+    assert word in ("reproduced", "partly", "not reproduced") and "nats" in figure
+
+
+def test_without_tables_the_verdict_is_to_come(tmp_path):
+    assert claims.positions.verdict_and_figure(tmp_path) == ("to come", "")
+
+
+def test_a_stored_row_is_what_the_model_says(small):
+    document = small_gpt2.held_out_documents(small.tokenizer, positions.CORPUS)[2]
+    table = claims.positions.stored_positions()[positions.SMALL].query("doc == 2 and window == 16")
+    first = table["position"].min()
+    row = table[(table["position"] == first) & (table["variant"] == "restarted")]
+    naive = measure.naive_sensitivity(small, document, [(int(first), 16)])
+    assert row["kl_nats"].item() == pytest.approx(naive["kl_nats"].item(), rel=1e-3, abs=1e-4)
+
+
+def test_an_exponent_and_its_difference_by_hand():
+    windows = 2.0 ** np.arange(10)
+    parts = []
+    for doc in range(6):
+        for variant, alpha in (("restarted", 0.5), ("kept", 0.8)):
+            value = (windows + 1) ** -alpha - 1024.0**-alpha
+            parts.append(
+                pd.DataFrame(
+                    {
+                        **{"doc": doc, "position": 1022, "context": 1023, "window": windows},
+                        **{"variant": variant, "kl_nats": value * (1 + 0.01 * doc)},
+                    }
+                ).astype({"window": int})
+            )
+    found = claims.positions.exponents(pd.concat(parts)).set_index("variant")
+    assert found.loc["kept", "difference"].value == pytest.approx(0.3, abs=0.01)
+
+
+def kept_row(exponent: float, exponential: float, difference: float) -> pd.Series:
+    """A row of `exponents` whose intervals reach 0.05 to either side."""
+    values = {"exponent": exponent, "exponential": exponential, "difference": difference}
+    return pd.Series({k: fit.Estimate(v, v - 0.05, v + 0.05, 24) for k, v in values.items()})
+
+
+@pytest.mark.parametrize(
+    ("moved_nats", "exponent", "exponential", "difference", "word"),
+    [
+        (1e-8, 0.6, 2.0, 0.01, "reproduced"),
+        (1e-8, 0.6, 2.0, 0.08, "partly"),  # closer than the margin, but not interval and all
+        (1e-8, 0.6, 2.0, -0.4, "partly"),
+        (1e-2, 0.6, 2.0, 0.01, "not reproduced"),  # the origin matters
+        (1e-8, 0.03, 2.0, 0.01, "not reproduced"),  # no decay
+        (1e-8, 0.6, 1.03, 0.01, "not reproduced"),  # an exponential does as well
+    ],
+)
+def test_the_verdict_on_positions(moved_nats, exponent, exponential, difference, word):
+    assert claims.positions.verdict(moved_nats, kept_row(exponent, exponential, difference)) == word
