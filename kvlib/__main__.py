@@ -64,6 +64,7 @@ def measure(
     seq_len = seq_len or 3 * max_window
     design_for(seq_len, max_window, pairs_per_octave, seed)  # bad settings fail before the loads
     check_stride(stride or seq_len, seq_len)
+    store.table_file(out)
     text = load_corpus(corpus)
     lm = load_model(model, device, dtype)
     documents = text.documents(lm.tokenizer, stride or seq_len, docs, seed)
@@ -78,8 +79,7 @@ def measure(
         **({"stride": stride} if stride else {}),
     }
     _document_by_document(
-        store.Measurement(out, settings),
-        docs,
+        store.Measurement(out, settings, docs),
         lm,
         lambda doc: measure_document(
             lm, documents[doc][:seq_len], doc, max_window, pairs_per_octave, seed
@@ -118,6 +118,7 @@ def distort(
     policies = [NAMED[name] for name in policy]
     check_policies(policies, budget, protocol, every, seq_len)
     check_stride(stride, seq_len)
+    store.table_file(out)
     text = load_corpus(corpus)
     lm = load_model(model, device, dtype)
     documents = text.documents(lm.tokenizer, stride, docs, seed)
@@ -134,8 +135,7 @@ def distort(
         "seed": seed,
     }
     _document_by_document(
-        store.Measurement(out, settings),
-        docs,
+        store.Measurement(out, settings, docs),
         lm,
         lambda doc: measure_policies(
             lm, documents[doc][:seq_len], doc, policies, budget, protocol, seed, every, step
@@ -151,21 +151,21 @@ def check_stride(stride: int, seq_len: int) -> None:
 
 def _document_by_document(
     measurement: store.Measurement,
-    docs: int,
     lm: LanguageModel,
     rows: Callable[[int], pd.DataFrame],
 ) -> None:
     """Measure what is missing, show progress, finish the table."""
-    todo = sorted(set(range(docs)) - measurement.done())
-    with _progress() as progress:
-        title = f"{Path(lm.name).name} · {measurement.settings['corpus']}"
-        task = progress.add_task(title, total=docs, completed=docs - len(todo))
-        for doc in todo:
-            measurement.add(doc, rows(doc))
-            progress.advance(task)
-    table = measurement.finish(
-        store.run_of("python -m kvlib " + " ".join(sys.argv[1:]), lm.device.type)
-    )
+    docs, todo = len(measurement.documents), measurement.missing()
+    with measurement:
+        with _progress() as progress:
+            title = f"{Path(lm.name).name} · {measurement.settings['corpus']}"
+            task = progress.add_task(title, total=docs, completed=docs - len(todo))
+            for doc in todo:
+                measurement.add(doc, rows(doc))
+                progress.advance(task)
+        table = measurement.finish(
+            store.run_of("python -m kvlib " + " ".join(sys.argv[1:]), lm.device.type)
+        )
     print(f"{len(table):,} rows of {table['doc'].nunique()} documents in {measurement.path}")
 
 

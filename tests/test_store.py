@@ -36,7 +36,7 @@ def rows(doc: int, n: int = 200) -> pd.DataFrame:
 
 
 def finished(path: Path, docs: int = 3) -> Path:
-    measurement = Measurement(path, SETTINGS)
+    measurement = Measurement(path, SETTINGS, docs)
     for doc in range(docs):
         measurement.add(doc, rows(doc))
     measurement.finish(RUN)
@@ -73,7 +73,7 @@ def test_a_table_without_rows_comes_back_with_its_columns(tmp_path):
 
 
 def test_a_finished_measurement_is_its_documents_in_order_and_two_files(tmp_path):
-    measurement = Measurement(tmp_path / "table", SETTINGS)
+    measurement = Measurement(tmp_path / "table", SETTINGS, 3)
     for doc in (2, 0, 1):
         measurement.add(doc, rows(doc))
     assert measurement.done() == {0, 1, 2}
@@ -89,7 +89,7 @@ def test_a_finished_measurement_is_its_documents_in_order_and_two_files(tmp_path
 
 def test_a_finished_table_grows_and_keeps_its_first_rows(tmp_path):
     before = load_table(finished(tmp_path / "table", docs=2))
-    measurement = Measurement(tmp_path / "table", SETTINGS)
+    measurement = Measurement(tmp_path / "table", SETTINGS, 3)
     assert measurement.done() == {0, 1}
     measurement.add(2, rows(2))
     measurement.finish(RUN)
@@ -142,7 +142,7 @@ def test_each_single_flipped_byte_of_a_table_is_found(tmp_path):
 
 def test_a_flipped_byte_in_a_finished_document_never_changes_its_rows(tmp_path):
     # no manifest knows these files yet: the checksum of each page protects them
-    measurement = Measurement(tmp_path / "table", SETTINGS)
+    measurement = Measurement(tmp_path / "table", SETTINGS, 3)
     measurement.add(0, rows(0))
     part = measurement.parts / "00000.parquet"
     sound = part.read_bytes()
@@ -189,7 +189,7 @@ NOT_MANIFESTS = [b"", b"{", b'{"settings": {', b"\xff\xfe\x00", b"{}", b"[1, 2]"
 def test_a_damaged_manifest_is_refused(table_path, content):
     manifest = table_path.with_suffix(".json")
     manifest.write_bytes(content)
-    for read in (load_table, lambda path: Measurement(path, SETTINGS)):
+    for read in (load_table, lambda path: Measurement(path, SETTINGS, 3)):
         with pytest.raises(ValueError, match="manifest") as error:
             read(table_path)
         one_line(error, manifest)
@@ -197,10 +197,10 @@ def test_a_damaged_manifest_is_refused(table_path, content):
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00", b"[1, 2]"])
 def test_damaged_settings_of_a_begun_measurement_are_named(tmp_path, content):
-    begun = Measurement(tmp_path / "table", SETTINGS).parts / "settings.json"
+    begun = Measurement(tmp_path / "table", SETTINGS, 3).parts / "settings.json"
     begun.write_bytes(content)
     with pytest.raises(ValueError) as error:
-        Measurement(tmp_path / "table", SETTINGS)
+        Measurement(tmp_path / "table", SETTINGS, 3)
     one_line(error, begun)
 
 
@@ -211,18 +211,18 @@ OTHER = [SETTINGS | {"seed": 1}, SETTINGS | {"dtype": "bfloat16"}, {"model": "a 
 
 @pytest.mark.parametrize("other", OTHER)
 def test_a_begun_measurement_refuses_other_settings(tmp_path, other):
-    Measurement(tmp_path / "table", SETTINGS).add(0, rows(0))
+    Measurement(tmp_path / "table", SETTINGS, 3).add(0, rows(0))
     with pytest.raises(ValueError, match="begun with other settings: expected") as error:
-        Measurement(tmp_path / "table", other)
+        Measurement(tmp_path / "table", other, 3)
     one_line(error, tmp_path)
-    assert Measurement(tmp_path / "table", SETTINGS).done() == {0}
+    assert Measurement(tmp_path / "table", SETTINGS, 3).done() == {0}
 
 
 @pytest.mark.parametrize("other", OTHER)
 def test_a_finished_table_refuses_other_settings_and_stays_as_it_was(table_path, other):
     before = {path: path.read_bytes() for path in table_path.parent.iterdir()}
     with pytest.raises(ValueError, match="begun with other settings: expected"):
-        Measurement(table_path, other)
+        Measurement(table_path, other, 3)
     assert {path: path.read_bytes() for path in table_path.parent.iterdir()} == before
 
 
@@ -245,8 +245,8 @@ def write_table(table, file, **options):
         os.kill(os.getpid(), signal.SIGKILL)
 
 pq.write_table = write_table
-measurement = Measurement(Path(sys.argv[1]), SETTINGS)
-for doc in sorted(set(range(3)) - measurement.done()):
+measurement = Measurement(Path(sys.argv[1]), SETTINGS, 3)
+for doc in measurement.missing():
     measurement.add(doc, rows(doc))
 measurement.finish(RUN)
 """
@@ -261,7 +261,7 @@ def test_a_kill_in_the_middle_of_a_write_costs_no_rows(tmp_path, write):
 
     assert run(killed_at=write) == -signal.SIGKILL
     assert not (tmp_path / "table.parquet").exists()
-    assert Measurement(tmp_path / "table", SETTINGS).done() == set(range(write - 1))
+    assert Measurement(tmp_path / "table", SETTINGS, 3).done() == set(range(write - 1))
     assert run(killed_at=0) == 0
     undisturbed = load_table(finished(tmp_path / "undisturbed"))
     pd.testing.assert_frame_equal(load_table(tmp_path / "table"), undisturbed, check_exact=True)
@@ -312,7 +312,7 @@ import resource, sys
 sys.path.insert(0, sys.argv[2])
 from test_store import SETTINGS, Measurement, Path, rows
 
-measurement = Measurement(Path(sys.argv[1]), SETTINGS)
+measurement = Measurement(Path(sys.argv[1]), SETTINGS, 3)
 measurement.add(0, rows(0))
 resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
 try:
@@ -327,8 +327,9 @@ def test_a_file_that_may_not_grow_keeps_the_documents_before_it(tmp_path):
     result = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
     assert "File too large" in result.stdout and result.stdout.count("\n") == 1
-    measurement = Measurement(tmp_path / "table", SETTINGS)
+    measurement = Measurement(tmp_path / "table", SETTINGS, 3)
     assert measurement.done() == {0}
     names = {path.name for path in measurement.parts.iterdir()}
     assert names == {"00000.parquet", "settings.json"}
-    assert json.loads((measurement.parts / "settings.json").read_text()) == SETTINGS
+    begun = json.loads((measurement.parts / "settings.json").read_text())
+    assert begun["settings"] == SETTINGS

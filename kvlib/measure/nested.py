@@ -55,6 +55,7 @@ def main() -> None:
         "protocol": "reencode",
         "model": lm.name,
         "weights_sha256": lm.weights_sha256,
+        "model_sha256": lm.model_sha256,
         "corpus": text.name,
         "corpus_sha256": text.sha256,
         "dtype": str(lm.dtype).removeprefix("torch."),
@@ -62,9 +63,9 @@ def main() -> None:
         "windows": [SHORT, LONG],
         "targets": TARGETS,
     }
-    measurement = store.Measurement(store.DATA / f"{NAME}-{MODEL}-{CORPUS}", settings)
+    measurement = store.Measurement(store.DATA / f"{NAME}-{MODEL}-{CORPUS}", settings, DOCUMENTS)
     documents = text.documents(lm.tokenizer, SEQ_LEN, DOCUMENTS)
-    for doc in sorted(set(range(DOCUMENTS)) - measurement.done()):
+    for doc in measurement.missing():
         rng = np.random.default_rng([0, doc])
         positions = sorted(rng.choice(np.arange(SEQ_LEN // 3, SEQ_LEN - 1), TARGETS, False))
         rows = nested(lm, documents[doc], [int(t) for t in positions], SHORT, LONG)

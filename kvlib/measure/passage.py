@@ -89,7 +89,7 @@ def main() -> None:
         "budgets": list(BUDGETS),
         "seed": 0,
     }
-    measurement = store.Measurement(store.DATA / f"passage-{MODEL}-{CORPUS}", settings)
+    measurement = store.Measurement(store.DATA / f"passage-{MODEL}-{CORPUS}", settings, {DOCUMENT})
     measurement.add(DOCUMENT, measure_passage(lm, ids))
     measurement.finish(store.run_of("python -m kvlib.passages", lm.device.type))
 

@@ -138,8 +138,9 @@ def main(argv: list[str] | None = None) -> None:
             **plan,
             "seed": 0,
         }
-        measurement = store.Measurement(store.DATA / f"positions-{name}-{CORPUS}", settings)
-        for doc in sorted(set(range(plan["docs"])) - measurement.done()):
+        path = store.DATA / f"positions-{name}-{CORPUS}"
+        measurement = store.Measurement(path, settings, plan["docs"])
+        for doc in measurement.missing():
             document = documents[doc][: plan["seq_len"]]
             measurement.add(doc, measure_positions(lm, document, doc, plan))
             print(f"{name}: document {doc + 1} of {plan['docs']}", file=sys.stderr, flush=True)

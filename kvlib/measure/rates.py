@@ -321,6 +321,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "model": lm.name,
         "model_description": lm.description,
         "weights_sha256": lm.weights_sha256,
+        "model_sha256": lm.model_sha256,
         "corpus": text.name,
         "corpus_source": text.source,
         "corpus_sha256": text.sha256,
@@ -334,7 +335,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "folds": 2,
     }
     documents = text.documents(lm.tokenizer, options.seq_len, options.docs, options.seed)
-    measurement = store.Measurement(out, settings)
+    measurement = store.Measurement(out, settings, options.docs)
     for doc, rows in measure(lm, documents).groupby("doc"):
         measurement.add(int(doc), rows)
     command = " ".join(["python -m kvlib.kv_rates", *(arguments or sys.argv[1:])])

@@ -23,7 +23,7 @@ import torch
 from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from kvlib.models.files import first_line, quiet, sha256
+from kvlib.models.files import first_line, quiet, read_json, sha256, some
 
 CONVERSION = "v1"  # part of the cache folder's name: raise it when the conversion changes
 
@@ -150,14 +150,20 @@ def _convert(name: str, workdir: Path) -> None:
 
 
 def verify(folder: Path, name: str) -> None:
-    """Check every file of a converted model against the SHA-256 written at its conversion."""
+    """Check a converted model: it has the files of its conversion, unchanged, and no other."""
     remedy = f"delete {folder} and load {name} again"
     try:
-        hashes = json.loads((folder / "SHA256.json").read_text())
+        hashes = read_json(folder / "SHA256.json")
+        there = {path.name for path in folder.iterdir()} - {"SHA256.json"}
+        if odd := sorted(there ^ hashes.keys()):
+            raise OSError(
+                f"{folder} is damaged: expected the files that SHA256.json names, got a difference "
+                f"in {some(odd)}; {remedy}"
+            )
         for file, expected in hashes.items():
             if (found := sha256(folder / file)) != expected:
                 raise OSError(
-                    f"{folder / file} is damaged: expected SHA-256 {expected[:12]}…, "
+                    f"{folder / file} is damaged: expected SHA-256 {str(expected)[:12]}…, "
                     f"got {found[:12]}…; {remedy}"
                 )
     except (FileNotFoundError, ValueError) as error:  # a missing file, or no JSON

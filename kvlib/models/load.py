@@ -7,16 +7,15 @@ safetensors. Local folders and Hub ids work too.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from kvlib.models.embedded import EMBEDDED, converted, verify
-from kvlib.models.files import first_line, quiet, sha256
+from kvlib.models.files import ModelFiles, files_of, first_line, quiet, some
 
 
 @dataclass(frozen=True)
@@ -24,8 +23,9 @@ class LanguageModel:
     """A causal language model with everything a measurement must know about it.
 
     `prefix_ids` are the tokens that stand before every context, full or truncated: `(bos,)` for
-    models trained with one, `()` otherwise. `weights_sha256` names the weights in manifests; for
-    an embedded model it is that of its GGUF file.
+    models trained with one, `()` otherwise. In manifests `weights_sha256` names the weights and
+    `model_sha256` the model: weights, config and tokenizer. For an embedded model both are that of
+    its GGUF file, which holds all three.
     """
 
     model: Any
@@ -35,6 +35,7 @@ class LanguageModel:
     dtype: torch.dtype
     prefix_ids: tuple[int, ...]
     weights_sha256: str
+    model_sha256: str = ""
     description: str = ""
 
     @property
@@ -43,10 +44,19 @@ class LanguageModel:
         return self.model.get_output_embeddings().weight.shape[0]
 
 
-TRAINED = {  # made by this project (`kvlib.models.small_gpt2`), and stored with it
-    "small-gpt2": (
+class TrainedModel(NamedTuple):
+    """A model that is stored with this project."""
+
+    folder: Path
+    description: str
+    model_sha256: str
+
+
+TRAINED = {  # made by this project (`kvlib.models.small_gpt2`)
+    "small-gpt2": TrainedModel(
         Path(__file__).parents[1] / "data" / "small-gpt2",
         "GPT-2 with learned absolute positions, five million parameters, trained by this project",
+        "d58804c96a9ad07330d2775294bdd84c6e2a2e14ab52fad1bc5db5de649f0aba",
     )
 }
 
@@ -69,22 +79,12 @@ def load_model(name: str, device: str = "auto", dtype: str = "auto") -> Language
     Nothing is unpickled and no remote code is run.
     """
     torch_device, torch_dtype = _resolve_device(device), _resolve_dtype(dtype)
-    description = ""
-    if name in EMBEDDED:
-        folder, description = converted(name), EMBEDDED[name].description
-        verify(folder, name)
-        weights_sha256 = EMBEDDED[name].gguf_sha256
-    else:
-        if name in TRAINED:
-            folder, description = TRAINED[name]
-        else:
-            folder = Path(name) if (Path(name) / "config.json").is_file() else _download(name)
-        weights_sha256 = _weights_sha256(folder)
+    folder, description = _find(name)
     try:
         with quiet():
-            model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=torch_dtype, use_safetensors=True, trust_remote_code=False
-            )
+            files = files_of(folder)
+            hashes = _identity(name, files)
+            model = _complete_model(files, torch_dtype)
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # the loaders raise a dozen kinds; one line serves them all
         raise OSError(f"cannot load {name!r} from {folder}: {first_line(error)}") from error
@@ -96,13 +96,109 @@ def load_model(name: str, device: str = "auto", dtype: str = "auto") -> Language
     return LanguageModel(
         model=model,
         tokenizer=tokenizer,
-        name=name if name in EMBEDDED else str(name),
+        name=name,
         device=torch_device,
         dtype=torch_dtype,
         prefix_ids=_prefix_ids(tokenizer),
-        weights_sha256=weights_sha256,
+        weights_sha256=hashes[0],
+        model_sha256=hashes[1],
         description=description,
     )
+
+
+def _find(name: str) -> tuple[Path, str]:
+    """Folder and description of a model; a converted copy is made where it is missing."""
+    if name in EMBEDDED:
+        folder = converted(name)
+        verify(folder, name)
+        return folder, EMBEDDED[name].description
+    if name in TRAINED:
+        return TRAINED[name].folder, TRAINED[name].description
+    return (Path(name) if (Path(name) / "config.json").is_file() else _download(name)), ""
+
+
+def _identity(name: str, files: ModelFiles) -> tuple[str, str]:
+    """SHA-256 of the weights, and of the whole model; refuses a stored model that has changed."""
+    if name in EMBEDDED:
+        return EMBEDDED[name].gguf_sha256, EMBEDDED[name].gguf_sha256
+    weights, model = files.weights_sha256(), files.model_sha256()
+    if name in TRAINED and model != TRAINED[name].model_sha256:
+        raise ValueError(
+            f"it has changed: expected SHA-256 {TRAINED[name].model_sha256[:12]}…, "
+            f"got {model[:12]}… over weights, config and tokenizer"
+        )
+    return weights, model
+
+
+# --- is the model there? ------------------------------------------------------------------------
+
+
+def _complete_model(files: ModelFiles, dtype: torch.dtype) -> Any:
+    """The model, every weight of which comes from the files, and every weight of them in it.
+
+    transformers draws at random what it does not find; here that is an error. Heads tied to the
+    embeddings, and buffers that a model makes itself, need not be in the files.
+    """
+    config = AutoConfig.from_pretrained(files.folder, trust_remote_code=False)
+    weights = files.tensors()
+    _check_layers(config, weights)
+    with torch.device("meta"):  # names and shapes alone
+        empty = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    _check_numbers(weights, empty)
+    model, found = type(empty).from_pretrained(
+        None,
+        config=empty.config,
+        state_dict=weights,
+        dtype=dtype,
+        use_safetensors=True,
+        ignore_mismatched_sizes=True,  # they are refused by name below
+        output_loading_info=True,
+    )
+    _check_found(found)
+    for name, weight in model.named_parameters():
+        if not torch.isfinite(weight).all():
+            raise ValueError(f"expected finite weights, got NaN or infinity in {name}")
+    if (files.folder / "generation_config.json").exists():
+        model.generation_config = GenerationConfig.from_pretrained(files.folder)
+    return model
+
+
+def _check_layers(config: Any, weights: dict[str, torch.Tensor]) -> None:
+    """Refuses a config without layers, or with more than there can be weights for."""
+    layers = getattr(config.get_text_config(), "num_hidden_layers", None)
+    if type(layers) is not int or not 1 <= layers <= len(weights):
+        raise ValueError(
+            f"num_hidden_layers: expected 1 to {len(weights)}, the tensors there are, got {layers}"
+        )
+
+
+def _check_numbers(weights: dict[str, torch.Tensor], empty: torch.nn.Module) -> None:
+    """Refuses weights that are no floating-point numbers, and far too few of them."""
+    names = [name for name, _ in empty.named_parameters()]
+    for name, weight in weights.items():
+        if weight.dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
+            continue
+        if any(f".{known}".endswith(f".{name}") or name.endswith(f".{known}") for known in names):
+            kind = str(weight.dtype).removeprefix("torch.")
+            raise ValueError(f"expected floating-point weights, got {kind} in {name}")
+    asked, there = (sum(map(torch.numel, part)) for part in (empty.parameters(), weights.values()))
+    if asked > 2 * there:  # a head or a layer that is missing is named later
+        raise ValueError(f"expected {asked:,} weights by its config, got {there:,}")
+
+
+def _check_found(found: dict[str, Any]) -> None:
+    """Refuses a model whose weights are not exactly those of the files."""
+    shapes = sorted(str(name) for name, *_ in found["mismatched_keys"])
+    for what, names in (
+        ("of other shapes than its config's", shapes),
+        ("missing", sorted(set(found["missing_keys"]) - set(shapes))),
+        ("that its architecture does not have", sorted(found["unexpected_keys"])),
+        ("that could not be read", sorted(map(str, found["error_msgs"]))),
+    ):
+        if names:
+            raise ValueError(
+                f"expected the weights of the whole model, got some {what}: {some(names)}"
+            )
 
 
 def check_length(lm: LanguageModel, tokens: int) -> None:
@@ -207,17 +303,23 @@ def _prefix_ids(tokenizer: Any) -> tuple[int, ...]:
 
 
 def _check_head(model: Any, name: str) -> None:
-    """Refuse an architecture that does more after its body than apply a linear head."""
-    ids = torch.tensor([[1, 2, 3]], device=model.device)
+    """Refuse an architecture that looks ahead, or does more after its body than a linear head."""
+    head = model.get_output_embeddings()
+    ids = torch.arange(3, device=model.device)[None] % len(head.weight)
     with torch.inference_mode():
         whole = model(ids, use_cache=False).logits
-        parts = model.get_output_embeddings()(
-            model.base_model(ids, use_cache=False).last_hidden_state
-        )
+        parts = head(model.base_model(ids, use_cache=False).last_hidden_state)
+        begun = model(ids[:, :2], use_cache=False).logits
     if not torch.allclose(whole, parts, rtol=1e-4, atol=1e-4, equal_nan=True):
         raise ValueError(
             f"{name} ({type(model).__name__}) changes its logits after the linear head "
             "(soft-capping or scaling): not supported"
+        )
+    rounding = 1e-3 if model.dtype in (torch.float32, torch.float64) else 0.1
+    if (whole[:, :2] - begun).norm() > rounding * begun.norm():
+        raise ValueError(
+            f"{name} ({type(model).__name__}): expected a causal model, got one whose laws depend "
+            "on later tokens: not supported"
         )
 
 
@@ -238,13 +340,3 @@ def _resolve_dtype(dtype: str) -> torch.dtype:
     if dtype != "auto" and dtype not in known:
         raise ValueError(f"dtype: expected auto, {', '.join(known)}, got {dtype!r}")
     return torch.float32 if dtype == "auto" else getattr(torch, dtype)
-
-
-def _weights_sha256(folder: Path) -> str:
-    """One hash for all weight files of a folder, in name order."""
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise OSError(f"{folder}: expected weights as *.safetensors, found none")
-    if len(files) == 1:
-        return sha256(files[0])
-    return hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest()

@@ -94,12 +94,12 @@ def main() -> None:
         "temperature": TEMPERATURE,
         "seed": SEED,
     }
-    measurement = store.Measurement(store.DATA / f"cache_run-{lm.name}", settings)
-    for number, run in enumerate((lambda: generate(lm, prompt), lambda: fill(lm, long))):
-        if number not in measurement.done():
-            rows = run()
-            rows.insert(0, "doc", np.int16(number))  # a run is what is stored at once
-            measurement.add(number, rows)
+    runs = (lambda: generate(lm, prompt), lambda: fill(lm, long))
+    measurement = store.Measurement(store.DATA / f"cache_run-{lm.name}", settings, len(runs))
+    for number in measurement.missing():
+        rows = runs[number]()
+        rows.insert(0, "doc", np.int16(number))  # a run is what is stored at once
+        measurement.add(number, rows)
     measurement.finish(store.run_of("python tests/bench/bench_cache.py", lm.device.type))
 
 

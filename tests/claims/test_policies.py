@@ -357,7 +357,7 @@ def test_the_effect_of_steps_compares_equal_documents(tmp_path):
         rows["kl_nats"] *= np.where(rows["doc"] == 1, factor, 1.0)
         path = tmp_path / f"{kind}-smollm2-135m-instruct-world-english-bible"
         settings = {"kind": kind, "model": "smollm2-135m-instruct", "corpus": "world-english-bible"}
-        measurement = store.Measurement(path, settings)
+        measurement = store.Measurement(path, settings, docs)
         for doc, part in rows.groupby("doc"):
             measurement.add(doc, part.drop(columns=["model", "corpus"]))
         measurement.finish({"command": "none"})

@@ -377,6 +377,7 @@ def main() -> None:
         settings = {
             "model": lm.name,
             "weights_sha256": lm.weights_sha256,
+            "model_sha256": lm.model_sha256,
             "corpora": {name: corpora.load_corpus(name).sha256 for name in CONTEXTS},
             "tokens": TOKENS,
         }
