@@ -255,7 +255,10 @@ class Measurement:
         """The table of an earlier run, checked; None where there is none."""
         if os.path.lexists(self.manifest):
             _refuse_link(self.manifest)
-            manifest = read_manifest(self.manifest)
+            try:
+                manifest = read_manifest(self.manifest)
+            except ValueError as error:
+                raise ValueError(f"{error}; choose another --out or move it away") from None
             _refuse_other_settings(self.path, manifest["settings"], self.settings)
         if not os.path.lexists(self.path):
             return None

@@ -247,15 +247,22 @@ def test_a_text_that_is_not_utf8_gives_one_line(here, good, tmp_path):
     assert files_under(tmp_path) == {"latin.txt"}
 
 
-def test_weights_of_nan_give_one_error_line_and_no_table(here, good, tiny_folder, tmp_path):
+def changed_weights(folder: Path, target: Path, name: str, value: float) -> Path:
+    """A copy of a model with one tensor filled with a number."""
     import torch
     from safetensors.torch import load_file, save_file
 
-    folder = tmp_path / "broken"
-    shutil.copytree(tiny_folder, folder)
-    weights = load_file(folder / "model.safetensors")
-    weights["model.norm.weight"] = torch.full_like(weights["model.norm.weight"], float("nan"))
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    shutil.copytree(folder, target)
+    weights = load_file(target / "model.safetensors")
+    weights[name] = torch.full_like(weights[name], value)
+    save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
+    return target
+
+
+def test_weights_whose_logits_overflow_give_one_error_line_and_no_table(
+    here, good, tiny_folder, tmp_path
+):
+    folder = changed_weights(tiny_folder, tmp_path / "huge", "model.norm.weight", 3e38)
     code, out, err = here(arguments(**good | {"model": folder}))
     assert code == 1 and out == "" and "Traceback" not in err
     errors = [line for line in err.splitlines() if line.startswith("error:")]
@@ -263,6 +270,16 @@ def test_weights_of_nan_give_one_error_line_and_no_table(here, good, tiny_folder
     assert "expected finite logits, got NaN or infinity in document 0 at position 63" in errors[0]
     assert not list((tmp_path / "out").rglob("*.parquet"))
     assert not (tmp_path / "out" / "table.json").exists()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_weights_that_are_no_numbers_give_one_line_and_no_file(
+    here, good, tiny_folder, tmp_path, value
+):
+    folder = changed_weights(tiny_folder, tmp_path / "broken", "model.norm.weight", value)
+    line = assert_one_error_line(*here(arguments(**good | {"model": folder})))
+    assert "expected finite weights, got NaN or infinity in model.norm.weight" in line
+    assert not (tmp_path / "out").exists()
 
 
 def test_other_settings_than_the_tables_give_one_line_and_keep_it(here, good, tmp_path):
