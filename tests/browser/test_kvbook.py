@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
+import sys
 
 import pytest
 from book_checks import ROOT
+
+sys.path.insert(0, str(ROOT / "book" / "_ext"))
+from kvbook import cache, pages, pictures  # noqa: E402
 
 THEME = "document.documentElement.dataset.theme = 'auto'"
 PAGE = f"""<head><meta charset="utf-8"><script>{THEME}</script></head>
@@ -14,30 +17,21 @@ PAGE = f"""<head><meta charset="utf-8"><script>{THEME}</script></head>
 <script type="application/json">{{"c": 3}}</script><button onclick="window.print()">"""
 
 
-@pytest.fixture(scope="module")
-def kvbook():
-    """The extension, loaded from its file."""
-    spec = importlib.util.spec_from_file_location("kvbook", ROOT / "book" / "_ext" / "kvbook.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize("file", ["kvlib/fit.py", "kvlib/data/a.parquet", "requirements.txt"])
-def test_a_change_that_outputs_depend_on_changes_the_fingerprint(kvbook, tmp_path, file):
+def test_a_change_that_outputs_depend_on_changes_the_fingerprint(tmp_path, file):
     for name in ("kvlib/fit.py", "kvlib/data/a.parquet", "requirements.txt", "README.md"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("before")
-    before = kvbook.fingerprint(tmp_path)
+    before = cache.fingerprint(tmp_path)
     (tmp_path / "README.md").write_text("another text")
-    assert kvbook.fingerprint(tmp_path) == before
+    assert cache.fingerprint(tmp_path) == before
     (tmp_path / file).write_text("behind")
-    assert kvbook.fingerprint(tmp_path) != before
+    assert cache.fingerprint(tmp_path) != before
 
 
-def test_hardening_moves_scripts_and_clicks_out_and_sets_the_policy_once(kvbook):
+def test_hardening_moves_scripts_and_clicks_out_and_sets_the_policy_once():
     scripts: dict[str, str] = {}
-    hard = kvbook.harden(PAGE, "page.html", "../", scripts)
+    hard = pages.harden(PAGE, "page.html", "../", scripts)
     theme, file = scripts
     assert scripts[file] == "let a = 1" and f'<script defer src="../_static/inline/{file}">' in hard
     assert hard.count("Content-Security-Policy") == 1 and 'data-click="window.print()"' in hard
@@ -46,17 +40,17 @@ def test_hardening_moves_scripts_and_clicks_out_and_sets_the_policy_once(kvbook)
     assert scripts[theme].startswith(THEME) and "prefers-color-scheme" in scripts[theme]
     assert f'<script src="../_static/inline/{theme}">' in hard  # before the first paint
     assert hard.index(file) < hard.index("b.js") < hard.index("c.js")  # a setting comes first
-    assert kvbook.harden(hard, "page.html", "../", {}) == hard
+    assert pages.harden(hard, "page.html", "../", {}) == hard
 
 
-def test_a_page_that_cannot_be_hardened_raises_with_its_name(kvbook):
+def test_a_page_that_cannot_be_hardened_raises_with_its_name():
     with pytest.raises(ValueError, match="page.html: expected <meta charset"):
-        kvbook.harden("<p>", "page.html", "", {})
+        pages.harden("<p>", "page.html", "", {})
     with pytest.raises(ValueError, match="page.html: expected onclick .* got 'evil"):
-        kvbook.harden('<button onclick="evil()">', "page.html", "", {})
+        pages.harden('<button onclick="evil()">', "page.html", "", {})
 
 
-def test_a_compiled_explorer_keeps_its_tables_and_signals_and_has_the_books_inks(kvbook):
+def test_a_compiled_explorer_keeps_its_tables_and_signals_and_has_the_books_inks():
     spec = {
         "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
         "data": {"name": "points"},
@@ -66,12 +60,14 @@ def test_a_compiled_explorer_keeps_its_tables_and_signals_and_has_the_books_inks
         "encoding": {"x": {"field": "x", "type": "quantitative"}},
     }
     tables = {"points": {"x": [1, 2, 3]}}
-    said = json.loads(kvbook.compiled(json.dumps({"spec": spec, "tables": tables, "controls": []})))
+    said = json.loads(
+        pictures.compiled(json.dumps({"spec": spec, "tables": tables, "controls": []}))
+    )
     vega = said["spec"]
     assert "/vega/" in vega["$schema"] and said["tables"] == tables and said["controls"] == []
     assert {"name": "least", "value": 2} in vega["signals"]
     assert [part["values"] for part in vega["data"] if part["name"] == "points"] == [[]]
     loader = (ROOT / "book" / "_static" / "explorer.js").read_text()
-    inks = [kvbook.TEXT, kvbook.MUTED, kvbook.GRID, *kvbook.INKS]
+    inks = [pictures.TEXT, pictures.MUTED, pictures.GRID, *pictures.INKS]
     assert all(f'"{ink}": "--' in loader for ink in inks)  # each becomes the page's own
-    assert kvbook.TEXT in json.dumps(vega) and kvbook.INKS[0] in json.dumps(vega)
+    assert pictures.TEXT in json.dumps(vega) and pictures.INKS[0] in json.dumps(vega)

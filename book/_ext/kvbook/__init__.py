@@ -1,0 +1,50 @@
+"""What this book asks of Sphinx beyond Jupyter Book: all local, nothing inline, nothing stale.
+
+- Vega and MathJax are written next to the pages, and loaded only where there is a chart or a
+  formula.
+- Links to terms of the glossary hold their definitions, which a script shows when pointed at.
+- After the build, each explorer's Vega-Lite is compiled to Vega, which spares the reader's browser
+  that work, and gets a still picture for browsers without scripts. Inline scripts are moved to
+  files, so that each page can carry a strict Content-Security-Policy; the book runs from a web
+  server and from ``file://`` alike.
+- No script holds the page up: all but the one that sets the theme wait until it has been read, and
+  the explorers' come first.
+- Notebooks are executed again when kvlib, its data or the requirements changed, which Jupyter's
+  cache, looking only at the notebooks' own cells, would not notice.
+"""
+
+from __future__ import annotations
+
+import os
+
+from sphinx.application import Sphinx
+
+from kvbook.cache import choose_cache
+from kvbook.libraries import VEGA, write_libraries
+from kvbook.pages import finish_pages
+from kvbook.terms import define_terms, definitions
+
+FIRST = 100  # a script's place among others, which stand at 200 and above
+
+
+def add_scripts(app: Sphinx, pagename: str, templatename: str, context: dict, doctree) -> None:
+    """Vega and the explorers' loader, ahead of all else, on pages that have an explorer."""
+    app.add_js_file("clicks.js", defer="defer")
+    body = context.get("body", "")
+    charts, passages = ('class="kv-chart"' in body), ('class="kv-passage"' in body)
+    wanted = {"tools.js": charts or passages, VEGA: charts, "explorer.js": charts}
+    for file in [name for name, here in (wanted | {"passage.js": passages}).items() if here]:
+        app.add_js_file(file, priority=FIRST, defer="defer")
+    context["body"] = define_terms(body, definitions(app))
+    if "data-definition" in context["body"]:
+        app.add_js_file("terms.js", defer="defer")
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Registers the above, and keeps widget state out of the notebooks' outputs."""
+    os.environ["KVLIB_STATIC"] = "1"
+    app.connect("config-inited", choose_cache)
+    app.connect("builder-inited", write_libraries)
+    app.connect("html-page-context", add_scripts)
+    app.connect("build-finished", finish_pages, priority=900)  # after the theme's own index.html
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,40 @@
+"""Vega and MathJax, written next to the pages."""
+
+from __future__ import annotations
+
+import importlib.resources
+import shutil
+from pathlib import Path
+
+import vl_convert
+from sphinx.application import Sphinx
+
+VEGA = f"vega-{vl_convert.get_vega_version()}.js"
+VEGA_LITE_VERSION = vl_convert.get_vegalite_versions()[-1]
+MATHJAX_PARTS = (  # what mathjax3_config in _config.yml loads, TeX's extensions on demand
+    "startup.js",
+    "core.js",
+    "input/tex.js",
+    "input/tex/extensions",
+    "output/chtml.js",
+    "output/chtml/fonts",
+    "a11y/assistive-mml.js",
+)
+
+
+def write_libraries(app: Sphinx) -> None:
+    """Writes MathJax, and Vega in a function of its own: its global names would break Sphinx's."""
+    static = Path(app.outdir) / "_static"
+    static.mkdir(parents=True, exist_ok=True)
+    if not (static / VEGA).exists():
+        bundle = vl_convert.javascript_bundle(vl_version=VEGA_LITE_VERSION)
+        (static / VEGA).write_text(f"(function () {{\n{bundle}\n}})();\n", encoding="utf-8")
+    mathjax = importlib.resources.files("sphinx-mathjax-offline") / "static" / "mathjax"
+    for part in MATHJAX_PARTS:
+        with importlib.resources.as_file(mathjax / part) as source:
+            target = static / "mathjax" / part
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if source.is_dir():
+                shutil.copytree(source, target, dirs_exist_ok=True)
+            else:
+                shutil.copyfile(source, target)
