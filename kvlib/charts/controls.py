@@ -18,8 +18,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+import altair
+
 if TYPE_CHECKING:
-    import altair
     import ipywidgets
 
 LIVE_WIDTH = 640  # pixels; a widget's cell has no width of its own when the chart asks for one
@@ -194,8 +195,6 @@ class Explorer:
 
     def spec(self) -> dict[str, Any]:
         """The Vega-Lite spec for a static page: as wide as the page, its reading unseen."""
-        import altair
-
         with altair.data_transformers.enable("default", max_rows=None):
             spec = self.chart.to_dict()
         if "layer" in spec or "mark" in spec:
@@ -225,7 +224,6 @@ class Explorer:
 
     def widget(self) -> ipywidgets.VBox:
         """For a live kernel: ipywidgets linked to the parameters of an ``altair.JupyterChart``."""
-        import altair
         import ipywidgets
 
         altair.JupyterChart.enable_offline(True)

@@ -274,10 +274,10 @@ def _use_onednn(model: torch.nn.Module) -> None:
 
 def _download(name: str) -> Path:
     """A Hub snapshot without pickles, or one line that names what would have worked."""
-    known = ", ".join([*EMBEDDED, *TRAINED])
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
+    known = ", ".join([*EMBEDDED, *TRAINED])
     try:
         return Path(
             snapshot_download(

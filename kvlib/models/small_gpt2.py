@@ -11,14 +11,22 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shutil
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from kvlib import corpora, store
+from kvlib.models.embedded import cache_folder
 
 NAME = "small-gpt2"
 FOLDER = store.DATA / NAME
@@ -70,9 +78,6 @@ def held_out_documents(tokenizer: Any, name: str, seq_len: int = CONTEXT) -> lis
 
 def train_tokenizer(splits: list[Split], vocabulary: int = VOCABULARY) -> Any:
     """A byte-level BPE tokenizer of the training stretches; digits stand alone."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -129,9 +134,6 @@ class Training:
     """The state of a training run: model, optimiser and the updates done, saved without pickle."""
 
     def __init__(self, folder: Path, ids: list[np.ndarray], config: Any, seed: int = 0) -> None:
-        import torch
-        from transformers import GPT2LMHeadModel
-
         torch.manual_seed(seed)
         self.folder, self.ids, self.seed, self.config = folder, ids, seed, config
         self.model = GPT2LMHeadModel(config)
@@ -150,8 +152,6 @@ class Training:
 
     def run(self, updates: int, checkpoint_s: float = 60.0) -> None:
         """Go on to `updates` updates; a checkpoint each minute and at the end."""
-        import torch
-
         self.model.train()
         saved = began = time.monotonic()
         first = self.update
@@ -187,8 +187,6 @@ class Training:
 
     def save(self) -> None:
         """Weights and moments as safetensors, the rest as JSON, which names the file."""
-        from safetensors.torch import save_file
-
         self.folder.mkdir(parents=True, exist_ok=True)
         tensors = {}
         for k, parameter in enumerate(self.parameters):
@@ -204,9 +202,6 @@ class Training:
                 old.unlink()
 
     def _load(self) -> None:
-        import torch
-        from safetensors.torch import load_file
-
         state = json.loads((self.folder / "state.json").read_text())
         tensors = load_file(self.folder / state["tensors"])
         with torch.no_grad():
@@ -220,8 +215,6 @@ class Training:
 
 def config_for(vocabulary: int, context: int = CONTEXT, **shape: int) -> Any:
     """A GPT-2 without dropout, for `vocabulary` tokens and `context` positions."""
-    from transformers import GPT2Config
-
     return GPT2Config(
         vocab_size=vocabulary,
         n_positions=context,
@@ -236,8 +229,6 @@ def config_for(vocabulary: int, context: int = CONTEXT, **shape: int) -> Any:
 
 def bits_per_token(model: Any, documents: list[np.ndarray]) -> float:
     """Mean negative log-likelihood of each token but the first, in bits, over documents."""
-    import torch
-
     losses = []
     with torch.inference_mode():
         for document in documents:
@@ -249,12 +240,6 @@ def bits_per_token(model: Any, documents: list[np.ndarray]) -> float:
 
 def export(training: Training, tokenizer: Any, folder: Path, text_tokens: int) -> None:
     """The model as bfloat16 safetensors with tokenizer, loss curve and card, moved into place."""
-    import shutil
-    import tempfile
-
-    import pandas as pd
-    import torch
-
     folder.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     work.chmod(0o755)
@@ -317,8 +302,6 @@ the weights: MIT, as the project.
 
 def main(argv: list[str] | None = None) -> None:
     """Train, or go on training."""
-    from kvlib.models import cache_folder
-
     parser = argparse.ArgumentParser(
         prog="python -m kvlib.models.small_gpt2", description=main.__doc__
     )
@@ -328,8 +311,6 @@ def main(argv: list[str] | None = None) -> None:
     splits = [split(corpora.load_corpus(name).text) for name in CORPORA]
     work = cache_folder().parent / "training" / NAME
     if (work / "tokenizer.json").is_file():
-        from transformers import PreTrainedTokenizerFast
-
         tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(work / "tokenizer.json"))
     else:
         tokenizer = train_tokenizer(splits)
