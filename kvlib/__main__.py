@@ -143,6 +143,16 @@ def distort(
     )
 
 
+@app.command()
+def verdicts(
+    json: Annotated[bool, typer.Option("--json", help="as JSON, with all that is known")] = False,
+) -> None:
+    """Every claim: the paper's words in ours, our verdict, its rule, and each figure behind it."""
+    from kvlib.claims import front
+
+    print((front.to_json if json else front.to_text)(front.verdicts()))
+
+
 def check_stride(stride: int, seq_len: int) -> None:
     """Refuses documents that would overlap."""
     if stride < seq_len:

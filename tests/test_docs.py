@@ -269,7 +269,7 @@ def test_the_verdict_of_the_recipe_passes_the_tests_of_the_recipe():
     tests["test_first_guesses_by_hand_and_without_a_table"]()
     claim = eval(found[1].strip().rstrip(","), {"Claim": claims.claim.Claim})
     assert f"notebooks/{claim.page}.md" in MADE
-    assert claim.id not in [other.id for other in claims.claim.CLAIMS]
+    assert claim.id not in [other.id for other in claims.front.claims()]
 
 
 def test_the_text_of_the_recipe_can_be_made():

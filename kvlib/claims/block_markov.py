@@ -6,12 +6,30 @@ reconstruction; only the paper's abstract is known to us.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 
-from kvlib import fit
+from kvlib import fit, store
+from kvlib.claims.claim import (
+    MIN_WINDOW,
+    Claim,
+    Figure,
+    Verdict,
+    figures_of,
+    rule_text,
+    stored_curves,
+    to_come,
+)
 from kvlib.theory import blocks, bounds, gaussian, sources
 
+CLAIM = Claim(
+    "C9",
+    "A block-Markov scheme attains the upper bound, up to a factor of two in the exponent.",
+    "block_markov",
+)
+CLAIMS = (CLAIM,)
 TOLERANCE = 0.01  # of a local exponent against the table's
 
 
@@ -120,9 +138,7 @@ def tv_exponents(theta: float = 1.5) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def block_markov_verdict(
-    exponents: pd.DataFrame, sliding: pd.DataFrame, ratios: pd.DataFrame
-) -> str:
+def rule(exponents: pd.DataFrame, sliding: pd.DataFrame, ratios: pd.DataFrame) -> str:
     """C9, for our reconstruction: `proved here` when on the exact sources every exponent is the
     predicted one, the scheme attains the upper bound without violating the converse, and the ratio
     of the KL and TV exponents reaches both of its ends, one and two. `partly` when only the scheme
@@ -135,7 +151,7 @@ def block_markov_verdict(
     return "proved here" if (ends <= 2 * TOLERANCE).all() else "partly"
 
 
-def block_markov_figure(exponents: pd.DataFrame, sliding: pd.DataFrame, real: pd.DataFrame) -> str:
+def sentence(exponents: pd.DataFrame, sliding: pd.DataFrame, real: pd.DataFrame) -> str:
     """What the verdict of C9 rests on, in a line; `real` is what `two_distances` returns."""
     miss = (exponents["exact"] - exponents["leading term"]).abs().max()
     low, high = (pick(real["ρ"], key=lambda e: e.value) for pick in (min, max))
@@ -193,3 +209,22 @@ def _slope(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Slope of the weighted least-squares line of y on x, over the last axis."""
     x = x - (x @ weights)[..., None]
     return (x * y) @ weights / ((x * x) @ weights)
+
+
+def judge(folder: Path = store.DATA) -> tuple[Verdict, ...]:
+    """The verdict on C9."""
+    curves = stored_curves(folder=folder)
+    if not curves:
+        return (to_come(CLAIM, rule),)
+    exponents, sliding = exponent_table(), sliding_checks()
+    real = two_distances(curves, stored_curves("tv", folder), MIN_WINDOW)
+    miss = (exponents["exact"] - exponents["leading term"]).abs().max()
+    figures = (
+        Figure("largest miss of an exponent", float(miss)),
+        Figure("largest excess of blocks / risk of their carry", float(sliding["carry"].max())),
+        Figure("least excess of blocks / sliding window, equal peak", float(sliding["peak"].min())),
+        *figures_of(real, {"ρ": "ρ = α_KL / α_TV"}, distance="KL and TV", protocol="reencode"),
+    )
+    word = rule(exponents, sliding, tv_exponents())
+    said = sentence(exponents, sliding, real)
+    return (Verdict(CLAIM, word, said, rule_text(rule), figures),)

@@ -3,12 +3,20 @@ a verdict changes when the data do."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 
-from kvlib import fit
-from kvlib.claims.claim import MIN_WINDOW
+from kvlib import fit, store
+from kvlib.claims.claim import MIN_WINDOW, Claim, Figure, Verdict, rule_text
 from kvlib.theory import bounds, gaussian, sources
+
+UPPER = Claim("C6", "A sliding window reaches distortion ε with w = O(ε^(−1/α)).", "bounds")
+LOWER = Claim(
+    "C7", "Under a two-sided condition a suffix-only policy needs w = Ω(ε^(−1/α)).", "bounds"
+)
+CLAIMS = (UPPER, LOWER)
 
 
 def sandwich_checks(count: int = 40) -> pd.DataFrame:
@@ -64,6 +72,26 @@ def law_errors(
     return pd.DataFrame(rows)
 
 
-def bound_verdict(holds: pd.Series) -> str:
+def bound_rule(holds: pd.Series) -> str:
     """C6 or C7: `proved here` when the bound held on every source with a known answer."""
     return "proved here" if holds.all() else "not reproduced"
+
+
+def sentence(checked: pd.DataFrame) -> str:
+    """On what both bounds were tried; `checked` is what `sandwich_checks` returns."""
+    tried = int(checked["values of ε"].sum())
+    return f"{tried} values of ε on {len(checked)} sources with a known Bayes risk"
+
+
+def judge(folder: Path = store.DATA) -> tuple[Verdict, ...]:
+    """The verdicts on C6 and C7."""
+    checked = sandwich_checks()
+    figures = tuple(
+        Figure(f"C / c, {source}", float(spread)) for source, spread in checked["C / c"].items()
+    )
+    said, because = sentence(checked), rule_text(bound_rule)
+    none = f"{said}; no lower bound for a real model"
+    return (
+        Verdict(UPPER, bound_rule(checked["upper holds"]), said, because, figures),
+        Verdict(LOWER, bound_rule(checked["lower holds"]), none, because, figures),
+    )

@@ -1,10 +1,26 @@
-"""From the stored measurements to a verdict for each claim. The rules are here, in code, so that
-a verdict changes when the data do."""
+"""What the pages of claims share: claims, verdicts, their figures, and the stored curves.
+
+A page of claims is a module of this room. It has
+
+- `CLAIMS`, the claims that it judges, in their order;
+- for each a *rule*, a function of a table that returns a word and whose docstring is the rule as
+  printed, and a *sentence*, a function that says what the word rests on. They are called `rule` and
+  `sentence` where the page has one claim, else `…_rule` and `…_sentence`;
+- `judge(folder)`, one `Verdict` a claim, in the order of `CLAIMS`, from the tables in a folder;
+- `facts(…)`, name → text, every value that the page's prose glues, from the page's own tables.
+
+So a verdict changes when the data do, and a new claim needs a module and a place in `front.PAGES`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -13,69 +29,101 @@ from kvlib import fit, names, store
 MIN_WINDOW = 8  # shorter windows hold no sentence; the page on C2 shows what other choices give
 RIVAL = "stretched exponential"
 
-
-@dataclass(frozen=True)
-class Claim:
-    """A claim of the paper in our words, and the page that treats it (none yet: empty)."""
-
-    id: str
-    text: str
-    page: str = ""
-
-
-CLAIMS = (
-    Claim(
-        "C1",
-        "Compressing a cache online is sequential Wyner-Ziv coding; the next query is side "
-        "information.",
-        "formulation",
-    ),
-    Claim(
-        "C2",
-        "What cutting old context changes decays polynomially, not geometrically, in the length "
-        "kept.",
-        "sensitivity",
-    ),
-    Claim(
-        "C3",
-        "Fitted on short windows, a power law foretells long ones ten times better than an "
-        "exponential.",
-        "extrapolation",
-    ),
-    Claim("C4", "A cache of sinks and recent tokens shows the same exponent.", "sink_recent"),
-    Claim("C5", "The decay is no artifact of positional encodings.", "positions"),
-    Claim("C6", "A sliding window reaches distortion ε with w = O(ε^(−1/α)).", "bounds"),
-    Claim(
-        "C7", "Under a two-sided condition a suffix-only policy needs w = Ω(ε^(−1/α)).", "bounds"
-    ),
-    Claim(
-        "C8",
-        "Open: can summaries that carry old tokens forward beat that scaling?",
-        "open_question",
-    ),
-    Claim(
-        "C9",
-        "A block-Markov scheme attains the upper bound, up to a factor of two in the exponent.",
-        "block_markov",
-    ),
-    Claim("C10", "The polynomial law predicts how concrete cache policies degrade.", "policies"),
-    Claim(
-        "C11",
-        "At equal budget recency-based eviction beats random retention a hundredfold.",
-        "policies",
-    ),
-    Claim("C12", "Distortion falls as a power law in the budget.", "policies"),
+WORDS = (
+    *("reproduced", "partly", "not reproduced"),  # of what is measured
+    *("proved here", "definition checked", "our construction"),  # of what can't fail on data
+    *("open", "to come"),
 )
 
 
 @dataclass(frozen=True)
+class Claim:
+    """A claim of the paper in our words, and the page that treats it."""
+
+    id: str
+    text: str
+    page: str
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number that a verdict rests on: where it was measured, with its 95% interval.
+
+    `n` counts the documents behind the interval. What a figure doesn't have is None or empty: an
+    exact one has no interval, an exponent that is no exponent (`fit.Estimate.flat`) no estimate.
+    """
+
+    name: str
+    estimate: float | None
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+    model: str = ""
+    corpus: str = ""
+    distance: str = ""  # "KL" or "TV"
+    protocol: str = ""
+    policy: str = ""
+    budget: int | None = None
+
+
+@dataclass(frozen=True)
 class Verdict:
-    """A word and its figure: `reproduced`, `partly`, `not reproduced`, `proved here`, `open` or
-    `to come`."""
+    """A word on a claim, the sentence it rests on, the rule that gave it, and its figures.
+
+    `readings` are words on a part of the evidence, by the name of the part: a distance, a protocol.
+    Raises ValueError for a word that is none of WORDS.
+    """
 
     claim: Claim
-    verdict: str
-    figure: str
+    word: str
+    sentence: str
+    rule: str
+    figures: tuple[Figure, ...] = ()
+    readings: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for word in (self.word, *self.readings.values()):
+            if word not in WORDS:
+                raise ValueError(f"verdict: expected one of {', '.join(WORDS)}, got {word!r}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """What JSON can hold."""
+        return dataclasses.asdict(self)
+
+
+def rule_text(rule: Callable[..., str]) -> str:
+    """A rule as it is printed: its docstring in one line. Raises ValueError where it has none."""
+    if not (text := inspect.getdoc(rule)):
+        raise ValueError(f"{rule.__name__}: expected a docstring that states the rule, got none")
+    return " ".join(text.split())
+
+
+def to_come(claim: Claim, rule: Callable[..., str]) -> Verdict:
+    """The verdict on a claim whose tables are not there."""
+    return Verdict(claim, "to come", "", rule_text(rule))
+
+
+def figure_of(name: str, item: fit.Estimate, **where: Any) -> Figure:
+    """An estimate as a figure; `where` holds any of `model, corpus, distance, …`."""
+    values = [
+        float(x) if math.isfinite(x) and not item.flat else None
+        for x in (item.value, item.low, item.high)
+    ]
+    return Figure(name, *values, int(item.n_documents), **where)
+
+
+def figures_of(rows: pd.DataFrame, columns: dict[str, str], **where: str) -> tuple[Figure, ...]:
+    """A figure for each estimate in some columns of a table, row by row.
+
+    `columns`: column → name of its figures. Model, text, protocol, policy and budget are the row's,
+    as far as it has such columns; `where` says what is the same in all rows.
+    """
+    of_row = [key for key in ("model", "corpus", "protocol", "policy", "budget") if key in rows]
+    found = []
+    for row in rows.to_dict("records"):
+        place = {key: row[key] for key in of_row if key not in columns} | where
+        found += [figure_of(name, row[column], **place) for column, name in columns.items()]
+    return tuple(found)
 
 
 def stored_curves(

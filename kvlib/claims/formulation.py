@@ -15,9 +15,17 @@ import pandas as pd
 from scipy import stats
 
 from kvlib import store
+from kvlib.claims.claim import Claim, Verdict, figure_of, rule_text, to_come
 from kvlib.fit import Estimate
 from kvlib.theory import closed_forms, coding
 
+CLAIM = Claim(
+    "C1",
+    "Compressing a cache online is sequential Wyner-Ziv coding; the next query is side "
+    "information.",
+    "formulation",
+)
+CLAIMS = (CLAIM,)
 PARTS = ("key", "value")
 
 
@@ -97,7 +105,7 @@ def gains(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def formulation_verdict(solver_holds: bool, table: pd.DataFrame) -> str:
+def rule(solver_holds: bool, table: pd.DataFrame) -> str:
     """C1. Partly, when the one-step problem meets its closed forms and the query says something
     about the real cache (interval above zero); what a sequence of steps adds is not tested here,
     and so never more than partly."""
@@ -105,7 +113,7 @@ def formulation_verdict(solver_holds: bool, table: pd.DataFrame) -> str:
     return "partly" if solver_holds and says else "not reproduced"
 
 
-def formulation_figure(table: pd.DataFrame) -> str:
+def sentence(table: pd.DataFrame) -> str:
     """The figure beside the verdict."""
     key, value = (mean_saving(table, part) for part in PARTS)
     return (
@@ -143,3 +151,17 @@ def tangents() -> pd.DataFrame:
             "slope": [point.slope / np.log(2) for point in points],
         }
     )
+
+
+def judge(folder: Path = store.DATA) -> tuple[Verdict, ...]:
+    """The verdict on C1."""
+    if not store.stored("kv_rates", folder):
+        return (to_come(CLAIM, rule),)
+    table = stored_rates(folder)
+    where = {"model": "smollm2-135m-instruct", "corpus": "world-english-bible"}
+    figures = [
+        figure_of(f"bits saved a {part}, small distortion", mean_saving(table, part), **where)
+        for part in PARTS
+    ]
+    word = rule(solver_holds(), table)
+    return (Verdict(CLAIM, word, sentence(table), rule_text(rule), tuple(figures)),)

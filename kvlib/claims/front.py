@@ -1,102 +1,44 @@
-"""From the stored measurements to a verdict for each claim. The rules are here, in code, so that
-a verdict changes when the data do."""
+"""The verdicts of all pages together: for the front page, for the command line."""
 
 from __future__ import annotations
 
 import html
+import json
 import re
+import textwrap
 from pathlib import Path
 
-from kvlib import fit, store
+from kvlib import store
 from kvlib.claims import (
     block_markov,
+    bounds,
+    extrapolation,
     formulation,
     open_question,
     policies,
-    policy_rows,
     positions,
+    sensitivity,
     sink_recent,
 )
-from kvlib.claims.bounds import bound_verdict, sandwich_checks
-from kvlib.claims.claim import CLAIMS, MIN_WINDOW, Verdict, spread
-from kvlib.claims.extrapolation import contests, extrapolation_verdict
-from kvlib.claims.formulation import solver_holds
-from kvlib.claims.sensitivity import decay, decay_verdict
+from kvlib.claims.claim import Claim, Figure, Verdict
+from kvlib.names import name_of
 
+PAGES = (  # in the order of their claims
+    *(formulation, sensitivity, extrapolation, sink_recent, positions, bounds),
+    *(open_question, block_markov, policies),
+)
 POWER = re.compile(r"\^\(([^)]*)\)")  # of a claim in plain text
+WIDTH = 96  # characters a line, on the command line
 
 
-def verdicts(
-    curves: dict[tuple[str, str], fit.Curve],
-    tv_curves: dict[tuple[str, str], fit.Curve] | None = None,
-) -> list[Verdict]:
-    """The verdict of every claim, in order; `to come` where there is no measurement yet.
-
-    `tv_curves` are those of the total variation, of the same tables; C9 needs both.
-    """
-    checked = sandwich_checks()
-    tried = f"{int(checked['values of ε'].sum())} values of ε on {len(checked)} sources"
-    found = {
-        "C6": (bound_verdict(checked["upper holds"]), f"{tried} with a known Bayes risk"),
-        "C7": (
-            bound_verdict(checked["lower holds"]),
-            f"{tried} with a known Bayes risk; no lower bound for a real model",
-        ),
-    }
-    rates = formulation.stored_rates()
-    found["C1"] = (
-        formulation.formulation_verdict(solver_holds(), rates),
-        formulation.formulation_figure(rates),
-    )
-    memory = open_question.memory_needs(open_question.memory_curves(1.5))
-    rows = open_question.open_question_table(memory)
-    found["C8"] = (
-        open_question.open_question_verdict(rows),
-        open_question.open_question_figure(rows),
-    )
-    measured = policy_rows.stored_rows()
-    if len(open_question.protocols_compared(measured, "4 sinks + recent")):
-        both = found["C8"][1], open_question.carrying_figure(measured)
-        found["C8"] = found["C8"][0], "; ".join(both)
-    if tv_curves:
-        exact = block_markov.exponent_table(), block_markov.sliding_checks()
-        ratios = block_markov.two_distances(curves, tv_curves, MIN_WINDOW)
-        found["C9"] = (
-            block_markov.block_markov_verdict(*exact, block_markov.tv_exponents()),
-            block_markov.block_markov_figure(*exact, ratios),
-        )
-    if curves:
-        slow, far = decay(curves), contests(curves)
-        found["C2"] = (decay_verdict(slow), spread("α", slow["exponent"], slow))
-        found["C3"] = (
-            extrapolation_verdict(far),
-            spread("error of exponential / power law", far["exponential"], far),
-        )
-    found |= policy_verdicts()
-    found["C5"] = positions.verdict_and_figure()
-    return [
-        Verdict(claim, *found[claim.id]) if claim.id in found else Verdict(claim, "to come", "")
-        for claim in CLAIMS
-    ]
+def claims() -> tuple[Claim, ...]:
+    """Every claim, in order."""
+    return tuple(claim for page in PAGES for claim in page.CLAIMS)
 
 
-def policy_verdicts(folder: Path = store.DATA) -> dict[str, tuple[str, str]]:
-    """C4, C10, C11 and C12: verdict and figure, from the stored rows of policies."""
-    rows, suffixes = policy_rows.stored_rows(folder), policy_rows.suffix_tables(folder)
-    if rows.empty or not suffixes:
-        return {}
-    same = sink_recent.same_exponent(rows, suffixes, "4 sinks + recent", "online")
-    foretold = policies.predictions(rows, suffixes)
-    ratio, laws = policy_rows.ratios(rows), policies.budget_laws(rows)
-    return {
-        "C4": (sink_recent.sink_verdict(same), sink_recent.sink_figure(same)),
-        "C10": (
-            policies.prediction_verdict(foretold),
-            policies.prediction_figure(foretold),
-        ),
-        "C11": (policies.retention_verdict(ratio), policies.retention_figure(ratio)),
-        "C12": (policies.law_verdict(laws), policies.law_figure(laws)),
-    }
+def verdicts(folder: Path = store.DATA) -> list[Verdict]:
+    """The verdict on every claim, in order; `to come` where there is no measurement yet."""
+    return [verdict for page in PAGES for verdict in page.judge(folder)]
 
 
 def to_html(items: list[Verdict]) -> str:
@@ -104,13 +46,12 @@ def to_html(items: list[Verdict]) -> str:
     rows = []
     for item in items:
         claim = POWER.sub(r"<sup>\1</sup>", html.escape(item.claim.text))
-        if item.claim.page:
-            claim = f'<a href="../notebooks/{item.claim.page}.html">{claim}</a>'
-        kind = item.verdict.replace(" ", "-")
+        claim = f'<a href="../notebooks/{item.claim.page}.html">{claim}</a>'
+        kind = item.word.replace(" ", "-")
         rows.append(
             f"<tr><td>{item.claim.id}</td>"
-            f'<td>{claim}<div class="kv-figure">{html.escape(item.figure)}</div></td>'
-            f'<td><span class="kv-verdict kv-{kind}">{item.verdict}</span></td></tr>'
+            f'<td>{claim}<div class="kv-figure">{html.escape(item.sentence)}</div></td>'
+            f'<td><span class="kv-verdict kv-{kind}">{item.word}</span></td></tr>'
         )
     head = (
         "<tr><th>Claim</th><th>The paper says, in our words; what we measured</th>"
@@ -120,3 +61,34 @@ def to_html(items: list[Verdict]) -> str:
         f'<table class="table kv-verdicts"><thead>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table>"
     )
+
+
+def to_json(items: list[Verdict]) -> str:
+    """All that the verdicts hold, as JSON."""
+    held = [item.to_dict() for item in items]
+    return json.dumps(held, ensure_ascii=False, indent=1, allow_nan=False)
+
+
+def to_text(items: list[Verdict]) -> str:
+    """All that the verdicts hold, for a terminal: a block a claim, a line a figure."""
+    return "\n\n".join(map(_block, items))
+
+
+def _block(item: Verdict) -> str:
+    lines = [f"{item.claim.id}  {item.word}"]
+    for text in (item.claim.text, f"Rule: {item.rule}", item.sentence):
+        lines += textwrap.wrap(text, WIDTH, initial_indent="    ", subsequent_indent="    ")
+    lines += [f"    {part}: {word}" for part, word in item.readings.items()]
+    return "\n".join([*lines, *(f"      {_line(figure)}" for figure in item.figures)])
+
+
+def _line(figure: Figure) -> str:
+    """A figure in a line: name, estimate [interval], n, and where it was measured."""
+    number = "none" if figure.estimate is None else f"{figure.estimate:.3g}"
+    if figure.low is not None and figure.high is not None:
+        number += f" [{figure.low:.3g}, {figure.high:.3g}]"
+    counted = f"n = {figure.n}" if figure.n else ""
+    where = " on ".join(name_of(key) for key in (figure.model, figure.corpus) if key)
+    budget = f"budget {figure.budget:,}" if figure.budget else ""
+    parts = (counted, where, figure.distance, figure.protocol, figure.policy, budget)
+    return f"{figure.name} = {number}; {'; '.join(filter(None, parts))}".removesuffix("; ")

@@ -8,15 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from kvlib import names
-from kvlib.claims.policy_rows import PROTOCOLS, extremes
+from kvlib import names, store
+from kvlib.claims.claim import Claim, Figure, Verdict, figures_of, rule_text
+from kvlib.claims.policy_rows import PROTOCOLS, extremes, stored_rows
 from kvlib.fit import log_mean, log_ratio
 from kvlib.names import name_of
 from kvlib.theory import banks, bounds, gaussian, sources
+
+CLAIM = Claim(
+    "C8", "Open: can summaries that carry old tokens forward beat that scaling?", "open_question"
+)
+CLAIMS = (CLAIM,)
 
 
 def protocols_compared(rows: pd.DataFrame, policy: str) -> pd.DataFrame:
@@ -47,7 +54,7 @@ def protocols_compared(rows: pd.DataFrame, policy: str) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
-def carrying_figure(rows: pd.DataFrame) -> str:
+def carrying_sentence(rows: pd.DataFrame) -> str:
     """C8 on real models: does a cache that carries entries along lose less than re-reading them?"""
     table = protocols_compared(rows, "4 sinks + recent")
     low, high = extremes(table["online / reencode"])
@@ -269,16 +276,34 @@ def open_question_table(needs: pd.DataFrame, alpha: float = 1.5) -> pd.DataFrame
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def open_question_verdict(table: pd.DataFrame) -> str:
+def rule(table: pd.DataFrame) -> str:
     """C8: `open` while sources of one exponent give both answers, so that the exponent decides
     nothing; `partly` if all exact sources agreed."""
     return "open" if table["outcome"].nunique() > 1 else "partly"
 
 
-def open_question_figure(table: pd.DataFrame) -> str:
+def sentence(table: pd.DataFrame) -> str:
     """What the verdict of C8 rests on, in a line."""
     wins = (table["outcome"] == "wins").sum()
     return (
         f"of {len(table)} exact sources with one exponent, a recurrent memory wins on {wins} and "
         f"keeps the exponent on {len(table) - wins}"
     )
+
+
+def judge(folder: Path = store.DATA) -> tuple[Verdict, ...]:
+    """The verdict on C8: from exact sources, and beside them what the stored rows say."""
+    table = open_question_table(memory_needs(memory_curves(1.5)))
+    said = sentence(table)
+    figures = tuple(
+        Figure(f"{kind} grows, {source}", float(row[f"{kind} grows"]))
+        for source, row in table.iterrows()
+        for kind in ("suffix", "recurrent")
+    )
+    rows = stored_rows(folder)
+    three = protocols_compared(rows, "4 sinks + recent")
+    if len(three):
+        said = f"{said}; {carrying_sentence(rows)}"
+        name = {"online / reencode": "KL online / re-encoded"}
+        figures += figures_of(three, name, distance="KL", protocol="online")
+    return (Verdict(CLAIM, rule(table), said, rule_text(rule), figures),)

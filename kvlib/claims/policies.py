@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from kvlib import fit, store
+from kvlib.claims.claim import Claim, Verdict, figures_of, rule_text, to_come
 from kvlib.claims.policy_rows import (
     KEYS,
     LAW,
@@ -21,9 +22,23 @@ from kvlib.claims.policy_rows import (
     documents_behind,
     extremes,
     online_recency,
+    ratios,
     same_documents,
+    stored_rows,
+    suffix_tables,
 )
 from kvlib.fit import exponential_of
+
+PREDICTION = Claim(
+    "C10", "The polynomial law predicts how concrete cache policies degrade.", "policies"
+)
+RETENTION = Claim(
+    "C11",
+    "At equal budget recency-based eviction beats random retention a hundredfold.",
+    "policies",
+)
+LAW_IN_BUDGET = Claim("C12", "Distortion falls as a power law in the budget.", "policies")
+CLAIMS = (PREDICTION, RETENTION, LAW_IN_BUDGET)
 
 
 def predictions(rows: pd.DataFrame, suffixes: dict[tuple[str, str], pd.DataFrame]) -> pd.DataFrame:
@@ -123,7 +138,7 @@ def holds(foretold: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(table, columns=[*keys, "holds"])
 
 
-def prediction_verdict(foretold: pd.DataFrame) -> str:
+def prediction_rule(foretold: pd.DataFrame) -> str:
     """C10, over recency policies online. Reproduced: the law `holds` for both on every table.
     Partly: for one of them on some table. Not reproduced: nowhere."""
     found = holds(foretold)["holds"]
@@ -132,7 +147,7 @@ def prediction_verdict(foretold: pd.DataFrame) -> str:
     return "reproduced" if found.all() else "partly" if found.any() else "not reproduced"
 
 
-def retention_verdict(ratio: pd.DataFrame) -> str:
+def retention_rule(ratio: pd.DataFrame) -> str:
     """C11, over recency policies online against random retention. Reproduced: for both, the
     geometric mean over budgets and tables is ORDERS or more. Partly: one of them is better by an
     order of magnitude (ONE_ORDER), interval and all, at some budget of some table. Not reproduced:
@@ -146,7 +161,7 @@ def retention_verdict(ratio: pd.DataFrame) -> str:
     return "partly" if any(item.low > ONE_ORDER for item in ours["ratio"]) else "not reproduced"
 
 
-def law_verdict(laws: pd.DataFrame) -> str:
+def law_rule(laws: pd.DataFrame) -> str:
     """C12, over recency policies online. Reproduced: the exponential and the stretched exponential
     lose on unseen documents on every table, intervals above one. Partly: the exponential does so
     for one policy on some table. Not reproduced: nowhere."""
@@ -159,7 +174,7 @@ def law_verdict(laws: pd.DataFrame) -> str:
     return "partly" if any(beaten) else "not reproduced"
 
 
-def prediction_figure(foretold: pd.DataFrame) -> str:
+def prediction_sentence(foretold: pd.DataFrame) -> str:
     """On how many tables the law holds for each recency policy online, and the extreme factors."""
     parts = []
     ours, found = online_recency(foretold), holds(foretold)
@@ -172,7 +187,7 @@ def prediction_figure(foretold: pd.DataFrame) -> str:
     return f"measured / foretold KL, online, budgets {budgets}. {said}"
 
 
-def retention_figure(ratio: pd.DataFrame) -> str:
+def retention_sentence(ratio: pd.DataFrame) -> str:
     """The smallest and the largest ratio of each recency policy online, with intervals."""
     parts = []
     ours = online_recency(ratio)
@@ -186,7 +201,7 @@ def retention_figure(ratio: pd.DataFrame) -> str:
     )
 
 
-def law_figure(laws: pd.DataFrame) -> str:
+def law_sentence(laws: pd.DataFrame) -> str:
     """What C12 rests on: the rivals' errors over the power law's, online, and the exponents."""
     parts = []
     ours = online_recency(laws)
@@ -204,4 +219,35 @@ def law_figure(laws: pd.DataFrame) -> str:
     return (
         "error on unseen documents over the power law's, in the budget, online. "
         f"{'; '.join(parts)}; {documents_behind(ours, 'exponential')}"
+    )
+
+
+def judge(folder: Path = store.DATA) -> tuple[Verdict, ...]:
+    """The verdicts on C10, C11 and C12."""
+    rows, suffixes = stored_rows(folder), suffix_tables(folder)
+    rules = prediction_rule, retention_rule, law_rule
+    if rows.empty or not suffixes:
+        return tuple(map(to_come, CLAIMS, rules))
+    tables = predictions(rows, suffixes), ratios(rows), budget_laws(rows)
+    sentences = prediction_sentence, retention_sentence, law_sentence
+    columns = (
+        {"factor": "KL, measured / foretold"},
+        {"ratio": "KL, random / policy"},
+        {
+            "exponent": "exponent α in the budget",
+            "exponential": "unseen error, exponential / power law",
+            "stretched": "unseen error, stretched exponential / power law",
+        },
+    )
+    return tuple(
+        Verdict(
+            claim,
+            rule(table),
+            sentence(table),
+            rule_text(rule),
+            figures_of(online_recency(table), names, distance="KL"),
+        )
+        for claim, rule, sentence, table, names in zip(
+            CLAIMS, rules, sentences, tables, columns, strict=True
+        )
     )

@@ -16,9 +16,12 @@ from pathlib import Path
 import pandas as pd
 
 from kvlib import fit, store
+from kvlib.claims.claim import Claim, Figure, Verdict, figure_of, rule_text, to_come
 from kvlib.fit import MARGIN
 from kvlib.names import name_of
 
+CLAIM = Claim("C5", "The decay is no artifact of positional encodings.", "positions")
+CLAIMS = (CLAIM,)
 SMALL, ROPE = "small-gpt2", ("smollm2-135m-instruct", "gemma3-270m")
 SAME_NATS = 1e-4  # laws closer than this are the same but for rounding
 
@@ -74,7 +77,7 @@ def floor_of(data: fit.Curve) -> int | None:
     return None
 
 
-def verdict(moved_nats: float, kept: pd.Series) -> str:
+def rule(moved_nats: float, kept: pd.Series) -> str:
     """C5. Reproduced: moving the origin changes nothing on the RoPE models (SAME_NATS), and on the
     model with absolute positions the suffix at its own positions still decays, slower than an
     exponential on unseen documents, with the exponent of the restarted one (± MARGIN, interval and
@@ -86,17 +89,34 @@ def verdict(moved_nats: float, kept: pd.Series) -> str:
     return "reproduced" if same else "partly"
 
 
-def verdict_and_figure(folder: Path = store.DATA) -> tuple[str, str]:
-    """The `verdict` on C5 and what it rests on; `to come` where a table is missing."""
-    tables = stored_positions(folder)
-    if set(tables) != {SMALL, *ROPE}:
-        return "to come", ""
-    near = agreement(tables).set_index(["model", "variant"])["largest"]
-    largest = max(near[model, "moved"] for model in ROPE)
-    kept = exponents(tables[SMALL]).set_index("variant").loc["kept"]
-    figure = (
-        f"another origin moves the law of RoPE models by {largest:.1g} nats at most; with absolute "
-        f"positions ({name_of(SMALL)}) the exponent at the suffix's own positions less that from "
-        f"position 0 is {kept['difference']:.2g}, {tables[SMALL]['doc'].nunique()} documents"
+def sentence(moved_nats: float, kept: pd.Series) -> str:
+    """What C5 rests on: both parts of its rule; `kept` is that variant's row of `exponents`."""
+    return (
+        f"another origin moves the law of RoPE models by {moved_nats:.1g} nats at most; with "
+        f"absolute positions ({name_of(SMALL)}) the exponent at the suffix's own positions less "
+        f"that from position 0 is {kept['difference']:.2g}, {kept['exponent'].n_documents} "
+        "documents"
     )
-    return verdict(largest, kept), figure
+
+
+def judge(folder: Path = store.DATA) -> tuple[Verdict, ...]:
+    """The verdict on C5; `to come` where a table is missing."""
+    tables = stored_positions(folder)
+    if not {SMALL, *ROPE} <= set(tables):
+        return (to_come(CLAIM, rule),)
+    near = agreement(tables).set_index(["model", "variant"])["largest"]
+    moved = {model: float(near[model, "moved"]) for model in ROPE}
+    kept = exponents(tables[SMALL]).set_index("variant").loc["kept"]
+    names = {
+        "exponent": "exponent α at the suffix's own positions",
+        "difference": "the same less the exponent from position 0",
+        "exponential": "unseen error, exponential / power law",
+    }
+    where = {"corpus": "world-english-bible", "distance": "KL", "protocol": "reencode"}
+    figures = [
+        Figure("largest move of the law by another origin", nats, model=model, **where)
+        for model, nats in moved.items()
+    ]
+    figures += [figure_of(name, kept[key], model=SMALL, **where) for key, name in names.items()]
+    said = max(moved.values()), kept
+    return (Verdict(CLAIM, rule(*said), sentence(*said), rule_text(rule), tuple(figures)),)

@@ -12,8 +12,25 @@ from pathlib import Path
 import pandas as pd
 
 from kvlib import fit, store
-from kvlib.claims.claim import MIN_WINDOW, RIVAL
+from kvlib.claims.claim import (
+    MIN_WINDOW,
+    RIVAL,
+    Claim,
+    Verdict,
+    figures_of,
+    rule_text,
+    spread,
+    stored_curves,
+    to_come,
+)
 from kvlib.fit import mean_of
+
+CLAIM = Claim(
+    "C2",
+    "What cutting old context changes decays polynomially, not geometrically, in the length kept.",
+    "sensitivity",
+)
+CLAIMS = (CLAIM,)
 
 
 def nested_summary(table: pd.DataFrame) -> pd.DataFrame:
@@ -93,9 +110,29 @@ def coverage(folder: Path = store.DATA) -> pd.DataFrame:
     return shown.loc[table["source"].unique()].rename_axis(index=None, columns="source")
 
 
-def decay_verdict(rows: pd.DataFrame) -> str:
+def rule(rows: pd.DataFrame) -> str:
     """C2. Reproduced: on every table the power law beats the exponential *and* the stretched
     exponential on unseen documents, intervals above one. Partly: only the exponential."""
     if not all(ratio.low > 1 for ratio in rows["exponential"]):
         return "not reproduced"
     return "reproduced" if all(ratio.low > 1 for ratio in rows["stretched"]) else "partly"
+
+
+def sentence(rows: pd.DataFrame) -> str:
+    """The smallest and the largest exponent of `decay`."""
+    return spread("α", rows["exponent"], rows)
+
+
+def judge(folder: Path = store.DATA) -> tuple[Verdict, ...]:
+    """The verdict on C2."""
+    curves = stored_curves(folder=folder)
+    if not curves:
+        return (to_come(CLAIM, rule),)
+    rows = decay(curves)
+    columns = {
+        "exponent": "exponent α",
+        "exponential": "unseen error, exponential / power law",
+        "stretched": "unseen error, stretched exponential / power law",
+    }
+    figures = figures_of(rows, columns, distance="KL", protocol="reencode")
+    return (Verdict(CLAIM, rule(rows), sentence(rows), rule_text(rule), figures),)

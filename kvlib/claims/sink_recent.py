@@ -7,12 +7,24 @@ logarithm first, for a divergence is positive and skewed. KL is averaged before 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 
-from kvlib import fit
-from kvlib.claims.policy_rows import LEAST_BUDGETS, curve, placed, same_documents
+from kvlib import fit, store
+from kvlib.claims.claim import Claim, Verdict, figures_of, rule_text, to_come
+from kvlib.claims.policy_rows import (
+    LEAST_BUDGETS,
+    curve,
+    placed,
+    same_documents,
+    stored_rows,
+    suffix_tables,
+)
 from kvlib.fit import MARGIN
+
+CLAIM = Claim("C4", "A cache of sinks and recent tokens shows the same exponent.", "sink_recent")
+CLAIMS = (CLAIM,)
 
 
 def same_exponent(
@@ -44,7 +56,7 @@ def same_exponent(
     return pd.DataFrame(table, columns=columns)
 
 
-def sink_verdict(same: pd.DataFrame) -> str:
+def rule(same: pd.DataFrame) -> str:
     """C4, a test of equivalence. Reproduced: on every table the interval of the difference lies
     within ± MARGIN. Not reproduced: on every table it lies outside. Partly: anything between, as
     a difference that is there but may be smaller than MARGIN."""
@@ -58,10 +70,27 @@ def sink_verdict(same: pd.DataFrame) -> str:
     return "not reproduced" if all(outside) else "partly"
 
 
-def sink_figure(same: pd.DataFrame) -> str:
+def sentence(same: pd.DataFrame) -> str:
     """The differences of exponents that C4 rests on, with n."""
     parts = [f"{row.where} {row.difference:.2g}" for row in placed(same).itertuples()]
     return (
         f"exponent of 4 sinks + recent, online, less that of re-encoded suffixes: "
         f"{'; '.join(parts)}; {same['documents'].min()} or more documents each"
     )
+
+
+def judge(folder: Path = store.DATA) -> tuple[Verdict, ...]:
+    """The verdict on C4."""
+    rows, suffixes = stored_rows(folder), suffix_tables(folder)
+    if rows.empty or not suffixes:
+        return (to_come(CLAIM, rule),)
+    same = same_exponent(rows, suffixes, "4 sinks + recent", "online")
+    where = {"distance": "KL", "policy": "4 sinks + recent"}
+    figures = [
+        *figures_of(same, {"policy": "exponent α"}, protocol="online", **where),
+        *figures_of(
+            same, {"suffix": "exponent α"}, protocol="reencode", distance="KL", policy="suffix"
+        ),
+        *figures_of(same, {"difference": "difference of exponents"}, protocol="online", **where),
+    ]
+    return (Verdict(CLAIM, rule(same), sentence(same), rule_text(rule), tuple(figures)),)

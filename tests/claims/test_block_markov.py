@@ -66,7 +66,7 @@ def test_the_ratio_of_exponents_is_two_for_the_gaussian_and_one_for_rare_changes
 
 
 def test_the_block_markov_verdict_is_proved_when_every_part_holds():
-    assert claims.block_markov.block_markov_verdict(*passing()) == "proved here"
+    assert claims.block_markov.rule(*passing()) == "proved here"
 
 
 @pytest.mark.parametrize(
@@ -81,13 +81,13 @@ def test_the_block_markov_verdict_is_proved_when_every_part_holds():
 def test_the_block_markov_verdict_can_fail(part, column, wrong, expected):
     tables = passing()
     tables[part].loc[0, column] = wrong
-    assert claims.block_markov.block_markov_verdict(*tables) == expected
+    assert claims.block_markov.rule(*tables) == expected
 
 
 def test_the_figure_names_what_the_verdict_rests_on():
     exponents, sliding, _ = passing()
     real = claims.block_markov.two_distances(*pair_of(2.0), 8, n_boot=50)
-    text = claims.block_markov.block_markov_figure(exponents, sliding.assign(schemes=9), real)
+    text = claims.block_markov.sentence(exponents, sliding.assign(schemes=9), real)
     assert text.startswith(
         "our reconstruction: 2 exponents met to 0.001, and 18 schemes on 2 exact"
     )
@@ -196,11 +196,9 @@ def test_below_one_the_converse_grows_with_the_exponent_of_the_window_less_one(a
 def test_one_exponent_gives_three_answers_so_the_question_is_open():
     table = claims.open_question.open_question_table(memory()[1], ALPHA)
     assert table["outcome"].tolist() == ["wins", "wins", "same exponent", "same exponent"]
-    assert claims.open_question.open_question_verdict(table) == "open"
-    assert "wins on 2 and keeps the exponent on 2" in claims.open_question.open_question_figure(
-        table
-    )
-    assert claims.open_question.open_question_verdict(table.assign(outcome="wins")) == "partly"
+    assert claims.open_question.rule(table) == "open"
+    assert "wins on 2 and keeps the exponent on 2" in claims.open_question.sentence(table)
+    assert claims.open_question.rule(table.assign(outcome="wins")) == "partly"
 
 
 # --- the charts -------------------------------------------------------------------------------

@@ -11,10 +11,10 @@ from kvlib import charts, claims, fit, store
 from kvlib.fit import Estimate
 
 RULES = {
-    "sink": (claims.sink_recent.sink_verdict, claims.sink_recent.sink_figure),
-    "prediction": (claims.policies.prediction_verdict, claims.policies.prediction_figure),
-    "retention": (claims.policies.retention_verdict, claims.policies.retention_figure),
-    "law": (claims.policies.law_verdict, claims.policies.law_figure),
+    "sink": (claims.sink_recent.rule, claims.sink_recent.sentence),
+    "prediction": (claims.policies.prediction_rule, claims.policies.prediction_sentence),
+    "retention": (claims.policies.retention_rule, claims.policies.retention_sentence),
+    "law": (claims.policies.law_rule, claims.policies.law_sentence),
 }
 
 
@@ -104,7 +104,7 @@ def test_equal_exponents_are_found_equal_and_others_not():
         rows = rows_of(lambda b, law=law: law(b - 4), "4 sinks + recent", spread=0.01)
         same = claims.sink_recent.same_exponent(rows, suffix, "4 sinks + recent", "online")
         assert same["difference"].iloc[0].value == pytest.approx(alpha - 0.6, abs=0.08)
-        assert claims.sink_recent.sink_verdict(same) == verdict
+        assert claims.sink_recent.rule(same) == verdict
 
 
 def estimates(*triples) -> list[Estimate]:
@@ -121,12 +121,12 @@ def estimates(*triples) -> list[Estimate]:
 )
 def test_the_verdict_on_sinks_is_a_test_of_equivalence(differences, word):
     same = pd.DataFrame({"difference": estimates(*differences)})
-    assert claims.sink_recent.sink_verdict(same) == word
+    assert claims.sink_recent.rule(same) == word
 
 
 def test_no_exponent_is_not_the_same_exponent():
     same = pd.DataFrame({"difference": [Estimate(0.0, -0.01, 0.01, 16, flat=True)]})
-    assert claims.sink_recent.sink_verdict(same) == "not reproduced"
+    assert claims.sink_recent.rule(same) == "not reproduced"
     flat = rows_of(lambda b: 0.5 + 0 * b, "4 sinks + recent", spread=0.01)
     suffix = {("m", "c"): suffix_rows(0.6)}
     found = claims.sink_recent.same_exponent(flat, suffix, "4 sinks + recent", "online")
@@ -230,7 +230,7 @@ def test_figures_carry_intervals_and_documents(figure, column, expected):
 
 def test_the_figure_of_the_law_in_the_budget_says_where_there_is_no_exponent():
     exponent = [Estimate(0.02, 0.02, 0.02, 16, flat=True), Estimate(0.5, 0.4, 0.6, 16)]
-    said = claims.policies.law_figure(
+    said = claims.policies.law_sentence(
         online(
             exponential=estimates((0.5, 0.8, 1.1), (2, 3, 4)),
             stretched=estimates((0.1, 0.3, 0.5), (1, 2, 3)),
@@ -243,7 +243,7 @@ def test_the_figure_of_the_law_in_the_budget_says_where_there_is_no_exponent():
 
 def test_the_figure_of_the_open_question_counts_documents_and_tokens():
     rows = three_protocols().assign(policy="4 sinks + recent")
-    said = claims.open_question.carrying_figure(rows[rows["protocol"] != "x"].drop_duplicates())
+    said = claims.open_question.carrying_sentence(rows[rows["protocol"] != "x"].drop_duplicates())
     assert "8 documents with 32 tokens or more" in said
 
 
@@ -265,7 +265,7 @@ def online(**columns) -> pd.DataFrame:
     ],
 )
 def test_the_verdict_on_predictions(factors, word):
-    assert claims.policies.prediction_verdict(online(factor=estimates(*factors))) == word
+    assert claims.policies.prediction_rule(online(factor=estimates(*factors))) == word
 
 
 def test_a_law_that_is_surely_off_at_one_budget_does_not_hold():
@@ -287,7 +287,7 @@ def test_a_law_that_is_surely_off_at_one_budget_does_not_hold():
     ],
 )
 def test_the_verdict_on_random_retention(ratios, word):
-    assert claims.policies.retention_verdict(online(ratio=estimates(*ratios))) == word
+    assert claims.policies.retention_rule(online(ratio=estimates(*ratios))) == word
 
 
 @pytest.mark.parametrize(
@@ -301,7 +301,7 @@ def test_the_verdict_on_random_retention(ratios, word):
 )
 def test_the_verdict_on_the_law_in_the_budget(exponential, stretched, word):
     table = online(exponential=estimates(*exponential), stretched=estimates(*stretched))
-    assert claims.policies.law_verdict(table) == word
+    assert claims.policies.law_rule(table) == word
 
 
 @pytest.mark.parametrize("of", ["sink", "prediction", "retention", "law"])

@@ -88,12 +88,13 @@ def test_the_stored_tables_give_the_verdict_and_cover_all_three_models():
     tables = claims.positions.stored_positions()
     assert set(tables) == {positions.SMALL, *positions.ROPE}
     assert tables[positions.SMALL]["doc"].nunique() >= 24
-    word, figure = claims.positions.verdict_and_figure()
+    (judged,) = claims.positions.judge()
+    word, figure = judged.word, judged.sentence
     assert word in ("reproduced", "partly", "not reproduced") and "nats" in figure
 
 
 def test_without_tables_the_verdict_is_to_come(tmp_path):
-    assert claims.positions.verdict_and_figure(tmp_path) == ("to come", "")
+    assert claims.positions.judge(tmp_path)[0].word == "to come"
 
 
 def test_a_stored_row_is_what_the_model_says(small):
@@ -141,4 +142,4 @@ def kept_row(exponent: float, exponential: float, difference: float) -> pd.Serie
     ],
 )
 def test_the_verdict_on_positions(moved_nats, exponent, exponential, difference, word):
-    assert claims.positions.verdict(moved_nats, kept_row(exponent, exponential, difference)) == word
+    assert claims.positions.rule(moved_nats, kept_row(exponent, exponential, difference)) == word

@@ -272,10 +272,10 @@ def test_the_mean_over_heads_in_the_summary_is_that_of_the_rows(table):
 
 
 def test_the_verdict_is_never_more_than_partly_and_can_fail(table):
-    assert claims.formulation.formulation_verdict(True, table) == "partly"
-    assert claims.formulation.formulation_verdict(False, table) == "not reproduced"
+    assert claims.formulation.rule(True, table) == "partly"
+    assert claims.formulation.rule(False, table) == "not reproduced"
     silent = table.assign(gain_bits=np.where(table["doc"] % 2, 1.0, -1.0))
-    assert claims.formulation.formulation_verdict(True, silent) == "not reproduced"
+    assert claims.formulation.rule(True, silent) == "not reproduced"
 
 
 def test_asking_for_a_distortion_that_is_not_stored_raises(table):
