@@ -14,6 +14,8 @@ from kvlib.fit.estimate import (
     log_ratio,
     mean_of,
     means_without_each,
+    over_texts,
+    ratio,
 )
 from kvlib.fit.exponents import (
     exponent,
@@ -25,3 +27,4 @@ from kvlib.fit.exponents import (
     summary,
 )
 from kvlib.fit.laws import LAWS, SHIFT, Fit, Law, fit_law
+from kvlib.fit.matched import covered, log_gap, matched_slope

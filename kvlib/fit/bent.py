@@ -1,12 +1,11 @@
 """Laws with two shapes: how a decay bends from a power law, and how strong its reference is.
 
 `bend` fits one family for the rivals: log Δ(w) = a - c ℓ_b(w/64), ℓ_b(x) = (x^b - 1)/b, so that c
-is the local exponent at 64 tokens. There b = 0 is the power law with α = c, b = 1 the exponential, in
-between lie the stretched exponentials, and b < 0 falls to a floor. `strength` leaves the bracket of
-the finite reference free: D(w) = C [(w+1)^-α - λ mean (T+1)^-α], where λ = 1 is a Bayes predictor
-on a power-law source and λ = 0 no effect of the reference at all. Both are weighted least squares in
-the logarithm; intervals are over documents, and weights are estimated anew for every sample of
-documents.
+is the local exponent at 64 tokens. There b = 0 is the power law with α = c, b = 1 the exponential,
+in between lie the stretched exponentials, and b < 0 falls to a floor. `strength` leaves the bracket
+of the finite reference free: D(w) = C [(w+1)^-α - λ mean (T+1)^-α], where λ = 1 is a Bayes
+predictor on a power-law source and λ = 0 no effect of the reference at all. Both are weighted least squares
+in the logarithm; intervals are over documents, and weights are estimated anew for every sample.
 """
 
 from __future__ import annotations

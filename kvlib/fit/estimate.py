@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,6 +85,24 @@ def log_ratio(above: np.ndarray, below: np.ndarray) -> Estimate:
     return exponential_of(
         jackknife(whole, np.log(means_without_each(above) / means_without_each(below)))
     )
+
+
+def ratio(above: np.ndarray, below: np.ndarray) -> Estimate:
+    """Ratio of two means over the same documents, paired, whatever their signs; jackknife-t."""
+    left = means_without_each(above) / means_without_each(below)
+    return jackknife(above.mean() / below.mean(), left)
+
+
+def over_texts(estimates: Sequence[Estimate]) -> Estimate:
+    """The mean over texts with a t interval from their spread: n is the number of texts.
+
+    It says how far another text may lie off, which no number of documents of these texts tells.
+    Raises ValueError for fewer than two texts.
+    """
+    values = pd.Series([item.value for item in estimates], dtype=float)
+    if len(values) < 2:
+        raise ValueError(f"texts: expected at least 2, got {len(values)}")
+    return mean_of(values)
 
 
 def means_without_each(values: np.ndarray) -> np.ndarray:

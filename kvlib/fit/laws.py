@@ -37,6 +37,11 @@ def _finite_basis(shift: float) -> Callable[[np.ndarray, np.ndarray, np.ndarray]
     return basis
 
 
+def _root_basis(window: np.ndarray, a: np.ndarray, contexts: np.ndarray) -> np.ndarray:
+    """Of a total variation, where KL is as its square: half the logarithm of KL's bracket."""
+    return _finite_basis(SHIFT)(window, 2 * np.asarray(a, dtype=float), contexts) / 2
+
+
 _NO_SHAPE = np.zeros(1)
 LAWS: dict[str, Law] = {
     law.name: law
@@ -67,6 +72,13 @@ LAWS: dict[str, Law] = {
             "C [w^-α - mean T^-α]",
             _finite_basis(0.0),
             np.linspace(0.02, 4, 399),
+            unit_slope=True,
+        ),
+        Law(
+            "root power",
+            "C' [(w+1)^-2a - mean (T+1)^-2a]^½",
+            _root_basis,
+            np.linspace(0.01, 2, 399),
             unit_slope=True,
         ),
     )

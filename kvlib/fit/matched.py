@@ -1,0 +1,47 @@
+"""Two curves at the same windows, with no law between them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kvlib.fit.curve import Curve
+from kvlib.fit.estimate import Estimate, jackknife
+
+
+def matched_slope(above: Curve, below: Curve) -> Estimate:
+    """Slope of log(above / below) on log w, over the windows of `above` that `below` covers.
+
+    Positive where `above` falls more slowly: the exponent of `below` less that of `above`, whatever
+    the laws are. `below` is read between its windows on a straight line of log value on log w;
+    windows count the same. Both have the same documents, and each is left out of both at once
+    (jackknife-t). Raises ValueError for other numbers of documents or fewer than 3 windows.
+    """
+    if above.n_documents != below.n_documents:
+        raise ValueError(
+            f"documents: expected as many of both curves, got {above.n_documents} and "
+            f"{below.n_documents}"
+        )
+    common = covered(above, below)
+    x = np.log(above.window[common])
+    if len(x) < 3:
+        raise ValueError(f"windows: expected at least 3 that both curves cover, got {len(x)}")
+    x -= x.mean()
+    gaps = np.array(
+        [
+            log_gap(one, two)[common]
+            for one, two in zip(above.leaving_out(), below.leaving_out(), strict=True)
+        ]
+    )
+    slopes = gaps @ x / (x @ x)
+    return jackknife(slopes[0], slopes[1:])
+
+
+def covered(above: Curve, below: Curve) -> np.ndarray:
+    """Which windows of `above` lie between the smallest and the largest of `below`."""
+    return (above.window >= below.first[0]) & (above.window <= below.last[-1])
+
+
+def log_gap(above: Curve, below: Curve) -> np.ndarray:
+    """log(above / below) at the windows of `above`; beyond the ends of `below` its end counts."""
+    log = np.interp(np.log(above.window), np.log(below.window), np.log(below.mean))
+    return np.log(above.mean) - log
