@@ -310,6 +310,22 @@ def test_a_page_numbers_its_pictures_and_speaks_of_each(page):
     assert named and [name for name in named if f"{{numref}}`{name}`" not in text] == []
 
 
+LITERAL = re.compile(
+    r"^```\{literalinclude\} (\S+)\n:language: python\n:pyobject: (\S+)\n```$", re.M
+)
+
+
+@pytest.mark.parametrize("page", NOTEBOOKS, ids=lambda page: page.stem)
+def test_what_a_page_shows_of_the_code_is_there(page):
+    text = page.read_text(encoding="utf-8")
+    shown = LITERAL.findall(text)
+    assert len(shown) == text.count("{literalinclude}")
+    for path, name in shown:
+        found = ast.parse((page.parent / path).read_text(encoding="utf-8"))
+        for part in name.split("."):
+            (found,) = [node for node in found.body if getattr(node, "name", "") == part]
+
+
 def test_the_fifteen_minutes_fit_into_fifteen_minutes():
     text = (ROOT / "notebooks" / "story.md").read_text(encoding="utf-8")
     assert 1000 < prose_words(text) <= 2800

@@ -7,6 +7,58 @@ around the numbers say. Tables and fits are made once, by the fixtures on top of
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kvlib import claims, fit, store
+from kvlib.claims.policy_rows import CORPUS, MODEL, SINKS, SLIDING
+
+ROOT = Path(__file__).parents[1]
+
+
+def glued(page: str) -> set[str]:
+    """Names of the values that the prose of a page glues."""
+    text = (ROOT / f"{page}.md").read_text(encoding="utf-8")
+    return set(re.findall(r"\{glue:text\}`([^`]+)`", text))
+
+
+def assert_all_is_said(page: str, facts: dict[str, str]) -> None:
+    """The facts of a page are what it glues, no more and no less, and each is a text."""
+    assert facts.keys() == glued(page)
+    assert all(isinstance(value, str) and value.strip() for value in facts.values())
+    assert not [name for name, value in facts.items() if value in ("nan", "inf", "None")]
+
+
+# --- tables that several pages share --------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def curves() -> dict[tuple[str, str], fit.Curve]:
+    """KL over windows, a curve a stored table."""
+    return claims.claim.stored_curves()
+
+
+@pytest.fixture(scope="session")
+def rows() -> pd.DataFrame:
+    """The stored rows of policies."""
+    return claims.policy_rows.stored_rows()
+
+
+@pytest.fixture(scope="session")
+def suffixes() -> dict[tuple[str, str], pd.DataFrame]:
+    return claims.policy_rows.suffix_tables()
+
+
+@pytest.fixture(scope="session")
+def foretold(rows, suffixes) -> pd.DataFrame:
+    """What the law of suffixes foretells for each policy, in each protocol."""
+    return claims.policies.predictions(rows, suffixes)
+
+
 # --- index ----------------------------------------------------------------------------------------
 
 
@@ -35,6 +87,84 @@ from __future__ import annotations
 
 
 # --- policies -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def ratio(rows) -> pd.DataFrame:
+    return claims.policy_rows.ratios(rows)
+
+
+@pytest.fixture(scope="session")
+def laws(rows) -> pd.DataFrame:
+    return claims.policies.budget_laws(rows)
+
+
+@pytest.fixture(scope="session")
+def steps() -> pd.DataFrame:
+    return claims.policies.step_effect().set_index("policy")
+
+
+def online_of(table: pd.DataFrame, policy: str) -> pd.DataFrame:
+    return table[(table["protocol"] == "online") & (table["policy"] == policy)]
+
+
+def test_the_facts_of_policies_are_what_its_prose_glues(rows, foretold, ratio, laws):
+    facts = claims.policies.facts(rows, foretold, ratio, laws)
+    assert_all_is_said("notebooks/policies", facts)
+
+
+def test_policies_re_encoded_every_so_manieth_token_was_scored(rows):
+    path = store.stored("reencode")[MODEL, CORPUS]
+    every = store.read_manifest(path)["settings"]["every"]
+    scored = rows[rows["protocol"] == "reencode"].groupby(["model", "corpus"])["position"].unique()
+    assert all(np.diff(np.sort(positions)).min() == every for positions in scored)
+
+
+def test_policies_online_most_of_the_advantage_is_owed_to_the_sinks_after_a_prefill_it_is_not(rows):
+    fair = claims.policies.fair_ratios(rows)
+    assert fair["online"].high < 3 < fair["prefill"].low
+
+
+def test_policies_for_heavy_hitters_and_tova_the_steps_change_little(steps):
+    some = steps.loc[["heavy hitters (H2O)", "TOVA"], ["least", "most"]]
+    assert some.stack().between(0.9, 1.2).all()
+
+
+def test_policies_for_key_norm_they_change_much(steps):
+    assert (steps.loc["key norm", "most"] < 0.7).all()
+
+
+def test_policies_with_sinks_the_law_comes_close_on_smollm2_and_less_so_on_gemma(foretold):
+    where = claims.policies.holds(foretold).set_index(["policy", "model"])["holds"]
+    assert where[SINKS, MODEL].all()
+    off = [
+        max(abs(np.log(item.value)) for item in online_of(part, SINKS)["factor"])
+        for _, part in sorted(foretold.groupby("model"))
+    ]
+    gemma, smollm2 = off
+    assert gemma > smollm2
+
+
+def test_policies_without_sinks_it_fails_and_by_more_and_more_as_the_budget_grows(foretold):
+    assert not claims.policies.holds(foretold).set_index("policy")["holds"][SLIDING].any()
+    for _, part in online_of(foretold, SLIDING).groupby(["model", "corpus"]):
+        factors = [item.value for item in part.sort_values("budget")["factor"]]
+        assert factors == sorted(factors) and factors[0] > claims.policies.FORETOLD
+
+
+def test_policies_with_sinks_a_power_law_is_as_good_a_description_as_any_of_the_three(laws):
+    ours = online_of(laws, SINKS)
+    for rival in ("exponential", "stretched"):  # neither is surely better
+        assert all(item.high > 1 for item in ours[rival])
+
+
+def test_policies_without_sinks_it_is_none(laws):
+    ours = online_of(laws, SLIDING)
+    assert all(item.high < 1 for item in ours["stretched"])
+
+
+def test_policies_expected_attention_loses_more_than_sinks_and_recent_tokens(rows):
+    assert claims.policies.expected_ratio(rows).low > 1
 
 
 # --- open_question --------------------------------------------------------------------------------

@@ -15,8 +15,16 @@ import pandas as pd
 from kvlib import fit, store
 from kvlib.claims.claim import Claim, Verdict, figures_of, rule_text, to_come
 from kvlib.claims.policy_rows import (
+    CORPUS,
+    EXPECTED,
+    FAIR_RANDOM,
     KEYS,
     LAW,
+    MODEL,
+    PROTOCOLS,
+    RANDOM,
+    SINKS,
+    SLIDING,
     budget_curves,
     curve,
     documents_behind,
@@ -24,10 +32,14 @@ from kvlib.claims.policy_rows import (
     online_recency,
     ratios,
     same_documents,
+    shared_documents,
+    shared_tokens,
     stored_rows,
     suffix_tables,
+    summary,
 )
 from kvlib.fit import exponential_of
+from kvlib.names import name_of
 
 PREDICTION = Claim(
     "C10", "The polynomial law predicts how concrete cache policies degrade.", "policies"
@@ -251,3 +263,98 @@ def judge(folder: Path = store.DATA) -> tuple[Verdict, ...]:
             CLAIMS, rules, sentences, tables, columns, strict=True
         )
     )
+
+
+# --- the values of the page's prose ---------------------------------------------------------------
+
+AT = 256  # entries, where a sentence speaks of one budget
+
+
+def facts(
+    rows: pd.DataFrame, foretold: pd.DataFrame, ratio: pd.DataFrame, laws: pd.DataFrame
+) -> dict[str, str]:
+    """Name → text of every value that the page glues.
+
+    `rows` are the stored ones; the others are what `predictions`, `policy_rows.ratios` and
+    `budget_laws` make of them.
+    """
+    said = {
+        "foretold": prediction_sentence(foretold),
+        "retention": retention_sentence(ratio),
+        "laws": law_sentence(laws),
+    }
+    scored = _example(rows, protocol="reencode")["position"].unique()
+    return {
+        "verdict-c10": prediction_rule(foretold),
+        "verdict-c11": retention_rule(ratio),
+        "verdict-c12": law_rule(laws),
+        **{name: text[:1].upper() + text[1:] for name, text in said.items()},
+        "foretold-limit": str(FORETOLD),
+        "orders": f"{ORDERS:.0f}",
+        "every": str(np.diff(np.sort(scored)).min()),
+        **_protocol_facts(rows),
+        **_baseline_facts(rows, ratio),
+        **_loss_facts(rows),
+    }
+
+
+def fair_ratios(rows: pd.DataFrame) -> pd.Series:
+    """protocol → how many times better sinks with recent tokens are than sinks with random ones, at
+    AT entries on the model and text of the sentences."""
+    fair = _example(ratios(rows, FAIR_RANDOM), policy=SINKS, budget=AT)
+    return fair.set_index("protocol")["ratio"]
+
+
+def expected_ratio(rows: pd.DataFrame) -> fit.Estimate:
+    """How many times the loss of sinks with recent tokens that of expected attention is, after a
+    prefill, at AT entries."""
+    over = ratios(shared_documents(rows), EXPECTED)
+    return _example(over, policy=SINKS, protocol="prefill", budget=AT)["ratio"].item()
+
+
+def _example(table: pd.DataFrame, **where: object) -> pd.DataFrame:
+    """The rows of the model and text that sentences single out, and of `where`."""
+    for column, value in ({"model": MODEL, "corpus": CORPUS} | where).items():
+        table = table[table[column] == value]
+    return table
+
+
+def _protocol_facts(rows: pd.DataFrame) -> dict[str, str]:
+    """Random retention over recency in the three protocols, on the tokens that they share."""
+    tokens = _example(shared_tokens(rows, [SLIDING, SINKS, RANDOM]))
+    at = ratios(tokens).set_index(["protocol", "policy", "budget"])["ratio"]
+    once = _example(tokens, protocol="online", policy=RANDOM, budget=AT)
+    return {
+        **{f"sink-{name}": f"{at[name, SINKS, AT]:.2g}" for name in PROTOCOLS},
+        **{f"bare-{name}": f"{at[name, SLIDING, AT]:.2g}" for name in PROTOCOLS},
+        "n-shared": str(len(once)),
+    }
+
+
+def _baseline_facts(rows: pd.DataFrame, ratio: pd.DataFrame) -> dict[str, str]:
+    """The sliding window at the largest budget, and the fairer baseline."""
+    fair = fair_ratios(rows)
+    long = _example(ratio, protocol="online", policy=SLIDING, budget=1024)
+    return {
+        "bare-1024": f"{long['ratio'].item():.2g}",
+        "fair-online": f"{fair['online']:.2g}",
+        "fair-prefill": f"{fair['prefill']:.2g}",
+    }
+
+
+def _loss_facts(rows: pd.DataFrame) -> dict[str, str]:
+    """What is lost online with AT entries: over tokens, and by the best policy of all."""
+    online = _example(rows, protocol="online", budget=AT)
+    sinks = summary(online).set_index("policy").loc[SINKS]
+    shared = _example(shared_documents(rows), protocol="online", budget=AT)
+    ranked = summary(shared).set_index("policy")
+    best = ranked["mean"].idxmin()
+    lead = ratios(shared, SINKS).set_index("policy")["ratio"][best]
+    return {
+        **{name: f"{sinks[name]:.2g}" for name in ("median", "mean", "p95")},
+        "best": name_of(best),
+        "best-mean": f"{ranked.loc[best, 'mean']:.2g}",
+        "n-best": str(ranked.loc[best, "documents"]),
+        "lead": f"{lead:.2g}",
+        "asked": f"{expected_ratio(rows):.2g}",
+    }

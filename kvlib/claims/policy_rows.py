@@ -23,8 +23,10 @@ KINDS = (  # of stored tables, in the order in which pages show them
 )
 KEYS = ["model", "corpus", "protocol", "policy", "budget"]
 PROTOCOLS = ("reencode", "online", "prefill")
-RECENCY = ("sliding window", "4 sinks + recent")
+SLIDING, SINKS = RECENCY = ("sliding window", "4 sinks + recent")
 RANDOM, FAIR_RANDOM = "random", "4 sinks + random"
+EXPECTED = "expected attention"
+MODEL, CORPUS = "smollm2-135m-instruct", "world-english-bible"  # singled out by sentences
 LAW = "finite-context power"
 LEAST_BUDGETS = 4  # for a fit in the budget
 
