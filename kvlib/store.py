@@ -35,7 +35,7 @@ PART = r"\d{5,}\.parquet"  # name of a part: the number of its document
 MARK = b"kvlib"  # key of what a Parquet file says of its own rows, in its schema's metadata
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file, then move it to `path`; on failure nothing is left."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

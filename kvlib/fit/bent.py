@@ -4,8 +4,9 @@
 is the local exponent at 64 tokens. There b = 0 is the power law with α = c, b = 1 the exponential,
 in between lie the stretched exponentials, and b < 0 falls to a floor. `strength` leaves the bracket
 of the finite reference free: D(w) = C [(w+1)^-α - λ mean (T+1)^-α], where λ = 1 is a Bayes
-predictor on a power-law source and λ = 0 no effect of the reference at all. Both are weighted least squares
-in the logarithm; intervals are over documents, and weights are estimated anew for every sample.
+predictor on a power-law source and λ = 0 no effect of the reference at all. Both are weighted least
+squares in the logarithm; intervals are over documents, and weights are estimated anew for every
+sample.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def bend(data: Curve, root: bool = False) -> Shapes:
     """
     y, weights = leaving_out(data)
     fits = solve(y * (1 + root), weights, plain, BENDS, RATES, data)
-    return Shapes(*(jackknife(column[0], column[1:]) for column in fits.T), fits)
+    return _jackknifed(fits)
 
 
 def bend_of_reference(data: Curve, root: bool = False, seed: int = 0) -> Shapes:
@@ -67,10 +68,16 @@ def bend_of_reference(data: Curve, root: bool = False, seed: int = 0) -> Shapes:
     """
     fits = _bracketed(data, root, *leaving_out(data))
     if fits[:, 0].min() > EDGE:
-        return Shapes(*(jackknife(column[0], column[1:]) for column in fits.T), fits)
+        return _jackknifed(fits)
     fits = _bracketed(data, root, *resampled(data, RESAMPLES, seed))
-    ends = (estimate(column[0], column[1:], data.n_documents) for column in fits.T)
-    return Shapes(*ends, fits)
+    first, second = (estimate(column[0], column[1:], data.n_documents) for column in fits.T)
+    return Shapes(first, second, fits)
+
+
+def _jackknifed(fits: np.ndarray) -> Shapes:
+    """Shapes with jackknife-t intervals, from fits to all documents and without each."""
+    first, second = (jackknife(column[0], column[1:]) for column in fits.T)
+    return Shapes(first, second, fits)
 
 
 def _bracketed(data: Curve, root: bool, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -86,7 +93,7 @@ def strength(data: Curve, root: bool = False) -> Shapes:
     y, weights = leaving_out(data)
     alphas, strengths = np.linspace(0.02, 3, 120), np.linspace(-4, 4, 161)
     fits = solve(y * (1 + root), weights, weighed, alphas, strengths, data)
-    return Shapes(*(jackknife(column[0], column[1:]) for column in fits.T), fits)
+    return _jackknifed(fits)
 
 
 # --- families: log D less its intercept, (..., windows) ------------------------------------------

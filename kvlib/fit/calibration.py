@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -26,7 +27,7 @@ from kvlib.fit.curve import BINS_PER_OCTAVE, Curve
 from kvlib.fit.exponents import jackknife_t
 from kvlib.fit.laws import LAWS, fit_law
 from kvlib.theory.gaussian import GaussianPowerLaw, MovingAverage, bregman, gaussian_kl
-from kvlib.theory.sources import LOG2, HyperexponentialRenewal, Recall
+from kvlib.theory.sources import LOG2, HyperexponentialRenewal, Recall, Rounds
 
 LAW = LAWS["finite-context power"]
 METHODS = (  # the last is what resampling tokens tends to when there are many
@@ -96,12 +97,14 @@ def simulate(design: Design, studies: int, seed: int) -> tuple[np.ndarray, np.nd
         means, products = kind(design, n * size, int(chunk_seed))
         products = products.reshape(n, size, *products.shape[1:]).mean(axis=1)
         found.append((means.reshape(n, size, -1), products))
-    return tuple(np.concatenate(arrays) for arrays in zip(*found, strict=True))
+    means, products = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
+    return means, products
 
 
 def _gaussian(design: Design, documents: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """The two means differ by a linear filter of the path, applied by FFT."""
-    source, context, n = design.source, design.context, design.context + design.targets
+    source = cast(GaussianPowerLaw, design.source)
+    context, n = design.context, design.context + design.targets
     filters = np.zeros((len(design.windows), n))
     filters[:, 1 : context + 1] = source.predictor(context)
     for row, window in zip(filters, design.windows, strict=True):
@@ -120,7 +123,7 @@ def _gaussian(design: Design, documents: int, seed: int) -> tuple[np.ndarray, np
 def _recall(design: Design, documents: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """ln 2 where a window of T rounds knows the bit and one of w does not. The least window that
     knows it is the lag, or the distance to the last round that asked for the same bit."""
-    rounds = design.source.sample(design.context + design.targets, seed, documents)
+    rounds = cast(Rounds, design.source.sample(design.context + design.targets, seed, documents))
     asked = np.arange(rounds.lag.shape[1]) - rounds.lag
     order = np.argsort(asked, axis=1, kind="stable")
     ranked, reach = (np.take_along_axis(array, order, axis=1) for array in (asked, rounds.lag))
@@ -137,14 +140,13 @@ def _recall(design: Design, documents: int, seed: int) -> tuple[np.ndarray, np.n
 
 def _renewal(design: Design, documents: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """A window that holds a 1 knows the age and is exact; the others share one hazard."""
-    source, context = design.source, design.context
+    source, context = cast(HyperexponentialRenewal, design.source), design.context
     x = source.sample(context + design.targets, seed, documents)
     index = np.arange(x.shape[1])
     last = np.maximum.accumulate(np.where(x > 0, index, -1), axis=1)
     ages = np.minimum(index[context:] - 1 - last[:, context - 1 : -1], context)
-    age, phases = np.arange(context + 1), ((source.q, source.l1), (1 - source.q, source.l2))
-    tails = [sum(q * rate**age / (1 - rate) ** k for q, rate in phases) for k in (0, 1)]
-    pooled = tails[0] / tails[1]  # the hazard given that the age is no less
+    age = np.arange(context + 1)
+    pooled = source.tail(age) / source.tail(age, power=1)  # the hazard given no smaller age
     rate = pooled[list(design.windows), None]
     excess = np.append(source.hazard(age[:-1]), pooled[-1]) - rate
     kl = rate * bregman(excess / rate) + (1 - rate) * bregman(-excess / (1 - rate))
@@ -214,7 +216,9 @@ def estimand(design: Design, doc_means: np.ndarray) -> float:
     """The exponent of the exact expected curve under the weights of all documents together."""
     weights = (doc_means.mean(axis=(0, 1)) / doc_means.std(axis=(0, 1))) ** 2
     contexts = np.array([float(design.context)])
-    return float(fit_law(LAW, design.windows, design.expected, weights, contexts).exponent)
+    return float(
+        fit_law(LAW, np.array(design.windows), design.expected, weights, contexts).exponent
+    )
 
 
 def share(hits: int, studies: int) -> dict[str, float]:
@@ -231,7 +235,8 @@ def coverage(design: Design, studies: int, n_boot: int = 1000, seed: int = 0) ->
     for k, data in enumerate(curves(design, doc_means)):
         found.append(intervals(data, products[k], design.targets, n_boot, seed + k))
     mean = np.mean([alpha for alpha, _ in found])
-    rows, same = [], {"alpha": design.source.alpha, "estimand": truth, "mean_estimate": mean}
+    alpha = cast(GaussianPowerLaw, design.source).alpha
+    rows, same = [], {"alpha": alpha, "estimand": truth, "mean_estimate": mean}
     for method in METHODS:
         low, high = np.array([pairs[method] for _, pairs in found]).T
         counted = share(((low <= truth) & (truth <= high)).sum(), studies)
@@ -242,7 +247,8 @@ def coverage(design: Design, studies: int, n_boot: int = 1000, seed: int = 0) ->
 def contest(design: Design, studies: int, n_boot: int = 200, seed: int = 0) -> pd.DataFrame:
     """How often `fit.extrapolation` from the nearer half of the windows (on a log scale) names
     the exponential: its error is the smaller one, or surely so (the ratio's whole interval)."""
-    split, named = float(np.sqrt(design.windows[0] * design.windows[-1])), {}
+    split = float(np.sqrt(design.windows[0] * design.windows[-1]))
+    named: dict[str, list[bool]] = {}
     for data in curves(design, simulate(design, studies, seed)[0]):
         for rival in ("power", LAW.name):
             pair = ("exponential", rival)

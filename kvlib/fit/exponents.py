@@ -32,7 +32,7 @@ def exponent(
     options = {"weights": data.weights, "contexts": data.contexts}
     samples = fit_law(law, data.window, data.resampled(n_boot, seed), **options).exponent
     whole = fit_law(law, data.window, data.mean, **options)
-    return estimate(whole.exponent, samples, data.n_documents)
+    return estimate(float(whole.exponent), samples, data.n_documents)
 
 
 def local_slopes(data: Curve, n_boot: int = BOOTSTRAPS, seed: int = 0) -> pd.DataFrame:

@@ -25,8 +25,8 @@ def expectation(data: Curve, b: float, bracket: bool, root: bool = False) -> np.
     family = bracketed if bracket else plain
     power = 1 + root
     y, weights = power * np.log(data.mean)[None], data.weights[None]
-    shapes = solve(y, weights, family, np.array([b]), RATES, data)
-    x = family(*shapes.T, data.window, data.contexts)[0]
+    shape, rate = solve(y, weights, family, np.array([b]), RATES, data).T
+    x = family(shape, rate, data.window, data.contexts)[0]
     return np.exp((x + (y[0] - x) @ weights[0]) / power)
 
 

@@ -247,7 +247,15 @@ def _kl(channel: np.ndarray, law: np.ndarray, weights: np.ndarray) -> float:
     return float(weights @ (channel * (safe_log(channel) - safe_log(law))).sum(axis=1))
 
 
-def _point(rate, distortion, slope, lower, tolerance, trace, channel) -> RatePoint:
+def _point(
+    rate: float,
+    distortion: float,
+    slope: float,
+    lower: float,
+    tolerance: float,
+    trace: list[tuple[float, float]],
+    channel: np.ndarray,
+) -> RatePoint:
     """The point of a solver's last step; warns when its gap is above the tolerance."""
     gap = max(float(rate + slope * distortion - lower), 0.0)
     converged = gap <= tolerance

@@ -7,6 +7,7 @@ are allowed: Δ(w) = -½ Σ_{k>w} log(1-φ_kk²), so a decay law can be written 
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -50,7 +51,9 @@ def bregman(delta: np.ndarray) -> np.ndarray:
     return np.where(np.abs(delta) < 0.5, d * d * near, far)
 
 
-def gaussian_kl(mean_p, variance_p, mean_q, variance_q) -> np.ndarray:
+def gaussian_kl(
+    mean_p: ArrayLike, variance_p: ArrayLike, mean_q: ArrayLike, variance_q: ArrayLike
+) -> np.ndarray:
     """KL(p‖q) in nats of two normal laws: log(σq/σp) + (σp² + (μp-μq)²) / 2σq² - ½.
 
     Computed as ½[r - log(1+r)] + (μp-μq)²/2σq² with r = σp²/σq² - 1, without cancellation between
@@ -63,7 +66,9 @@ def gaussian_kl(mean_p, variance_p, mean_q, variance_q) -> np.ndarray:
     return shape + 0.5 * (np.asarray(mean_p) - np.asarray(mean_q)) ** 2 / var_q
 
 
-def gaussian_total_variation(mean_p, variance_p, mean_q, variance_q) -> np.ndarray:
+def gaussian_total_variation(
+    mean_p: ArrayLike, variance_p: ArrayLike, mean_q: ArrayLike, variance_q: ArrayLike
+) -> np.ndarray:
     """Total variation between two normal laws by the two roots of their log-ratio.
 
     The narrower density is the larger one between the roots x₁ < x₂ of a quadratic, so TV is the
@@ -140,9 +145,17 @@ def durbin_levinson(pacf: np.ndarray) -> Iterator[np.ndarray]:
     yield phi
 
 
-class _Gaussian:
+class _Gaussian(ABC):
     """What the stationary Gaussian sources share: innovation variance 1 given the whole past, so
     that σ²_w = exp(2Δ(w)), and everything else from `sensitivity` and `pacf`."""
+
+    @abstractmethod
+    def sensitivity(self, windows: ArrayLike) -> np.ndarray:
+        """Δ(w), nats."""
+
+    @abstractmethod
+    def pacf(self, n: int) -> np.ndarray:
+        """Partial autocorrelations of lags 1, ..., n."""
 
     def innovation_variances(self, n: int) -> np.ndarray:
         """Prediction error variance from 0, 1, ..., n symbols, shape (n+1,)."""

@@ -243,10 +243,11 @@ class HyperexponentialRenewal:
         """P(X_{t+1} = 1 | age), the exact predictor."""
         return 1 - self.l2 + (self.l2 - self.l1) * self._phase(whole(age, "age"))
 
-    def _tail(self, n: np.ndarray, power: int = 0) -> np.ndarray:
+    def tail(self, n: np.ndarray | int, power: int = 0) -> np.ndarray:
         """F̄(n), or with power 1 the sum of F̄ from n on."""
         phases = ((self.q, self.l1), (1 - self.q, self.l2))
-        return sum(share * rate**n / (1 - rate) ** power for share, rate in phases)
+        first, second = (share * rate**n / (1 - rate) ** power for share, rate in phases)
+        return np.asarray(first + second)
 
     def _mean_of(self, loss: Callable, windows: ArrayLike) -> np.ndarray:
         """Σ_{a≥w} P(A = a) loss(r̄, r(a) - r̄); beyond the last term phase 1 is out of the game."""
@@ -254,9 +255,9 @@ class HyperexponentialRenewal:
         gap, mean_phase = self.l2 - self.l1, self._phase(w, (1 - self.l2) / (1 - self.l1))
         rate = 1 - self.l2 + gap * mean_phase
         a = w + np.arange(np.ceil(45 / max(-np.log(self.l2), np.log(self.l2 / self.l1))))
-        near = (self._tail(a) * loss(rate, gap * (self._phase(a) - mean_phase))).sum(axis=-1)
-        far = self._tail(a[..., -1:] + 1, power=1) * loss(rate, -gap * mean_phase)
-        return (near + far[..., 0]) / self._tail(0, power=1)
+        near = (self.tail(a) * loss(rate, gap * (self._phase(a) - mean_phase))).sum(axis=-1)
+        far = self.tail(a[..., -1:] + 1, power=1) * loss(rate, -gap * mean_phase)
+        return (near + far[..., 0]) / self.tail(0, power=1)
 
     def sensitivity(self, windows: ArrayLike) -> np.ndarray:
         """Δ(w), nats."""
@@ -271,7 +272,7 @@ class HyperexponentialRenewal:
         shape = shape_of(n, paths)
         generator = np.random.default_rng(seed)
         share = np.full(shape[1], self.q)
-        share[0] = self.q / (1 - self.l1) / self._tail(0, power=1)
+        share[0] = self.q / (1 - self.l1) / self.tail(0, power=1)
         rate = np.where(generator.random(shape) < share, self.l1, self.l2)
         gaps = np.ceil(np.log(_uniform(generator, shape)) / np.log(rate))
         gaps = np.clip(gaps, 1, FARTHEST)
