@@ -1,61 +1,55 @@
-"""Execute each page of the book into a reference notebook that nbval compares with."""
+"""Write the references: what is read in each page, and what its charts hold.
+
+    python tests/notebooks/references.py [page …]
+
+Pages that the book was just built from are not executed again. The others are, two at a time.
+"""
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
-import jupytext
-import nbformat
-import yaml
-from nbclient import NotebookClient
-
 HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
+sys.path[:0] = [str(HERE), str(HERE.parents[1] / "book" / "_ext")]
 
-
-def pages() -> list[Path]:
-    """The executed pages of the book, in the order of its table of contents."""
-    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
-    chapters = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
-    found = [ROOT / f"{file}.md" for file in [toc["root"], *chapters]]
-    return [page for page in found if "\nkernelspec:" in page.read_text(encoding="utf-8")]
+import charts_of  # noqa: E402
+import kvpages  # noqa: E402
+import nbformat  # noqa: E402
+import reading  # noqa: E402
 
 
 def reference_of(page: Path) -> Path:
-    """Where the executed copy of a page is kept."""
+    """Where what is read in a page is kept."""
     return HERE / f"{page.stem}.ipynb"
 
 
-def execute(page: Path) -> nbformat.NotebookNode:
-    """Run a page from nothing and return it with its outputs, free of times and widget state."""
-    os.environ["KVLIB_STATIC"] = "1"
-    notebook = jupytext.read(page)
-    client = NotebookClient(
-        notebook,
-        timeout=600,
-        kernel_name="python3",
-        record_timing=False,
-        store_widget_state=False,
-        resources={"metadata": {"path": str(page.parent)}},
-    )
-    client.execute()
+def reference(page: Path) -> nbformat.NotebookNode:
+    """A page as an executed notebook whose outputs are what is read; the same for the same page."""
+    notebook = reading.read(kvpages.executed(page))
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"{page.stem}-{number}"
     notebook.metadata = {"kernelspec": notebook.metadata["kernelspec"]}
     return notebook
 
 
+def named(names: list[str]) -> list[Path]:
+    """The pages of these names, or all; raises SystemExit for a name that no page has."""
+    pages = {page.stem: page for page in kvpages.pages()}
+    if unknown := sorted(set(names) - set(pages)):
+        sys.exit(f"unknown page: expected some of {', '.join(pages)}, got {', '.join(unknown)}")
+    return [pages[name] for name in names or pages]
+
+
 def main() -> None:
-    """Write all references, or those of the pages that are named on the command line."""
-    for page in pages():
-        if sys.argv[1:] and page.stem not in sys.argv[1:]:
-            continue
-        notebook = execute(page)
-        text = nbformat.writes(nbformat.from_dict(notebook), version=nbformat.NO_CONVERT)
-        reference_of(page).write_text(text + "\n")
-        print(f"{reference_of(page).relative_to(ROOT)} written")
+    """Write the references of the pages that are named on the command line, or of all."""
+    pages = named(sys.argv[1:])
+    kvpages.bring_up_to_date(pages)
+    for page in pages:
+        text = nbformat.writes(nbformat.from_dict(reference(page)), version=nbformat.NO_CONVERT)
+        reference_of(page).write_text(text + "\n", encoding="utf-8")
+        charts_of.write(page)
+        print(f"{reference_of(page).name} written")
 
 
 if __name__ == "__main__":
