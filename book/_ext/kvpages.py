@@ -105,7 +105,7 @@ def execute(page: Path, before: str = "") -> NotebookNode:
     repository.
     """
     notebook = jupytext.read(page)
-    files = {path: digest(path) for path in _repository()}  # as they were when it began
+    files = {_name(path): digest(path) for path in _library()}  # as they were when it began
     cells = notebook.cells
     hidden = [nbformat.v4.new_code_cell(before), nbformat.v4.new_code_cell(IMPORTED)]
     notebook.cells = [hidden[0], *cells, hidden[1]]
@@ -128,7 +128,7 @@ def execute(page: Path, before: str = "") -> NotebookNode:
                 output.execution_count = count
     modules = _own(json.loads(hidden[1].outputs[0].text))
     record = rests_on(page, modules)
-    record["modules"] = {name: files[ROOT / name] for name in record["modules"]}
+    record["modules"] |= {name: files[name] for name in record["modules"].keys() & files}
     notebook.metadata["rests_on"] = record
     return notebook
 
@@ -178,7 +178,7 @@ def _own(files: dict[str, str]) -> list[Path]:
     )
 
 
-def _repository() -> list[Path]:
+def _library() -> list[Path]:
     """Every module of the library, as it is now."""
     return sorted((ROOT / "kvlib").rglob("*.py"))
 

@@ -2,8 +2,9 @@
 
 `shake` runs in a kernel before a page does. From then on each function, method and property of
 kvlib, and each numerical function of NumPy and SciPy that may round otherwise elsewhere, returns
-floats that are one unit in the last place off, up or down at random. Whole numbers stay, for they
-are counts, and what is not finite.
+floats that are one unit in the last place off, up or down at random. What is not finite stays, and
+whole numbers, for they are counts. So do short decimals that kvlib's own functions return, as 0.09:
+those are settings, or rounded already.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy as np
 import pandas as pd
 
 LIBRARY = "kvlib"
+SHORT = 6  # digits of a decimal that was not computed, or was rounded
 ROUNDING = {  # functions whose last bit depends on the processor
     "numpy": (
         *("exp", "expm1", "log", "log1p", "log2", "log10", "sqrt", "power", "sin", "cos", "tanh"),
@@ -35,11 +37,22 @@ ROUNDING = {  # functions whose last bit depends on the processor
 }
 
 
+def short(value: np.ndarray) -> np.ndarray:
+    """Which floats are the nearest ones to a decimal of at most `SHORT` digits."""
+    exact = np.abs(value.astype(float))
+    with np.errstate(all="ignore"):
+        shift = SHORT - 1 - np.floor(np.log10(np.where(exact > 0, exact, 1)))
+        ten = 10.0 ** np.abs(shift)
+        whole = np.round(np.where(shift < 0, exact / ten, exact * ten))
+        return np.where(shift < 0, whole * ten, whole / ten).astype(value.dtype) == np.abs(value)
+
+
 class Shaker:
     """Moves floats by one unit in the last place, each up or down by the toss of a coin."""
 
     def __init__(self, seed: int) -> None:
         self.random = np.random.default_rng(seed)
+        self.settings_stay = False
         self.moved_floats = 0
         self.busy = False
 
@@ -59,7 +72,8 @@ class Shaker:
             return {key: self.moved(item) for key, item in value.items()}
         if type(value).__module__.startswith(LIBRARY) and dataclasses.is_dataclass(value):
             return self.record(value)
-        if type(value).__module__ == "torch" and value.is_floating_point():
+        torch = sys.modules.get("torch")
+        if torch and isinstance(value, torch.Tensor) and value.is_floating_point():
             return self.tensor(value)
         return value
 
@@ -76,6 +90,8 @@ class Shaker:
         with np.errstate(all="ignore"):
             towards = np.where(up, np.inf, -np.inf).astype(value.dtype)
             fixed = ~np.isfinite(value) | (value == np.round(value))
+            if self.settings_stay:
+                fixed |= short(value)
             new = np.where(fixed, value, np.nextafter(value, towards))
         self.moved_floats += int((~fixed).sum())
         return new
@@ -108,7 +124,7 @@ class Shaker:
             fixed = ~torch.isfinite(value) | (value == value.round())
             return torch.where(fixed, value, torch.nextafter(value, towards))
 
-    def shaken(self, function: Any) -> Any:
+    def shaken(self, function: Any, settings_stay: bool = True) -> Any:
         """A function whose results are moved."""
 
         @functools.wraps(function)
@@ -116,7 +132,7 @@ class Shaker:
             found = function(*args, **options)
             if self.busy:  # what is called here while floats are moved computes nothing of a page
                 return found
-            self.busy = True
+            self.busy, self.settings_stay = True, settings_stay
             try:
                 return self.moved(found)
             finally:
@@ -169,6 +185,6 @@ def shake(seed: int) -> Shaker:
     for owner, names in ROUNDING.items():
         module = importlib.import_module(owner)
         for name in names:
-            setattr(module, name, shaker.shaken(getattr(module, name)))
+            setattr(module, name, shaker.shaken(getattr(module, name), settings_stay=False))
     sys.meta_path.insert(0, _Finder(shaker))
     return shaker
