@@ -154,7 +154,7 @@ def _cache_rows(summary: pd.DataFrame) -> pd.DataFrame:
     rows["layer"] = rows["layer"].astype(int) + 1
     rows["head"] = [h if h == "mean" else str(int(h) + 1) for h in rows["head"]]
     values = ["without", "known", "saving", "low", "high"]
-    rows[values] = rows[values].astype(float).round(2)
+    rows[values] = rows[values].astype(float).map(parts.steady).round(2)
     return rows
 
 

@@ -101,9 +101,18 @@ def span(row: pd.Series) -> str:
     return f"{row['factor'].low:.2g} to {row['factor'].high:.2g}"
 
 
+def steady(value: float) -> float:
+    """A float to twelve digits, which every processor agrees on.
+
+    To be rounded further: one that lies halfway, as 0.514735 may, then goes the same way whatever
+    its last bit is.
+    """
+    return float(f"{value:.12g}")
+
+
 def rounded(table: pd.DataFrame, digits: int = 5) -> pd.DataFrame:
     """Floats with so many significant digits: enough for a picture, the same on every processor."""
     table = table.copy()
     for name in table.select_dtypes("float"):
-        table[name] = [float(f"{value:.{digits}g}") for value in table[name]]
+        table[name] = [float(f"{steady(value):.{digits}g}") for value in table[name]]
     return table

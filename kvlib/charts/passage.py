@@ -13,6 +13,8 @@ from typing import Any
 
 import pandas as pd
 
+from kvlib.charts.parts import steady
+
 SHADES = (0.02, 0.1, 0.5, 2.0)  # nats: where a word gets a darker shade
 
 
@@ -36,7 +38,7 @@ class Passage:
             names = [f"{kind}_{k}" for k in range(many) for kind in ("guess", "share")]
             return [
                 [
-                    texts.setdefault(v, len(texts)) if isinstance(v, str) else round(100 * v, 1)
+                    texts.setdefault(v, len(texts)) if isinstance(v, str) else _percent(v)
                     for v in row
                 ]
                 for row in part[names].itertuples(index=False, name=None)
@@ -45,8 +47,8 @@ class Passage:
         cells = {}
         for (policy, budget), part in self.rows.groupby(["policy", "budget"], sort=False):
             cells[f"{policy}|{budget}"] = {
-                "kl": [float(f"{v:.3g}") for v in part["kl_nats"]],
-                "own": [round(100 * v, 1) for v in part["probability"]],
+                "kl": [float(f"{steady(v):.3g}") for v in part["kl_nats"]],
+                "own": [_percent(v) for v in part["probability"]],
                 "guesses": guesses(part),
             }
         return {
@@ -92,3 +94,8 @@ class Passage:
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         return {"text/html": self.to_html(), "text/plain": f"Passage: {self.label}"}
+
+
+def _percent(share: float) -> float:
+    """A share in percent, to a tenth."""
+    return round(steady(100 * share), 1)

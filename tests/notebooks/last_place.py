@@ -2,8 +2,9 @@
 
 `shake` runs in a kernel before a page does. From then on each function, method and property of
 kvlib, and each numerical function of NumPy and SciPy that may round otherwise elsewhere, returns
-floats that are one unit in the last place off, up or down at random. What is not finite stays, and
-whole numbers, for they are counts. So do short decimals that kvlib's own functions return, as 0.09:
+floats that are one unit in the last place off, up or down by the toss of a coin; equal ones move
+the same way, as the same program does. What is not finite stays, and whole numbers, for they are
+counts. So do short decimals that kvlib's own functions return, as 0.09:
 those are settings, or rounded already.
 """
 
@@ -51,7 +52,7 @@ class Shaker:
     """Moves floats by one unit in the last place, each up or down by the toss of a coin."""
 
     def __init__(self, seed: int) -> None:
-        self.random = np.random.default_rng(seed)
+        self.coin = np.uint64(2 * seed + 1)
         self.settings_stay = False
         self.moved_floats = 0
         self.busy = False
@@ -86,15 +87,20 @@ class Shaker:
             return new.reshape(value.shape)
         if value.dtype.kind != "f":
             return value
-        up = self.random.integers(2, size=value.shape)
         with np.errstate(all="ignore"):
-            towards = np.where(up, np.inf, -np.inf).astype(value.dtype)
+            towards = np.where(self.goes_up(value), np.inf, -np.inf).astype(value.dtype)
             fixed = ~np.isfinite(value) | (value == np.round(value))
             if self.settings_stay:
                 fixed |= short(value)
             new = np.where(fixed, value, np.nextafter(value, towards))
         self.moved_floats += int((~fixed).sum())
         return new
+
+    def goes_up(self, value: np.ndarray) -> np.ndarray:
+        """The toss of a coin for each float, the same for equal ones: a bit of its bits, mixed."""
+        bits = np.ascontiguousarray(value, dtype=np.float64).view(np.uint64)
+        mixed = (bits ^ (bits >> np.uint64(29))) * (self.coin * np.uint64(0x9E3779B97F4A7C15))
+        return (mixed >> np.uint64(63)).astype(bool).reshape(value.shape)
 
     def table(self, value: pd.Series | pd.DataFrame) -> pd.Series | pd.DataFrame:
         """A table whose columns are moved; its index stays."""
@@ -115,14 +121,14 @@ class Shaker:
         return new
 
     def tensor(self, value: Any) -> Any:
-        """A tensor, moved on the device where it is."""
+        """A tensor in single or double precision, moved."""
         import torch
 
         with torch.inference_mode(value.is_inference()):
-            up = torch.rand(value.shape, device=value.device) < 0.5
-            towards = torch.where(up, torch.inf, -torch.inf).to(value.dtype)
-            fixed = ~torch.isfinite(value) | (value == value.round())
-            return torch.where(fixed, value, torch.nextafter(value, towards))
+            flat = value.detach().cpu()
+            if flat.dtype not in (torch.float32, torch.float64):
+                return value
+            return torch.from_numpy(self.array(flat.numpy())).to(value.device)
 
     def shaken(self, function: Any, settings_stay: bool = True) -> Any:
         """A function whose results are moved."""
