@@ -12,8 +12,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-import kvpages
 import reading
+from kvbook import outputs
 
 HERE = Path(__file__).parent
 TOLERANCE = 1e-6  # of a number's size
@@ -24,7 +24,7 @@ KEPT = 8  # significant digits
 def charts(page: Path) -> list[dict[str, Any]]:
     """What each chart of an executed page holds, in order; tables are named by their place."""
     found = []
-    for cell in kvpages.code_cells(kvpages.executed(page)):
+    for cell in outputs.code_cells(outputs.executed(page)):
         for output in cell.outputs:
             html = output.get("data", {}).get("text/html", "")
             found += [unnamed(json.loads(data)) for data in reading.payloads_of(html)]

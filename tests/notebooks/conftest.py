@@ -12,9 +12,9 @@ from pathlib import Path
 from queue import Empty
 from typing import Any
 
-import kvpages
 import pytest
 import reading
+from kvbook import outputs
 from nbformat import NotebookNode
 from nbval.plugin import IPyNbFile
 
@@ -23,7 +23,7 @@ class PlayedKernel:
     """A kernel, as far as nbval talks to one, that says what an executed notebook holds."""
 
     def __init__(self, notebook: NotebookNode) -> None:
-        self.cells = deque(kvpages.code_cells(notebook))
+        self.cells = deque(outputs.code_cells(notebook))
         self.messages: deque[dict[str, Any]] = deque()
         self.asked = 0
 
@@ -38,9 +38,9 @@ class PlayedKernel:
         if not self.cells:
             raise ValueError(f"expected a cell of the page, got {source.splitlines()[:1]}")
         self.asked += 1
-        outputs = self.cells.popleft().outputs
+        said = self.cells.popleft().outputs
         idle = {"output_type": "status", "execution_state": "idle"}
-        self.messages = deque(self._message(output) for output in [*outputs, idle])
+        self.messages = deque(self._message(output) for output in [*said, idle])
         return str(self.asked)
 
     def _message(self, output: dict[str, Any]) -> dict[str, Any]:
@@ -72,8 +72,8 @@ class Reference(IPyNbFile):
 
     def setup(self) -> None:
         """Bring the page up to date; nothing is executed when the book was just built."""
-        page = {page.stem: page for page in kvpages.pages()}[self.path.stem]
-        self.kernel = PlayedKernel(reading.read(kvpages.executed(page)))
+        page = {page.stem: page for page in outputs.pages()}[self.path.stem]
+        self.kernel = PlayedKernel(reading.read(outputs.executed(page)))
         self.setup_sanitize_files()
 
 

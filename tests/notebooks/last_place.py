@@ -180,7 +180,10 @@ class _Finder(importlib.abc.MetaPathFinder):
         spec = importlib.machinery.PathFinder.find_spec(name, path, target)
         if spec is not None and spec.loader is not None:
             load = spec.loader.exec_module
-            spec.loader.exec_module = lambda module: (load(module), self.shaker.shake_module(module))
+            spec.loader.exec_module = lambda module: (
+                load(module),
+                self.shaker.shake_module(module),
+            )
         return spec
 
 

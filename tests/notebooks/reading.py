@@ -12,11 +12,11 @@ import copy
 import json
 import re
 from collections.abc import Iterator
-from decimal import Context, Decimal
+from decimal import Context
 from html.parser import HTMLParser
 from typing import Any
 
-import kvbook
+from kvbook import pictures
 from nbformat import NotebookNode
 
 DIGITS = 6  # more are no facts: the last ones depend on the processor
@@ -137,7 +137,7 @@ def data_in_words(data: str) -> Iterator[str]:
         for name, value in payload.items():
             yield f"{name}: {_few(value)}"
         return
-    yield kvbook.still(data)[1]
+    yield pictures.still(data)[1]
     for control in payload["controls"]:
         yield "control " + ", ".join(f"{name} {_few(value)}" for name, value in control.items())
     yield from marks_in_words(payload["spec"], payload["tables"])

@@ -14,9 +14,9 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1] / "book" / "_ext")]
 
 import charts_of  # noqa: E402
-import kvpages  # noqa: E402
 import nbformat  # noqa: E402
 import reading  # noqa: E402
+from kvbook import outputs  # noqa: E402
 
 
 def reference_of(page: Path) -> Path:
@@ -26,7 +26,7 @@ def reference_of(page: Path) -> Path:
 
 def reference(page: Path) -> nbformat.NotebookNode:
     """A page as an executed notebook whose outputs are what is read; the same for the same page."""
-    notebook = reading.read(kvpages.executed(page))
+    notebook = reading.read(outputs.executed(page))
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"{page.stem}-{number}"
     notebook.metadata = {"kernelspec": notebook.metadata["kernelspec"]}
@@ -35,7 +35,7 @@ def reference(page: Path) -> nbformat.NotebookNode:
 
 def named(names: list[str]) -> list[Path]:
     """The pages of these names, or all; raises SystemExit for a name that no page has."""
-    pages = {page.stem: page for page in kvpages.pages()}
+    pages = {page.stem: page for page in outputs.pages()}
     if unknown := sorted(set(names) - set(pages)):
         sys.exit(f"unknown page: expected some of {', '.join(pages)}, got {', '.join(unknown)}")
     return [pages[name] for name in names or pages]
@@ -44,7 +44,7 @@ def named(names: list[str]) -> list[Path]:
 def main() -> None:
     """Write the references of the pages that are named on the command line, or of all."""
     pages = named(sys.argv[1:])
-    kvpages.bring_up_to_date(pages)
+    outputs.bring_up_to_date(pages)
     for page in pages:
         text = nbformat.writes(nbformat.from_dict(reference(page)), version=nbformat.NO_CONVERT)
         reference_of(page).write_text(text + "\n", encoding="utf-8")

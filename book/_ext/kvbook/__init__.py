@@ -9,8 +9,8 @@
   server and from ``file://`` alike.
 - No script holds the page up: all but the one that sets the theme wait until it has been read, and
   the explorers' come first.
-- Notebooks are executed again when kvlib, its data or the requirements changed, which Jupyter's
-  cache, looking only at the notebooks' own cells, would not notice.
+- A notebook is executed again when a module of kvlib that it imports, the data or the requirements
+  changed, which Jupyter's cache, looking only at the notebooks' own cells, would not notice.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import os
 
 from sphinx.application import Sphinx
 
-from kvbook.cache import choose_cache
+from kvbook.cache import bring_outputs, choose_cache
 from kvbook.libraries import VEGA, write_libraries
 from kvbook.pages import finish_pages
 from kvbook.terms import define_terms, definitions
@@ -44,6 +44,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Registers the above, and keeps widget state out of the notebooks' outputs."""
     os.environ["KVLIB_STATIC"] = "1"
     app.connect("config-inited", choose_cache)
+    app.connect("env-get-outdated", bring_outputs)
     app.connect("builder-inited", write_libraries)
     app.connect("html-page-context", add_scripts)
     app.connect("build-finished", finish_pages, priority=900)  # after the theme's own index.html

@@ -27,7 +27,7 @@ from filelock import FileLock
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TIMEOUT = 600  # seconds a cell
 AT_ONCE = min(2, os.cpu_count() or 1)  # kernels; each holds a model of half a gigabyte or more
 IMPORTED = """
@@ -71,11 +71,15 @@ def executed(page: Path, say: Callable[[str], None] = print) -> NotebookNode:
     return fresh(page) or notebook
 
 
-def bring_up_to_date(stale: Iterable[Path], say: Callable[[str], None] = print) -> None:
-    """Execute the pages that are stale, two at a time; raises the error of a page that fails."""
+def bring_up_to_date(wanted: Iterable[Path], say: Callable[[str], None] = print) -> None:
+    """Execute the pages that are stale, two at a time, all of them even when one fails.
+
+    Raises the error of the first page that failed.
+    """
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for _ in pool.map(lambda page: executed(page, say), stale):
-            pass
+        runs = [pool.submit(executed, page, say) for page in wanted]
+    for run in runs:
+        run.result()
 
 
 def fresh(page: Path) -> NotebookNode | None:
