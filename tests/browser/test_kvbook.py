@@ -1,4 +1,4 @@
-"""The book's Sphinx extension: what makes notebooks run again, and how pages are hardened."""
+"""The book's Sphinx extension: how pages are hardened and pictures compiled."""
 
 from __future__ import annotations
 
@@ -9,24 +9,12 @@ import pytest
 from book_checks import ROOT
 
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
-from kvbook import cache, pages, pictures  # noqa: E402
+from kvbook import pages, pictures  # noqa: E402
 
 THEME = "document.documentElement.dataset.theme = 'auto'"
 PAGE = f"""<head><meta charset="utf-8"><script>{THEME}</script></head>
 <script src="b.js"></script><script>let a = 1</script><script defer src="c.js"></script>
 <script type="application/json">{{"c": 3}}</script><button onclick="window.print()">"""
-
-
-@pytest.mark.parametrize("file", ["kvlib/fit.py", "kvlib/data/a.parquet", "requirements.txt"])
-def test_a_change_that_outputs_depend_on_changes_the_fingerprint(tmp_path, file):
-    for name in ("kvlib/fit.py", "kvlib/data/a.parquet", "requirements.txt", "README.md"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("before")
-    before = cache.fingerprint(tmp_path)
-    (tmp_path / "README.md").write_text("another text")
-    assert cache.fingerprint(tmp_path) == before
-    (tmp_path / file).write_text("behind")
-    assert cache.fingerprint(tmp_path) != before
 
 
 def test_hardening_moves_scripts_and_clicks_out_and_sets_the_policy_once():
