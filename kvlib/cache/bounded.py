@@ -8,8 +8,10 @@ be longer than the budget, batches may be padded on the left, and positions need
 
 How: a cache alone never learns about padding, and cannot say who sees whom. So a forward pre-hook
 on the model's body sets mask and positions of every forward that is given this cache (`_Plan`), and
-the layers follow the same plan. Entries carry their true positions, so that their order in memory
-does not matter: once the budget is full, a new token takes the place of the one that goes.
+the layers follow the same plan. Hooks after body and model see that a forward came through: one
+that broke off after its keys were stored would double its tokens when tried again. Entries carry
+their true positions, so that their order in memory does not matter: once the budget is full, a new
+token takes the place of the one that goes.
 """
 
 from __future__ import annotations
@@ -35,8 +37,8 @@ class BoundedCache(Cache):
     sinks are invisible there in the end. During the forward of a long prompt the prompt's own keys
     and values are alive too; `generate(prefill_chunk_size=…)` bounds them.
 
-    `model` gets a forward pre-hook on its body. It acts only in forwards that are given this cache,
-    and goes when the cache does, or at `close()`.
+    `model` and its body get forward hooks. They act only in forwards that are given this cache, and
+    go when the cache does, or at `close()`.
 
     `positions` says where sinks stand once tokens have been evicted: `"true"`, where they stood, or
     `"cache"`, where they lie in the cache, as in StreamingLLM (arXiv 2309.17453). For RoPE only the
@@ -69,13 +71,12 @@ class BoundedCache(Cache):
         self.budget, self.n_sink, self.positions = budget, n_sink, positions
         self._model = weakref.ref(model)
         self._forget()
-        handle = model.base_model.register_forward_pre_hook(
-            _Hook(weakref.ref(self)), with_kwargs=True
-        )
-        self._unhook = weakref.finalize(self, handle.remove)
+        self._unhook = weakref.finalize(self, _remove, _hooked(self, model))
 
     def _forget(self) -> None:
-        self._plan: _Plan | None = None  # of the forward that is under way
+        self._plan: _Plan | None = None  # of the body's forward that is under way
+        self._around = False  # the next forward of the body is one of the model
+        self._head_is_due = False  # the body is through, the model around it is not
         self._held: torch.Tensor | None = None  # (batch, entries) true positions, -1 for padding
         self._next: torch.Tensor | None = None  # (batch, 1) position of each row's next token
         self._tokens = 0  # columns seen, padding included
@@ -128,12 +129,13 @@ class BoundedCache(Cache):
         return twin
 
     def _refuse_if_broken(self) -> None:
-        if self._plan is not None:
+        if self._plan is not None or self._head_is_due:
             raise RuntimeError("BoundedCache: the last forward broke off in the middle; reset() it")
 
     def _prepare(self, batch: int, queries: int, mask: Any) -> _Plan:
         """The plan of the next forward, from what the caller says about padding."""
         self._refuse_if_broken()
+        around, self._around = self._around, False
         device = self._model().device
         if self._held is None:
             self._held = torch.empty(batch, 0, dtype=torch.long, device=device)
@@ -144,6 +146,7 @@ class BoundedCache(Cache):
         if bool((torch.cat([self._next > 0, real[:, :-1]], dim=1) & ~real).any()):
             raise ValueError("attention_mask: expected padding on the left, got it after tokens")
         self._plan = _Plan(self, torch.where(real, self._next + real.cumsum(1) - 1, -1))
+        self._plan.around = around
         return self._plan
 
     def _real(self, mask: Any, batch: int, queries: int) -> torch.Tensor:
@@ -156,11 +159,12 @@ class BoundedCache(Cache):
             raise ValueError(f"attention_mask: expected one of shape {whole} or none, got {shape}")
         return mask[:, -queries:].bool()
 
-    def _commit(self, plan: _Plan) -> None:
-        """The last layer has its entries: the forward is through."""
-        self._held, self._plan = plan.left, None
-        self._next = plan.following
+    def _commit(self) -> None:
+        """The body is through: its tokens are among those that are held."""
+        plan, self._plan = self._plan, None
+        self._held, self._next = plan.left, plan.following
         self._tokens += plan.query.shape[1]
+        self._head_is_due = plan.around
 
 
 class _Plan:
@@ -169,7 +173,7 @@ class _Plan:
     `query` (batch, queries) and `entry` (batch, entries): true positions, -1 for padding; the
     entries are those that the layers hold during the forward. Either a single token takes the place
     `slot` (batch, 1) of an entry that nobody will see again, or the new entries are appended and,
-    beyond the budget, those at `keep` (batch, budget) stay.
+    beyond the budget, those at `keep` (batch, budget) stay. `around`: the whole model is run.
     """
 
     def __init__(self, cache: BoundedCache, query: torch.Tensor) -> None:
@@ -186,6 +190,7 @@ class _Plan:
         else:
             self.entry = self.left = cache._held.scatter(1, self.slot, query)
         self.turn: torch.Tensor | None = None
+        self.around = False
         visible = self._visible()
         age = self._age(visible, turned=cache.positions == "cache")
         if cache.positions == "cache" and cache.n_sink:
@@ -248,31 +253,93 @@ class _Plan:
 
 
 class _Hook:
-    """Before the body's forward: mask and positions, if the forward is given this cache.
+    """Called around a forward of the model or its body; acts if the forward is given this cache.
 
-    A copy of the model, or one that was pickled, has a hook that does nothing.
+    A copy of the model, or one that was pickled, has a hook that does nothing. So has, for a
+    moment, a thread that runs the model while another makes a cache: torch stores a hook before it
+    stores that the hook takes keywords.
     """
 
     def __init__(self, cache: weakref.ref | None = None) -> None:
         self.cache = cache
 
     def __reduce__(self) -> tuple[type, tuple]:
-        return _Hook, ()
+        return type(self), ()
 
-    def __call__(self, body: Any, args: tuple, kwargs: dict[str, Any]) -> tuple | None:
+    def given(
+        self, module: Any, args: tuple, kwargs: dict[str, Any] | None
+    ) -> tuple[BoundedCache | None, dict[str, Any]]:
+        """The cache, if it is this forward's, and all arguments by name."""
         cache = self.cache() if self.cache else None
+        if cache is None or not isinstance(kwargs, dict):
+            return None, {}
+        if args:
+            names = inspect.signature(module.forward).parameters
+            kwargs = dict(zip(names, args, strict=False)) | kwargs
+        return (cache if kwargs.get("past_key_values") is cache else None), kwargs
+
+
+class _BeforeBody(_Hook):
+    """Mask and positions by the plan."""
+
+    def __call__(
+        self, body: Any, args: tuple, kwargs: dict[str, Any] | None = None
+    ) -> tuple | None:
+        cache, kwargs = self.given(body, args, kwargs)
         if cache is None:
             return None
-        if args:
-            kwargs = (
-                dict(zip(inspect.signature(body.forward).parameters, args, strict=False)) | kwargs
-            )
-        if kwargs.get("past_key_values") is not cache:
-            return None
-        given = kwargs.get("input_ids")
-        given = kwargs["inputs_embeds"] if given is None else given
-        plan = cache._prepare(given.shape[0], given.shape[1], kwargs.get("attention_mask"))
+        ids = kwargs.get("input_ids")
+        ids = kwargs["inputs_embeds"] if ids is None else ids
+        plan = cache._prepare(ids.shape[0], ids.shape[1], kwargs.get("attention_mask"))
         return (), kwargs | {"attention_mask": plan.mask, "position_ids": plan.position_ids}
+
+
+class _AfterBody(_Hook):
+    """The tokens are held."""
+
+    def __call__(self, body: Any, args: tuple, kwargs: Any, output: Any = None) -> None:
+        cache, _ = self.given(body, args, kwargs)
+        if cache is not None and output is not None:
+            cache._commit()
+
+
+class _BeforeModel(_Hook):
+    """From here on laws are due, not states alone."""
+
+    def __call__(self, model: Any, args: tuple, kwargs: dict[str, Any] | None = None) -> None:
+        cache, _ = self.given(model, args, kwargs)
+        if cache is not None:
+            cache._refuse_if_broken()
+            cache._around = True
+
+
+class _AfterModel(_Hook):
+    """All is through."""
+
+    def __call__(self, model: Any, args: tuple, kwargs: Any, output: Any = None) -> None:
+        cache, _ = self.given(model, args, kwargs)
+        if cache is not None and output is not None:
+            cache._around = cache._head_is_due = False
+
+
+def _hooked(cache: BoundedCache, model: Any) -> list[Any]:
+    """Hooks around the body, and around the model where it is more than its body."""
+    me, body = weakref.ref(cache), model.base_model
+    handles = [
+        body.register_forward_pre_hook(_BeforeBody(me), with_kwargs=True),
+        body.register_forward_hook(_AfterBody(me), with_kwargs=True),
+    ]
+    if model is not body:
+        handles += [
+            model.register_forward_pre_hook(_BeforeModel(me), with_kwargs=True),
+            model.register_forward_hook(_AfterModel(me), with_kwargs=True),
+        ]
+    return handles
+
+
+def _remove(handles: list[Any]) -> None:
+    for handle in handles:
+        handle.remove()
 
 
 class _BoundedLayer(DynamicLayer):
@@ -306,8 +373,6 @@ class _BoundedLayer(DynamicLayer):
             keys = torch.cat([keys, copies], dim=2)
             same = _take(values, plan.sinks).repeat(1, 1, plan.turn.shape[1], 1)
             values = torch.cat([values, same], dim=2)
-        if self._index == len(cache.layers) - 1:
-            cache._commit(plan)
         return keys, values
 
     def get_seq_length(self) -> int:

@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 import pickle
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
@@ -426,9 +427,19 @@ def test_memory_stays_at_its_budget(tiny, size):
 
 
 def hooks(model) -> int:
-    body = model.base_model
-    assert len(body._forward_pre_hooks) == len(body._forward_pre_hooks_with_kwargs)
-    return len(body._forward_pre_hooks)
+    """How many caches have hooks on the model; each has the same on it and on its body."""
+    found = {
+        len(part)
+        for module in (model, model.base_model)
+        for part in (
+            module._forward_pre_hooks,
+            module._forward_pre_hooks_with_kwargs,
+            module._forward_hooks,
+            module._forward_hooks_with_kwargs,
+        )
+    }
+    assert len(found) == 1
+    return found.pop()
 
 
 @pytest.fixture()
@@ -487,21 +498,113 @@ def test_reset_begins_anew(tiny):
     assert largest_kl(tiny, first, states[1]) < SAME
 
 
-@pytest.mark.parametrize("layer", [0, 1])
-def test_a_forward_that_breaks_off_is_noticed_unless_it_was_through(tiny, clean, layer):
-    """When the last layer has its entries, nothing is lost; before, layers differ in what they
-    hold."""
-    cache = BoundedCache(8, model=tiny.model)
-    broken = tiny.model.model.layers[layer].mlp.register_forward_pre_hook(lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        fed(tiny, random_ids(10), cache, [10])
-    broken.remove()
-    if layer == 0:
-        with pytest.raises(RuntimeError, match="broke off in the middle; reset"):
-            fed(tiny, random_ids(5), cache, [5])
+BREAKING = {  # module, and when it breaks: before its forward, or after
+    "the embeddings": ("model.embed_tokens", True),
+    "the first attention": ("model.layers.0.self_attn", True),
+    "the first layer": ("model.layers.0.mlp", True),
+    "the last attention": ("model.layers.1.self_attn", True),
+    "after the last attention": ("model.layers.1.self_attn", False),
+    "the last layer": ("model.layers.1.mlp", True),
+    "after the last layer": ("model.layers.1", False),
+    "the last norm": ("model.norm", True),
+    "after the last norm": ("model.norm", False),
+    "the head": ("lm_head", True),
+    "after the head": ("lm_head", False),
+}
+
+
+def break_in(model, place: str):
+    name, before = BREAKING[place]
+    module = model.get_submodule(name)
+    register = module.register_forward_pre_hook if before else module.register_forward_hook
+    return register(lambda *_: 1 / 0)
+
+
+@pytest.mark.parametrize("tokens", [1, 5])
+@pytest.mark.parametrize("place", BREAKING)
+def test_a_forward_that_breaks_off_anywhere_is_noticed(tiny, clean, place, tokens):
+    """Tried again in silence, its tokens would be there twice."""
+    text = random_ids(1, 20 + tokens)
+    with torch.inference_mode():
+        cache = BoundedCache(8, model=tiny.model)
+        tiny.model(text[:, :20], past_key_values=cache)
+        broken = break_in(tiny.model, place)
+        with pytest.raises(ZeroDivisionError):
+            tiny.model(text[:, 20:], past_key_values=cache)
+        broken.remove()
+        for forward in (tiny.model, tiny.model.base_model):
+            with pytest.raises(RuntimeError, match="broke off in the middle; reset"):
+                forward(text[:, 20:], past_key_values=cache)
         with pytest.raises(RuntimeError, match="broke off in the middle; reset"):
             copy.deepcopy(cache)
         cache.reset()
+        found = tiny.model(text, past_key_values=cache).logits
+        whole = tiny.model(text, past_key_values=BoundedCache(8, model=tiny.model)).logits
+        assert torch.equal(found, whole)
+    del cache
+
+
+@pytest.mark.parametrize("place", [place for place in BREAKING if "head" not in place])
+def test_a_body_that_breaks_off_by_itself_is_noticed(tiny, clean, place):
+    cache = BoundedCache(8, model=tiny.model)
+    broken = break_in(tiny.model, place)
+    with pytest.raises(ZeroDivisionError):
+        fed(tiny, random_ids(10), cache, [10])
+    broken.remove()
+    with pytest.raises(RuntimeError, match="broke off in the middle; reset"):
+        fed(tiny, random_ids(5), cache, [5])
+    cache.reset()
+    fed(tiny, random_ids(5), cache, [5])
+    del cache
+
+
+def test_a_forward_that_was_refused_can_be_given_rightly(tiny, clean):
+    """Nothing was stored: body and model take the next one."""
+    text, left = random_ids(1, 12), torch.ones(1, 12)
+    cache = BoundedCache(8, model=tiny.model)
+    left[0, 5] = 0  # padding after a token
+    with torch.inference_mode():
+        for forward in (tiny.model.base_model, tiny.model):
+            with pytest.raises(ValueError, match="expected padding on the left"):
+                tiny.model(text, attention_mask=left, past_key_values=cache)
+            forward(text, past_key_values=cache)
+            cache.reset()
+    del cache
+
+
+def test_model_and_body_can_take_turns(tiny, clean):
+    text = random_ids(1, 30)
+    cache, other = (BoundedCache(8, model=tiny.model) for _ in range(2))
+    with torch.inference_mode():
+        for start in range(0, 30, 10):
+            forward = tiny.model if start == 10 else tiny.model.base_model
+            forward(text[:, start : start + 10], past_key_values=cache)
+            tiny.model(text[:, start : start + 10], past_key_values=other)
+        one, two = (tiny.model(text[:, :3], past_key_values=c).logits for c in (cache, other))
+    assert torch.equal(one, two)
+    del cache, other
+
+
+def test_threads_with_a_cache_each_do_not_disturb_each_other(tiny, clean):
+    """A hook may be called before torch knows that it takes keywords."""
+    text = random_ids(1, 20)
+    expected = generate(tiny.model, text, 6, past_key_values=BoundedCache(8, 2, model=tiny.model))
+
+    def work(_: int) -> bool:
+        cache = BoundedCache(8, 2, model=tiny.model)
+        return torch.equal(generate(tiny.model, text, 6, past_key_values=cache), expected)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(work, range(160)))
+
+
+def test_a_hook_that_is_called_without_keywords_does_nothing(tiny, clean):
+    cache = BoundedCache(8, model=tiny.model)
+    for module in (tiny.model, tiny.model.base_model):
+        for hook in module._forward_pre_hooks.values():
+            assert hook(module, (random_ids(1, 5),)) is None
+        for hook in module._forward_hooks.values():
+            assert hook(module, (random_ids(1, 5),), {"logits": None}) is None
     fed(tiny, random_ids(5), cache, [5])
     del cache
 
