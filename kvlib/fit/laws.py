@@ -144,21 +144,42 @@ def fit_law(
     contexts = np.array([np.inf]) if contexts is None else np.asarray(contexts, dtype=float)
     y = np.log(value)
 
-    def line(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Intercept, slope and mean squared residual of y on x, over the last axis."""
-        x_mean, y_mean = x @ w, y @ w
-        xc, yc = x - x_mean[..., None], y - y_mean[..., None]
-        sxx, sxy, syy = (xc * xc) @ w, (xc * yc) @ w, (yc * yc) @ w
-        slope = np.ones_like(sxy) if law.unit_slope else sxy / sxx
-        return y_mean - slope * x_mean, slope, syy - 2 * slope * sxy + slope**2 * sxx
-
     def residual(shape: np.ndarray) -> np.ndarray:
-        return line(law.basis(window, shape[..., None], contexts), y)[2]
+        return line(law.basis(window, shape[..., None], contexts), y, w, law.unit_slope)[2]
 
-    over_grid = line(law.basis(window, law.shapes[:, None], contexts), y[..., None, :])[2]
+    over_grid = residuals(law.basis(window, law.shapes[:, None], contexts), y, w, law.unit_slope)
     shape = _refined(law.shapes, over_grid, residual)
-    intercept, slope, _ = line(law.basis(window, shape[..., None], contexts), y)
+    basis = law.basis(window, shape[..., None], contexts)
+    intercept, slope, _ = line(basis, y, w, law.unit_slope)
     return Fit(law, intercept, slope, shape, contexts)
+
+
+def line(
+    x: np.ndarray, y: np.ndarray, weights: np.ndarray, unit_slope: bool = False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Intercept, slope and mean squared residual of y on x, over the last axis.
+
+    `weights` (k,) sum to one; `x` and `y` (..., k) broadcast. `unit_slope` fixes the slope at 1.
+    """
+    x_mean, y_mean = x @ weights, y @ weights
+    xc, yc = x - x_mean[..., None], y - y_mean[..., None]
+    sxx, sxy, syy = (xc * xc) @ weights, (xc * yc) @ weights, (yc * yc) @ weights
+    slope = np.ones_like(sxy) if unit_slope else sxy / sxx
+    return y_mean - slope * x_mean, slope, syy - 2 * slope * sxy + slope**2 * sxx
+
+
+def residuals(
+    x: np.ndarray, y: np.ndarray, weights: np.ndarray, unit_slope: bool = False
+) -> np.ndarray:
+    """Mean squared residuals (..., shapes) of each y (..., k) on each x (shapes, k).
+
+    What `line` says of `y[..., None, :]`, by one matrix product: thousands of resampled curves on
+    hundreds of shapes need no array of all three.
+    """
+    xc, yc = x - (x @ weights)[:, None], y - (y @ weights)[..., None]
+    sxx, sxy, syy = (xc * xc) @ weights, (yc * weights) @ xc.T, (yc * yc) @ weights
+    slope = np.ones_like(sxy) if unit_slope else sxy / sxx
+    return syy[..., None] - 2 * slope * sxy + slope**2 * sxx
 
 
 def _refined(

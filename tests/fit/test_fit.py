@@ -11,6 +11,7 @@ from scipy.optimize import curve_fit
 from studies import WINDOWS, exact_curve, noisy_curve, table_of
 
 from kvlib import fit
+from kvlib.fit import laws
 
 
 @given(alpha=st.floats(0.1, 3), prefactor=st.floats(1e-3, 10))
@@ -75,6 +76,18 @@ def test_a_stack_of_curves_is_fitted_as_each_alone():
         for k, value in enumerate(values):
             alone = fit.fit_law(law, WINDOWS, value, contexts=contexts)
             np.testing.assert_allclose(stack.log_value(WINDOWS)[k], alone.log_value(WINDOWS))
+
+
+@pytest.mark.parametrize("law", fit.LAWS)
+def test_one_matrix_product_gives_the_residuals_of_each_curve_on_each_shape(law):
+    law, rng = fit.LAWS[law], np.random.default_rng(0)
+    window, weights = 2.0 ** np.arange(3, 10), rng.dirichlet(np.ones(7))
+    y = np.log(window) * -0.5 + rng.normal(0, 0.1, (3, 4, 7))
+    x = law.basis(window, law.shapes[:, None], np.array([2048.0, 3000.0]))
+    plain = laws.line(x, y[..., None, :], weights, law.unit_slope)[2]
+    fast = laws.residuals(x, y, weights, law.unit_slope)
+    assert fast.shape == (3, 4, len(law.shapes))
+    np.testing.assert_allclose(fast, plain, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize(

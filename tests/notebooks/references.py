@@ -8,6 +8,7 @@ Pages that the book was just built from are not executed again. The others are, 
 from __future__ import annotations
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -41,15 +42,20 @@ def named(names: list[str]) -> list[Path]:
     return [pages[name] for name in names or pages]
 
 
+def write(page: Path) -> None:
+    """Write what is read in a page, and what its charts hold; executes it if it is stale."""
+    text = nbformat.writes(nbformat.from_dict(reference(page)), version=nbformat.NO_CONVERT)
+    reference_of(page).write_text(text + "\n", encoding="utf-8")
+    charts_of.write(page)
+    print(f"{reference_of(page).name} written", flush=True)
+
+
 def main() -> None:
     """Write the references of the pages that are named on the command line, or of all."""
-    pages = named(sys.argv[1:])
-    outputs.bring_up_to_date(pages)
-    for page in pages:
-        text = nbformat.writes(nbformat.from_dict(reference(page)), version=nbformat.NO_CONVERT)
-        reference_of(page).write_text(text + "\n", encoding="utf-8")
-        charts_of.write(page)
-        print(f"{reference_of(page).name} written")
+    with ThreadPoolExecutor(outputs.AT_ONCE) as pool:
+        runs = [pool.submit(write, page) for page in named(sys.argv[1:])]
+    for run in runs:  # a page that fails says so after the others are done
+        run.result()
 
 
 if __name__ == "__main__":
