@@ -97,7 +97,7 @@ class Slider:
         text = html.escape(self.text(self.value))
         return (
             f'<label class="kv-control"><span class="kv-label">{html.escape(self.label)}</span>'
-            f'<output class="kv-value" aria-hidden="true">{text}</output>'
+            f'<span class="kv-value" aria-hidden="true">{text}</span>'
             f'<input type="range" name="{html.escape(self.name)}" aria-valuetext="{text}"'
             ' autocomplete="off"></label>'
         )
@@ -112,7 +112,7 @@ class Slider:
         import ipywidgets
 
         options = [(self.text(value), value) for value in self.stops()]
-        return ipywidgets.SelectionSlider(options=options, **_widget_options(self))
+        return ipywidgets.SelectionSlider(options=options, **widget_options(self))
 
 
 @dataclass(frozen=True)
@@ -128,13 +128,18 @@ class Choice:
     value: Any = None
 
     def __post_init__(self) -> None:
-        values = [value for value, _ in self.options]
+        values = self.values
         if not values:
             raise ValueError(f"choice {self.name!r}: expected one option or more, got none")
         if self.value is None:
             object.__setattr__(self, "value", values[0])
         if self.value not in values:
             raise ValueError(f"choice {self.name!r}: expected one of {values}, got {self.value!r}")
+
+    @property
+    def values(self) -> list[Any]:
+        """What there is to choose."""
+        return [value for value, _ in self.options]
 
     def to_html(self) -> str:
         """A labelled drop-down; an option's place in the list stands for its value."""
@@ -149,27 +154,28 @@ class Choice:
 
     def to_json(self) -> dict[str, Any]:
         """What the loader needs to know."""
-        values = [value for value, _ in self.options]
-        return {"kind": "choice", "name": self.name, "value": self.value, "values": values}
+        kind = {"kind": "choice", "name": self.name, "value": self.value}
+        return kind | {"values": self.values}
 
     def to_widget(self) -> ipywidgets.Widget:
         """The same control for a live kernel."""
         import ipywidgets
 
         options = [(text, value) for value, text in self.options]
-        return ipywidgets.Dropdown(options=options, **_widget_options(self))
+        return ipywidgets.Dropdown(options=options, **widget_options(self))
 
 
 class Explorer:
     """An Altair chart whose parameters are moved by controls; show it as the last line of a cell.
 
-    Each control names a parameter that the chart declares with ``add_params``. The control's value
-    becomes the parameter's, and a ``bind`` is dropped, so that no parameter has two controls. The
-    label is the sentence that a screen reader says first. Leave the chart's width to the explorer:
-    it is the page's on a static page, and ``LIVE_WIDTH`` in a kernel unless the chart has one. The
-    text mark of a layer named "reading" is a sentence that says what the picture shows: it stands
-    under the picture on a static page, and within it in a kernel. Raises ValueError when a control
-    names no parameter, or two controls name the same one.
+    Each control names a parameter that the chart declares with ``add_params``, and sets its value;
+    a value or a ``bind`` of the chart's own is dropped. A choice of one thing sets its parameter
+    too, and isn't shown. The label is the sentence that a screen reader says first. Leave the
+    chart's width to the explorer: it is the page's on a static page, and ``LIVE_WIDTH`` in a kernel
+    unless the chart has one. The text mark of a layer named "reading" is a sentence that says what
+    the picture shows: it stands under the picture on a static page, and within it in a kernel.
+    Raises ValueError when a control names no parameter, two controls name the same one, or a
+    parameter has neither a control nor a value.
     """
 
     def __init__(
@@ -178,20 +184,25 @@ class Explorer:
         controls: Sequence[Slider | Choice],
         label: str,
     ) -> None:
-        self.controls = tuple(controls)
+        values = {control.name: control.value for control in controls}
+        if len(values) < len(controls):
+            names = [control.name for control in controls]
+            raise ValueError(f"expected one control for each parameter, got {names}")
+        self.controls = tuple(control for control in controls if len(control.values) > 1)
         self.label = label
         self.chart = chart.copy(deep=True)
         params = self.chart.params if isinstance(self.chart.params, list) else []
-        by_name = {param.to_dict()["name"]: param for param in params}
-        names = [control.name for control in self.controls]
-        if unknown := [name for name in names if name not in by_name]:
+        by_name = {param["name"]: param for param in (param.to_dict() for param in params)}
+        if unknown := [name for name in values if name not in by_name]:
             raise ValueError(f"controls must name parameters {sorted(by_name)}, got {unknown}")
-        if len(set(names)) < len(names):
-            raise ValueError(f"expected one control for each parameter, got {names}")
-        for control in self.controls:
-            param = by_name[control.name]
-            param._kwds["value"] = control.value
-            param._kwds.pop("bind", None)
+        unset = [name for name, param in by_name.items() if set(param) == {"name"}]
+        if missing := [name for name in unset if name not in values]:
+            raise ValueError(f"expected a control or a value for parameters {missing}, got none")
+        if values:
+            self.chart.params = [
+                altair.VariableParameter(name=name, value=values[name]) if name in values else param
+                for name, param in zip(by_name, params, strict=True)
+            ]
 
     def spec(self) -> dict[str, Any]:
         """The Vega-Lite spec for a static page: as wide as the page, its reading unseen."""
@@ -228,7 +239,7 @@ class Explorer:
 
         altair.JupyterChart.enable_offline(True)
         chart = self.chart
-        if not isinstance(chart._kwds.get("width"), int | float):
+        if not isinstance(chart.width, int | float):
             chart = chart.properties(width=LIVE_WIDTH)
         with altair.data_transformers.enable("default", max_rows=None):
             picture = altair.JupyterChart(chart, embed_options={"actions": False})
@@ -239,7 +250,7 @@ class Explorer:
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         """HTML always; a widget as well when a kernel is there to answer it."""
-        bundle = self.widget()._repr_mimebundle_() if _kernel_is_live() else {}
+        bundle = self.widget()._repr_mimebundle_() if kernel_is_live() else {}
         return bundle | {"text/html": self.to_html(), "text/plain": f"Explorer: {self.label}"}
 
 
@@ -256,7 +267,7 @@ def _columns(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return columns
 
 
-def _kernel_is_live() -> bool:
+def kernel_is_live() -> bool:
     """Whether widgets have a kernel to speak to; ``KVLIB_STATIC=1`` says no, for stable outputs."""
     if os.environ.get("KVLIB_STATIC", "0") not in ("", "0") or "IPython" not in sys.modules:
         return False
@@ -264,7 +275,7 @@ def _kernel_is_live() -> bool:
     return getattr(shell, "kernel", None) is not None
 
 
-def _widget_options(control: Slider | Choice) -> dict[str, Any]:
+def widget_options(control: Slider | Choice) -> dict[str, Any]:
     """Settings of all live controls: a label that isn't cut off, and the width of the chart."""
     style, layout = {"description_width": "8em"}, {"width": f"{LIVE_WIDTH}px"}
     return {"description": control.label, "value": control.value, "style": style, "layout": layout}

@@ -1,46 +1,108 @@
-"""One function a figure: a table in, an Altair chart out. Nothing is estimated here.
-
-Each chart names its parameters; `kvlib.explorers` binds sliders and lists to them. What the laws
-of the extrapolation chart need is arithmetic inside the chart itself, so that it refits wherever
-it is drawn, with or without Python.
-"""
+"""Extrapolation: laws fitted to short windows, and how they miss the long ones."""
 
 from __future__ import annotations
 
 import altair as alt
 import pandas as pd
 
+from kvlib.charts import parts
 from kvlib.charts.controls import Choice, Explorer, Slider
-from kvlib.charts.parts import (
-    BLUE,
-    GREEN,
-    GREY,
-    HEIGHT,
-    ORANGE,
-    legend,
-    log_axis,
-    rounded,
-    window_axis,
-    window_scale,
-)
+from kvlib.charts.inks import BLUE, GREEN, GREY, ORANGE
+from kvlib.charts.parts import DASHED, DOTTED, SOLID
 
 
-def extrapolation_chart(
-    points: pd.DataFrame, rivals: pd.DataFrame, source: str, split: int
-) -> alt.LayerChart:
+def extrapolation(points: pd.DataFrame, rivals: pd.DataFrame, split: int) -> Explorer:
+    """Two laws fitted to the windows up to a split that the reader moves.
+
+    The tables as `extrapolation_chart` asks for; the slider stops at the splits of `rivals`.
+    """
+    splits = sorted(int(value) for value in rivals["split"].unique())
+    sources = points[["source", "name"]].drop_duplicates()
+    tokens = {"unit": "tokens", "scale": "log"}
+    return Explorer(
+        extrapolation_chart(points, rivals),
+        [
+            Choice("source", "Model and text", list(sources.itertuples(index=False, name=None))),
+            Slider("split", "Fit windows up to", values=splits, value=split, **tokens),
+        ],
+        "A power law and an exponential, fitted to short windows and drawn through the long ones",
+    )
+
+
+def extrapolation_chart(points: pd.DataFrame, rivals: pd.DataFrame) -> alt.LayerChart:
     """Two laws fitted to the windows up to `split`, drawn through the ones beyond it.
 
     `points` has one row a (source, bin): `source`, `name`, `window`, `value` (mean KL), `weight`.
-    The power law and the exponential are weighted least squares of log value on log window and
-    on window; sums and slopes are transforms of the chart, so that they move with the slider.
     `rivals` holds predictions (`source`, `split`, `window`, `value`) of a law that needs more than
     a regression. Parameters: `source`, `split`.
     """
-    points, rivals = rounded(points), rounded(rivals)
-    base = (
-        alt.Chart(points)
-        .transform_filter("datum.source == source")
-        .transform_calculate(
+    points, rivals = parts.rounded(points), parts.rounded(rivals)
+    base = _fitted(alt.Chart(points).transform_filter("datum.source == source"))
+    largest = 2 ** (int(points["window"].max()) - 1).bit_length()
+    x_scale = parts.window_scale(largest)
+    x = alt.X("window:Q", scale=x_scale, axis=parts.window_axis(largest))
+    low, high = float(points["value"].min()) / 30, float(points["value"].max()) * 3
+    scale = alt.Scale(type="log", domain=[low, high], clamp=True, nice=False)
+    axis = parts.log_axis("mean KL (nats)", low, high)
+
+    def y(field: str) -> alt.Y:
+        return alt.Y(f"{field}:Q", scale=scale, axis=axis)
+
+    power = base.mark_line(color=BLUE, strokeWidth=2).encode(x=x, y=y("power"))
+    exponential = (
+        base.transform_filter(f"datum.exponential >= {low}")
+        .mark_line(color=ORANGE, strokeWidth=2, strokeDash=DASHED)
+        .encode(x=x, y=y("exponential"))
+    )
+    rival = (
+        alt.Chart(rivals)
+        .transform_filter("datum.source == source && datum.split == split")
+        .mark_line(color=GREEN, strokeWidth=1.5, strokeDash=DOTTED)
+        .encode(x=x, y=y("value"))
+    )
+    tooltip = [
+        alt.Tooltip("window:Q", title="window", format=".0f"),
+        alt.Tooltip("value:Q", title="measured (nats)", format=".3g"),
+        alt.Tooltip("power:Q", title="power law", format=".3g"),
+        alt.Tooltip("exponential:Q", title="exponential", format=".3g"),
+    ]
+    fitted, scored = (
+        base.transform_filter(f"datum.far == {far}")
+        .mark_point(color=BLUE, filled=not far, size=46, strokeWidth=1.6 * far, opacity=1)
+        .encode(x=x, y=y("value"), tooltip=tooltip)
+        for far in (0, 1)
+    )
+    cut = alt.Chart(pd.DataFrame({"at": [0]})).transform_calculate(split_at="split")
+    rule = cut.mark_rule(color=GREY, strokeDash=DOTTED, strokeWidth=1.5).encode(
+        x=alt.X("split_at:Q", scale=x_scale)
+    )
+    reading = parts.reading(
+        base.transform_filter("datum.window == datum.LONGEST"),
+        "datum.name + ': fitted on windows up to ' + split + ' tokens, the power law"
+        " misses the longer ones by ' + format(datum.power_error, '.2f')"
+        " + ' and the exponential by ' + format(datum.exponential_error, '.2f')"
+        " + ' (RMSE of log KL): a ratio of '"
+        " + format(datum.exponential_error / datum.power_error, '.1f') + '.'",
+    )
+    key = parts.legend(
+        (BLUE, SOLID, "power law"),
+        (ORANGE, DASHED, "exponential"),
+        (GREEN, DOTTED, "power law, finite context"),
+    )
+    return parts.picture(
+        *(rule, rival, exponential, power, fitted, scored, *key, reading),
+        parameters=("source", "split"),
+    )
+
+
+def _fitted(base: alt.Chart) -> alt.Chart:
+    """Both laws at every window, and `power_error` and `exponential_error` beyond the split.
+
+    The power law and the exponential are weighted least squares of log value on log window and on
+    window; sums and slopes are transforms of the chart, so that they move with the slider.
+    """
+    return (
+        base.transform_calculate(
             y="log(datum.value)",
             lw="log(datum.window)",
             k="datum.window <= split ? datum.weight : 0",
@@ -85,86 +147,4 @@ def extrapolation_chart(
             power_error="sqrt(datum.POWER_MISS / datum.FAR)",
             exponential_error="sqrt(datum.EXPONENTIAL_MISS / datum.FAR)",
         )
-    )
-    low, high = float(points["value"].min()) / 30, float(points["value"].max()) * 3
-    x = alt.X("window:Q", scale=window_scale(1024), axis=window_axis(1024))
-    scale = alt.Scale(type="log", domain=[low, high], clamp=True, nice=False)
-    axis = log_axis("mean KL (nats)", low, high)
-
-    def y(field: str) -> alt.Y:
-        return alt.Y(f"{field}:Q", scale=scale, axis=axis)
-
-    power = base.mark_line(color=BLUE, strokeWidth=2).encode(x=x, y=y("power"))
-    exponential = (
-        base.transform_filter(f"datum.exponential >= {low}")
-        .mark_line(color=ORANGE, strokeWidth=2, strokeDash=[6, 4])
-        .encode(x=x, y=y("exponential"))
-    )
-    rival = (
-        alt.Chart(rivals)
-        .transform_filter("datum.source == source && datum.split == split")
-        .mark_line(color=GREEN, strokeWidth=1.5, strokeDash=[2, 3])
-        .encode(x=x, y=y("value"))
-    )
-    tooltip = [
-        alt.Tooltip("window:Q", title="window", format=".0f"),
-        alt.Tooltip("value:Q", title="measured (nats)", format=".3g"),
-        alt.Tooltip("power:Q", title="power law", format=".3g"),
-        alt.Tooltip("exponential:Q", title="exponential", format=".3g"),
-    ]
-    fitted = (
-        base.transform_filter("datum.far == 0")
-        .mark_point(color=BLUE, filled=True, size=46, opacity=1)
-        .encode(x=x, y=y("value"), tooltip=tooltip)
-    )
-    scored = (
-        base.transform_filter("datum.far == 1")
-        .mark_point(color=BLUE, filled=False, size=46, strokeWidth=1.6, opacity=1)
-        .encode(x=x, y=y("value"), tooltip=tooltip)
-    )
-    once = base.transform_filter("datum.window == datum.LONGEST")
-    cut = alt.Chart(pd.DataFrame({"at": [0]})).transform_calculate(split_at="split")
-    rule = cut.mark_rule(color=GREY, strokeDash=[2, 3], strokeWidth=1.5).encode(
-        x=alt.X("split_at:Q", scale=window_scale(1024))
-    )
-    reading = (
-        once.transform_calculate(
-            sentence="datum.name + ': fitted on windows up to ' + split + ' tokens, the power law"
-            " misses the longer ones by ' + format(datum.power_error, '.2f')"
-            " + ' and the exponential by ' + format(datum.exponential_error, '.2f')"
-            " + ' (RMSE of log KL): a ratio of '"
-            " + format(datum.exponential_error / datum.power_error, '.1f') + '.'"
-        )
-        .mark_text(align="left", baseline="top", dy=-26, limit=0)
-        .encode(text="sentence:N", x=alt.value(0), y=alt.value(0))
-        .properties(name="reading")
-    )
-    key = legend(
-        (BLUE, [1, 0], "power law"),
-        (ORANGE, [6, 4], "exponential"),
-        (GREEN, [2, 3], "power law, finite context"),
-    )
-    return (
-        alt.layer(rule, rival, exponential, power, fitted, scored, *key, reading)
-        .add_params(alt.param("source", value=source), alt.param("split", value=split))
-        .properties(width="container", height=HEIGHT)
-    )
-
-
-def extrapolation(points: pd.DataFrame, predictions: pd.DataFrame, split: int) -> Explorer:
-    """Two laws fitted to the windows up to a split that the reader moves.
-
-    The tables are what `kvlib.fit.contest_tables` returns.
-    """
-    splits = sorted(int(value) for value in predictions["split"].unique())
-    sources = points[["source", "name"]].drop_duplicates()
-    return Explorer(
-        extrapolation_chart(points, predictions, sources["source"].iloc[0], split),
-        [
-            Choice("source", "Model and text", list(sources.itertuples(index=False, name=None))),
-            Slider(
-                "split", "Fit windows up to", values=splits, value=split, scale="log", unit="tokens"
-            ),
-        ],
-        "A power law and an exponential, fitted to short windows and drawn through the long ones",
     )

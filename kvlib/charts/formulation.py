@@ -1,7 +1,4 @@
-"""Charts of the page on the formulation, and their explorers: rates with side information.
-
-As in `kvlib.charts`, the arithmetic that follows the sliders is inside the charts.
-"""
+"""Rates with side information: a binary source whose answer is known, and a real cache."""
 
 from __future__ import annotations
 
@@ -10,46 +7,29 @@ import pandas as pd
 
 from kvlib.charts import parts
 from kvlib.charts.controls import Choice, Explorer, Slider
+from kvlib.charts.inks import BLUE, GREEN, GREY, ORANGE
+from kvlib.charts.parts import DASHED, DOTTED, SOLID
 
-PART_NAMES = {"key": "keys", "value": "values"}
-
-
-def _entropy(x: str) -> str:
-    """h(x) in bits as a Vega expression."""
-    return f"(-(({x}) * log(max({x}, 1e-12)) + (1 - ({x})) * log(max(1 - ({x}), 1e-12))) / LN2)"
-
-
-def _reading(base: alt.Chart, sentence: str) -> alt.Chart:
-    return (
-        base.transform_calculate(sentence=sentence)
-        .mark_text(align="left", baseline="top", dy=-26, limit=0)
-        .encode(text="sentence:N", x=alt.value(0), y=alt.value(0))
-        .properties(name="reading")
-    )
-
-
-def _upper_right(*entries: tuple[str, list[int], str]) -> list[alt.Chart]:
-    """A legend in the upper right corner, which a curve that falls to the right leaves empty."""
-    layers = []
-    for k, (color, dash, text) in enumerate(entries):
-        y = alt.value(10 + 18 * k)
-        one = alt.Chart(pd.DataFrame({"text": [text]}))
-        left, right, word = (alt.value(alt.ExprRef(f"width - {w}")) for w in (190, 166, 160))
-        layers += [
-            one.mark_rule(color=color, strokeDash=dash, strokeWidth=2).encode(
-                x=left, x2=right, y=y
-            ),
-            one.mark_text(align="left", baseline="middle", fontSize=12).encode(
-                x=word, y=y, text="text:N"
-            ),
-        ]
-    return layers
+PARTS = {"key": "keys", "value": "values"}  # of a cache
+CODED = "(" + " : ".join(f"part == '{key}' ? '{name}'" for key, name in PARTS.items()) + " : part)"
 
 
 # --- the doubly symmetric binary source -------------------------------------------------------
 
 
-def side_information(table: pd.DataFrame) -> alt.LayerChart:
+def side_information(table: pd.DataFrame, p: float = 0.24, distortion: float = 0.1) -> Explorer:
+    """Wyner-Ziv against the conditional rate; the copy's quality and the distortion to choose."""
+    return Explorer(
+        side_information_chart(table),
+        [
+            Slider("p", "Share of wrong bits in the copy, p", values=tuple(table["p"]), value=p),
+            Slider("distortion", "Wrong bits allowed, D", 0.01, 0.49, 0.01, value=distortion),
+        ],
+        "Bits a symbol against distortion, when nobody, the decoder or both hold a noisy copy",
+    )
+
+
+def side_information_chart(table: pd.DataFrame) -> alt.LayerChart:
     """Rate against distortion for a fair bit and a noisy copy of it: held by nobody, by the
     decoder, by both. Parameters: `p` (one of the table's), `distortion`.
 
@@ -87,30 +67,28 @@ def side_information(table: pd.DataFrame) -> alt.LayerChart:
 
     nobody = (
         rates(along, "datum.wide")
-        .mark_line(color=parts.GREY, strokeDash=[2, 3], strokeWidth=2)
+        .mark_line(color=GREY, strokeDash=DOTTED, strokeWidth=2)
         .encode(x=x("wide"), y=y("nobody"))
     )
     narrow = rates(along, "datum.narrow")
-    both = narrow.mark_line(color=parts.BLUE, strokeDash=[6, 4], strokeWidth=2).encode(
+    both = narrow.mark_line(color=BLUE, strokeDash=DASHED, strokeWidth=2).encode(
         x=x("narrow"), y=y("both")
     )
-    decoder = narrow.mark_line(color=parts.ORANGE, strokeWidth=2).encode(
-        x=x("narrow"), y=y("decoder")
-    )
-    gap = narrow.mark_area(color=parts.ORANGE, opacity=0.18).encode(
+    decoder = narrow.mark_line(color=ORANGE, strokeWidth=2).encode(x=x("narrow"), y=y("decoder"))
+    gap = narrow.mark_area(color=ORANGE, opacity=0.18).encode(
         x=x("narrow"), y=y("decoder"), y2="both:Q"
     )
     here = rates(chosen, "distortion").transform_calculate(at="distortion")
-    rule = here.mark_rule(color=parts.GREEN, strokeDash=[2, 3], strokeWidth=1.5).encode(x=x("at"))
+    rule = here.mark_rule(color=GREEN, strokeDash=DOTTED, strokeWidth=1.5).encode(x=x("at"))
     points = [
         here.mark_point(color=color, filled=True, size=60, opacity=1).encode(x=x("at"), y=y(field))
         for color, field in (
-            (parts.GREY, "nobody"),
-            (parts.BLUE, "both"),
-            (parts.ORANGE, "decoder"),
+            (GREY, "nobody"),
+            (BLUE, "both"),
+            (ORANGE, "decoder"),
         )
     ]
-    reading = _reading(
+    reading = parts.reading(
         here,
         "'A copy with ' + format(p, '.0%') + ' of its bits wrong, and ' + format(distortion, '.0%')"
         " + ' wrong bits allowed: ' + format(datum.nobody, '.3f') + ' bits a symbol without the"
@@ -119,49 +97,43 @@ def side_information(table: pd.DataFrame) -> alt.LayerChart:
         " + (distortion >= p ? ' The copy alone is good enough.' : ' The encoder not seeing it"
         " costs ' + format(datum.decoder - datum.both, '.3f') + ' bits.')",
     )
-    key = _upper_right(
-        (parts.GREY, [2, 3], "nobody has the copy"),
-        (parts.ORANGE, [1, 0], "the decoder has it"),
-        (parts.BLUE, [6, 4], "both have it"),
+    key = parts.upper_right(
+        (GREY, DOTTED, "nobody has the copy"),
+        (ORANGE, SOLID, "the decoder has it"),
+        (BLUE, DASHED, "both have it"),
     )
-    return (
-        alt.layer(gap, nobody, both, decoder, rule, *points, *key, reading)
-        .add_params(alt.param("p", value=0.24), alt.param("distortion", value=0.1))
-        .properties(width="container", height=parts.HEIGHT)
+    return parts.picture(
+        *(gap, nobody, both, decoder, rule, *points, *key, reading), parameters=("p", "distortion")
     )
 
 
-def side_information_explorer(
-    table: pd.DataFrame, p: float = 0.24, distortion: float = 0.1
-) -> Explorer:
-    """Wyner-Ziv against the conditional rate; the copy's quality and the distortion to choose."""
-    return Explorer(
-        side_information(table),
-        [
-            Slider("p", "Share of wrong bits in the copy, p", values=tuple(table["p"]), value=p),
-            Slider("distortion", "Wrong bits allowed, D", 0.01, 0.49, 0.01, value=distortion),
-        ],
-        "Bits a symbol against distortion, when nobody, the decoder or both hold a noisy copy",
-    )
+def _entropy(x: str) -> str:
+    """h(x) in bits as a Vega expression."""
+    return f"(-(({x}) * log(max({x}, 1e-12)) + (1 - ({x})) * log(max(1 - ({x}), 1e-12))) / LN2)"
 
 
 # --- the real cache ---------------------------------------------------------------------------
 
 
-def _cache_rows(summary: pd.DataFrame) -> pd.DataFrame:
-    """What the charts need of the summary of rates: layers and heads from 1, short floats."""
-    rows = summary.copy()
-    rows["layer"] = rows["layer"].astype(int) + 1
-    rows["head"] = [h if h == "mean" else str(int(h) + 1) for h in rows["head"]]
-    values = ["without", "known", "saving", "low", "high"]
-    rows[values] = rows[values].astype(float).map(parts.steady).round(2)
-    return rows
+def cache_rates(summary: pd.DataFrame, layer: int = 15, distortion: float = 0.09) -> Explorer:
+    """The rate of a real cache: layer, keys or values, head and distortion to choose."""
+    heads = sorted(set(summary["head"]) - {"mean"}, key=int)
+    options = [("mean", "mean over heads")]
+    options += [(str(int(h) + 1), f"head {int(h) + 1}") for h in heads]
+    return Explorer(
+        cache_rates_chart(summary),
+        [
+            Choice("part", "Coded", list(PARTS.items())),
+            Choice("head", "Head", options),
+            Slider("layer", "Layer", 1, int(summary["layer"].max()) + 1, value=layer),
+            _distortions(summary, distortion),
+        ],
+        "Bits per token and head of a real cache against relative distortion, with the next query "
+        "and without",
+    )
 
 
-_PART = "(part == 'key' ? 'keys' : 'values')"
-
-
-def cache_rates(summary: pd.DataFrame) -> alt.LayerChart:
+def cache_rates_chart(summary: pd.DataFrame) -> alt.LayerChart:
     """Bits per token and head against relative distortion, with the next query and without.
 
     `summary` is what `kvlib.claims.formulation.rates_summary` returns. Parameters: `layer` (from
@@ -184,29 +156,25 @@ def cache_rates(summary: pd.DataFrame) -> alt.LayerChart:
     def y(field: str) -> alt.Y:
         return alt.Y(f"{field}:Q", scale=y_scale, axis=y_axis)
 
-    saved = base.mark_area(color=parts.ORANGE, opacity=0.18).encode(
-        x=x, y=y("known"), y2="without:Q"
-    )
+    saved = base.mark_area(color=ORANGE, opacity=0.18).encode(x=x, y=y("known"), y2="without:Q")
     tooltip = [
         alt.Tooltip("distortion:Q", title="relative distortion", format="~g"),
         alt.Tooltip("without:Q", title="bits without the query", format=".1f"),
         alt.Tooltip("known:Q", title="with it", format=".1f"),
     ]
     without = base.mark_line(
-        color=parts.BLUE, strokeWidth=2, point=alt.OverlayMarkDef(size=22, color=parts.BLUE)
+        color=BLUE, strokeWidth=2, point=alt.OverlayMarkDef(size=22, color=BLUE)
     ).encode(x=x, y=y("without"), tooltip=tooltip)
-    known = base.mark_line(color=parts.ORANGE, strokeDash=[6, 4], strokeWidth=2).encode(
-        x=x, y=y("known")
-    )
+    known = base.mark_line(color=ORANGE, strokeDash=DASHED, strokeWidth=2).encode(x=x, y=y("known"))
     here = base.transform_filter("abs(datum.distortion - distortion) < 1e-6")
-    rule = here.mark_rule(color=parts.GREEN, strokeDash=[2, 3], strokeWidth=1.5).encode(x=x)
+    rule = here.mark_rule(color=GREEN, strokeDash=DOTTED, strokeWidth=1.5).encode(x=x)
     points = [
         here.mark_point(color=color, filled=True, size=60, opacity=1).encode(x=x, y=y(field))
-        for color, field in ((parts.BLUE, "without"), (parts.ORANGE, "known"))
+        for color, field in ((BLUE, "without"), (ORANGE, "known"))
     ]
-    reading = _reading(
+    reading = parts.reading(
         here,
-        f"'Layer ' + layer + ', ' + {_PART} + ', '"
+        f"'Layer ' + layer + ', ' + {CODED} + ', '"
         " + (head == 'mean' ? 'mean over heads' : 'head ' + head)"
         " + ': at a relative distortion of ' + format(distortion, '~g') + ', '"
         " + format(datum.without, '.1f') + ' bits per token and head without the next query, '"
@@ -215,43 +183,29 @@ def cache_rates(summary: pd.DataFrame) -> alt.LayerChart:
         " + '), ' + format(datum.saving / max(datum.without, 0.01), '.0%') + '. The query is a"
         " genie\u2019s: it has seen the whole context.'",
     )
-    key = _upper_right(
-        (parts.BLUE, [1, 0], "without the query"),
-        (parts.ORANGE, [6, 4], "with the genie's query"),
+    key = parts.upper_right(
+        (BLUE, SOLID, "without the query"),
+        (ORANGE, DASHED, "with the genie's query"),
     )
-    return (
-        alt.layer(saved, without, known, rule, *points, *key, reading)
-        .add_params(
-            alt.param("layer", value=15),
-            alt.param("part", value="key"),
-            alt.param("head", value="mean"),
-            alt.param("distortion", value=0.09),
-        )
-        .properties(width="container", height=parts.HEIGHT)
+    return parts.picture(
+        *(saved, without, known, rule, *points, *key, reading),
+        parameters=("layer", "part", "head", "distortion"),
     )
 
 
-def cache_rates_explorer(
-    summary: pd.DataFrame, layer: int = 15, distortion: float = 0.09
-) -> Explorer:
-    """The rate of a real cache: layer, keys or values, head and distortion to choose."""
-    heads = sorted(set(summary["head"]) - {"mean"}, key=int)
-    options = [("mean", "mean over heads")]
-    options += [(str(int(h) + 1), f"head {int(h) + 1}") for h in heads]
+def saving_by_layer(summary: pd.DataFrame, distortion: float = 0.09) -> Explorer:
+    """What the next query saves, layer by layer; keys or values and the distortion to choose."""
     return Explorer(
-        cache_rates(summary),
+        saving_by_layer_chart(summary),
         [
-            Choice("part", "Coded", list(PART_NAMES.items())),
-            Choice("head", "Head", options),
-            Slider("layer", "Layer", 1, int(summary["layer"].max()) + 1, value=layer),
+            Choice("part", "Coded", list(PARTS.items())),
             _distortions(summary, distortion),
         ],
-        "Bits per token and head of a real cache against relative distortion, with the next query "
-        "and without",
+        "Bits per token and head that the next query saves, for each layer",
     )
 
 
-def saving_by_layer(summary: pd.DataFrame) -> alt.LayerChart:
+def saving_by_layer_chart(summary: pd.DataFrame) -> alt.LayerChart:
     """What the next query saves in each layer, mean over heads, with its interval.
 
     `summary` is what `kvlib.claims.formulation.rates_summary` returns. Parameters: `part`,
@@ -270,48 +224,40 @@ def saving_by_layer(summary: pd.DataFrame) -> alt.LayerChart:
     y = alt.Y("saving:Q", scale=scale, axis=y_axis)
     other = (
         base.transform_filter("datum.part != part")
-        .mark_line(color=parts.GREY, opacity=0.6, strokeWidth=1.5)
+        .mark_line(color=GREY, opacity=0.6, strokeWidth=1.5)
         .encode(x=x, y=y)
     )
     picked = base.transform_filter("datum.part == part")
-    band = picked.mark_area(color=parts.BLUE, opacity=0.2).encode(
+    band = picked.mark_area(color=BLUE, opacity=0.2).encode(
         x=x, y=alt.Y("low:Q", scale=scale, axis=y_axis), y2="high:Q"
     )
     line = picked.mark_line(
-        color=parts.BLUE, strokeWidth=2, point=alt.OverlayMarkDef(size=22, color=parts.BLUE)
+        color=BLUE, strokeWidth=2, point=alt.OverlayMarkDef(size=22, color=BLUE)
     ).encode(x=x, y=y)
     once = picked.transform_joinaggregate(
         MEAN="mean(saving)", COST="mean(without)", MOST="max(saving)"
     )
-    reading = _reading(
+    reading = parts.reading(
         once.transform_filter("datum.saving == datum.MOST"),
         f"'At a relative distortion of ' + format(distortion, '~g') + ' the genie\u2019s query"
         f" saves ' + format(datum.MEAN, '.1f') + ' of ' + format(datum.COST, '.0f') + ' bits for '"
-        f" + {_PART} + ', mean over layers; most in layer ' + datum.layer + ', '"
+        f" + {CODED} + ', mean over layers; most in layer ' + datum.layer + ', '"
         " + format(datum.MOST, '.1f') + ' bits.'",
     )
-    key = _upper_right(
-        (parts.BLUE, [1, 0], "chosen, with 95% band"), (parts.GREY, [1, 0], "the other")
-    )
-    return (
-        alt.layer(other, band, line, *key, reading)
-        .add_params(alt.param("part", value="key"), alt.param("distortion", value=0.09))
-        .properties(width="container", height=parts.HEIGHT)
-    )
-
-
-def saving_by_layer_explorer(summary: pd.DataFrame, distortion: float = 0.09) -> Explorer:
-    """What the next query saves, layer by layer; keys or values and the distortion to choose."""
-    return Explorer(
-        saving_by_layer(summary),
-        [
-            Choice("part", "Coded", list(PART_NAMES.items())),
-            _distortions(summary, distortion),
-        ],
-        "Bits per token and head that the next query saves, for each layer",
-    )
+    key = parts.upper_right((BLUE, SOLID, "chosen, with 95% band"), (GREY, SOLID, "the other"))
+    return parts.picture(*(other, band, line, *key, reading), parameters=("part", "distortion"))
 
 
 def _distortions(summary: pd.DataFrame, value: float) -> Slider:
     values = sorted(round(float(d), 6) for d in set(summary["distortion"]))
     return Slider("distortion", "Relative distortion", values=values, value=value, scale="log")
+
+
+def _cache_rows(summary: pd.DataFrame) -> pd.DataFrame:
+    """What the charts need of the summary of rates: layers and heads from 1, short floats."""
+    rows = summary.copy()
+    rows["layer"] = rows["layer"].astype(int) + 1
+    rows["head"] = [h if h == "mean" else str(int(h) + 1) for h in rows["head"]]
+    values = ["without", "known", "saving", "low", "high"]
+    rows[values] = rows[values].astype(float).map(parts.steady).round(2)
+    return rows

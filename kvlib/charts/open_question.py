@@ -1,4 +1,4 @@
-"""The book's explorers: a chart of `kvlib.charts` with the controls that move it."""
+"""The open question: the memory of a recurrent state beside a window's, and three protocols."""
 
 from __future__ import annotations
 
@@ -7,44 +7,74 @@ import pandas as pd
 
 from kvlib.charts import parts
 from kvlib.charts.controls import Choice, Explorer, Slider
-from kvlib.charts.parts import GREY, HEIGHT, legend, log_axis, policy_reading, spoken
-from kvlib.charts.policies import BUDGETS, COLOURS, DASHES, SHAPES
+from kvlib.charts.inks import BLUE, GREEN, GREY, ORANGE
+from kvlib.charts.parts import DASHED, DOTTED, SOLID
+from kvlib.charts.policies import BUDGETS
 from kvlib.names import name_of
 
+LARGEST_MEMORY = 3e4
+WORDS = {  # for each source: the window's unit, who else does it, in what unit, and who can't
+    "renewal": (
+        "tokens, one bit each",
+        "a counter needs ",
+        "bits",
+        "recurrent memory can do with fewer than ",
+    ),
+    "plus": (
+        "numbers",
+        "a bank of linear states needs ",
+        "numbers",
+        "linear recursion can do with fewer than ",
+    ),
+    "rudin-shapiro": (
+        "numbers",
+        "the best linear recursion that we found needs ",
+        "numbers",
+        "linear recursion can do with fewer than ",
+    ),
+    "recall": (
+        "rounds",
+        "the newest fresh bits do it with ",
+        "bits",
+        "memory at all can do with fewer than ",
+    ),
+}
+PROTOCOLS = {  # in words; ink, dash and shape
+    "reencode": ("re-encoded", GREEN, DOTTED, "square"),
+    "online": ("online", BLUE, SOLID, "circle"),
+    "prefill": ("after a full prefill", ORANGE, DASHED, "triangle-up"),
+}
 
-def three_protocols(summary: pd.DataFrame, policies: tuple[str, ...]) -> Explorer:
-    """Re-encoded, online and after a prefill, at equal budgets; what was run, and budget to choose.
 
-    `summary` is of the tokens that all three share.
+# --- memory -----------------------------------------------------------------------------------
+
+
+def memory(
+    curves: pd.DataFrame, needs: pd.DataFrame, alpha: float = 1.5, epsilon: float = 0.001
+) -> Explorer:
+    """Source, exponent and ε to choose: the memory of a window and of a recurrent state.
+
+    The tables as `memory_chart` asks for, with two exponents or more.
     """
-    table = policies.compared(summary, policies)
+    alphas, epsilons = (needs[name].unique().tolist() for name in ("alpha", "epsilon"))
+    allowed = {"unit": "nats", "scale": "log"}
     return Explorer(
-        protocols(table),
+        memory_chart(curves, needs),
         [
-            Choice(
-                "setting", "Policy, model and text", [(s, s) for s in table["setting"].unique()]
-            ),
-            Slider(
-                "budget",
-                "Budget",
-                values=policies.BUDGETS,
-                value=64,
-                scale="log",
-                unit="entries",
-            ),
+            Choice("source", "Source", [(key, name_of(key)) for key in curves["source"].unique()]),
+            Slider("alpha", "Exponent α", values=alphas, value=alpha),
+            Slider("epsilon", "Distortion allowed, ε", values=epsilons, value=epsilon, **allowed),
         ],
-        "Distortion of one policy in the three protocols, against its budget",
+        "Memory that a suffix window and a recurrent state need for a given distortion",
     )
 
 
-LARGEST_MEMORY = 3e4
-
-
-def memory(curves: pd.DataFrame, needs: pd.DataFrame) -> alt.LayerChart:
+def memory_chart(curves: pd.DataFrame, needs: pd.DataFrame) -> alt.LayerChart:
     """Distortion against memory: suffix window, recurrent state, and what no such state can do.
 
-    `curves` and `needs` are what `block_checks.memory_curves` and `memory_needs` return, the first
-    for every exponent that can be chosen. Parameters: `source`, `alpha`, `epsilon`.
+    `curves` and `needs` are what `memory_curves` and `memory_needs` of
+    `kvlib.claims.open_question` return, for every exponent that can be chosen.
+    Parameters: `source`, `alpha`, `epsilon`.
     """
     x_scale = alt.Scale(type="log", domain=[0.1, LARGEST_MEMORY], clamp=True, nice=False)
     y_scale = alt.Scale(type="log", domain=[3e-6, 1], clamp=True, nice=False)
@@ -75,7 +105,7 @@ def memory(curves: pd.DataFrame, needs: pd.DataFrame) -> alt.LayerChart:
     level = (
         alt.Chart(pd.DataFrame({"memory": [0.1, LARGEST_MEMORY]}))
         .transform_calculate(value="epsilon")
-        .mark_line(color=parts.GREY, strokeDash=[2, 3])
+        .mark_line(color=GREY, strokeDash=DOTTED)
         .encode(x=x("memory"), y=y)
     )
     once = alt.Chart(needs).transform_filter(f"{chosen} && datum.epsilon == epsilon")
@@ -83,40 +113,14 @@ def memory(curves: pd.DataFrame, needs: pd.DataFrame) -> alt.LayerChart:
         once.transform_calculate(value="epsilon")
         .mark_point(color=color, size=110, filled=True, shape="diamond")
         .encode(x=x(field), y=y)
-        for field, color in (("suffix", parts.BLUE), ("recurrent", parts.GREEN))
+        for field, color in (("suffix", BLUE), ("recurrent", GREEN))
     ]
-    words = {
-        "renewal": (
-            "tokens, one bit each",
-            "a counter needs ",
-            "bits",
-            "recurrent memory can do with fewer than ",
-        ),
-        "plus": (
-            "numbers",
-            "a bank of linear states needs ",
-            "numbers",
-            "linear recursion can do with fewer than ",
-        ),
-        "rudin-shapiro": (
-            "numbers",
-            "the best linear recursion that we found needs ",
-            "numbers",
-            "linear recursion can do with fewer than ",
-        ),
-        "recall": (
-            "rounds",
-            "the newest fresh bits do it with ",
-            "bits",
-            "memory at all can do with fewer than ",
-        ),
-    }
 
     def say(place: int) -> str:
-        pairs = ", ".join(f"'{key}': '{texts[place]}'" for key, texts in words.items())
+        pairs = ", ".join(f"'{key}': '{texts[place]}'" for key, texts in WORDS.items())
         return "({" + pairs + "}[source])"
 
-    reading = spoken(
+    reading = parts.reading(
         once,
         "'With α = ' + format(alpha, '~g') + ', a distortion of ' + format(epsilon, '~g')"
         f" + ' nats asks for a window of ' + format(datum.window, ',d') + ' ' + {say(0)}"
@@ -126,57 +130,41 @@ def memory(curves: pd.DataFrame, needs: pd.DataFrame) -> alt.LayerChart:
         f" + 'No ' + {say(3)} + format(datum.bound, '.3~g') + ' ' + {say(2)} + '.'",
     )
     key = parts.legend(
-        (parts.BLUE, [1, 0], "suffix window"),
-        (parts.GREEN, [1, 0], "recurrent memory"),
-        (parts.ORANGE, [6, 4], "lower bound"),
+        (BLUE, SOLID, "suffix window"),
+        (GREEN, SOLID, "recurrent memory"),
+        (ORANGE, DASHED, "lower bound"),
     )
-    return (
-        alt.layer(
-            level,
-            line("suffix", parts.BLUE, [1, 0], width=5),
-            line("recurrent", parts.GREEN, [1, 0], point=True),
-            line("bound", parts.ORANGE, [6, 4]),
-            *marks,
-            *key,
-            reading,
-        )
-        .add_params(
-            alt.param("source", value="renewal"),
-            alt.param("alpha", value=1.5),
-            alt.param("epsilon", value=0.001),
-        )
-        .properties(width="container", height=parts.HEIGHT)
+    lines = (
+        line("suffix", BLUE, SOLID, width=5),
+        line("recurrent", GREEN, SOLID, point=True),
+        line("bound", ORANGE, DASHED),
+    )
+    return parts.picture(
+        *(level, *lines, *marks, *key, reading), parameters=("source", "alpha", "epsilon")
     )
 
 
-def memory_explorer(
-    curves: pd.DataFrame, needs: pd.DataFrame, alpha: float = 1.5, epsilon: float = 0.001
-) -> Explorer:
-    """Source, exponent and ε to choose: the memory of a window and of a recurrent state."""
-    alphas = curves["alpha"].unique().tolist()
+# --- three protocols --------------------------------------------------------------------------
+
+
+def three_protocols(summary: pd.DataFrame, policies: tuple[str, ...], budget: int = 64) -> Explorer:
+    """Re-encoded, online and after a prefill, at equal budgets; what was run, and budget to choose.
+
+    `summary` (`kvlib.claims.policy_rows.summary`) is of the tokens that all three share.
+    """
+    table = three_protocols_rows(summary, policies)
+    entries = {"unit": "entries", "scale": "log"}
     return Explorer(
-        memory(curves, needs),
+        three_protocols_chart(table),
         [
-            Choice("source", "Source", [(key, name_of(key)) for key in curves["source"].unique()]),
-            *(
-                [Slider("alpha", "Exponent α", values=alphas, value=alpha)]
-                if len(alphas) > 1
-                else []
-            ),
-            Slider(
-                "epsilon",
-                "Distortion allowed, ε",
-                values=needs["epsilon"].unique().tolist(),
-                value=epsilon,
-                scale="log",
-                unit="nats",
-            ),
+            Choice("setting", "Policy, model and text", parts.texts_of(table["setting"])),
+            Slider("budget", "Budget", values=BUDGETS, value=budget, **entries),
         ],
-        "Memory that a suffix window and a recurrent state need for a given distortion",
+        "Distortion of one policy in the three protocols, against its budget",
     )
 
 
-def protocols(table: pd.DataFrame) -> alt.LayerChart:
+def three_protocols_chart(table: pd.DataFrame) -> alt.LayerChart:
     """Distortion against budget, a line a protocol. Parameters: `setting`, `budget`."""
     base = alt.Chart(table).transform_filter("datum.setting == setting")
     x = alt.X(
@@ -185,19 +173,19 @@ def protocols(table: pd.DataFrame) -> alt.LayerChart:
         axis=alt.Axis(title="budget (entries a query sees)", values=list(BUDGETS), format="d"),
     )
     scale = alt.Scale(type="log", nice=False)
-    y = alt.Y("mean:Q", scale=scale, axis=log_axis("mean KL (nats)"))
+    y = alt.Y("mean:Q", scale=scale, axis=parts.log_axis("mean KL (nats)"))
     layers = []
-    for protocol, shape in SHAPES.items():
+    for protocol, (_, colour, dash, shape) in PROTOCOLS.items():
         one = base.transform_filter(f"datum.protocol == '{protocol}'")
         layers += [
-            one.mark_rule(color=COLOURS[protocol], opacity=0.5, strokeWidth=2).encode(
+            one.mark_rule(color=colour, opacity=0.5, strokeWidth=2).encode(
                 x=x, y=alt.Y("low:Q", title="", scale=scale), y2="high:Q"
             ),
             one.mark_line(
-                color=COLOURS[protocol],
+                color=colour,
                 strokeWidth=2,
-                strokeDash=DASHES[protocol],
-                point=alt.OverlayMarkDef(size=70, color=COLOURS[protocol], shape=shape),
+                strokeDash=dash,
+                point=alt.OverlayMarkDef(size=70, color=colour, shape=shape),
             ).encode(
                 x=x,
                 y=y,
@@ -210,12 +198,36 @@ def protocols(table: pd.DataFrame) -> alt.LayerChart:
             ),
         ]
     once = base.transform_filter("datum.budget == budget && datum.protocol == 'online'")
-    rule = once.mark_rule(color=GREY, strokeDash=[2, 3], strokeWidth=1.5).encode(x=x)
-    words = {"reencode": "re-encoded", "online": "online", "prefill": "after a full prefill"}
-    key = legend(*((COLOURS[p], DASHES[p], words[p]) for p in SHAPES))
-    chosen = {"setting": table["setting"].iloc[0], "budget": 64}
-    return (
-        alt.layer(rule, *layers, *key, policy_reading(once))
-        .add_params(*(alt.param(name, value=value) for name, value in chosen.items()))
-        .properties(width="container", height=HEIGHT)
+    rule = once.mark_rule(color=GREY, strokeDash=DOTTED, strokeWidth=1.5).encode(x=x)
+    key = parts.legend(*((colour, dash, words) for words, colour, dash, _ in PROTOCOLS.values()))
+    return parts.picture(
+        *(rule, *layers, *key, parts.reading(once)), parameters=("setting", "budget")
     )
+
+
+def three_protocols_rows(summary: pd.DataFrame, policies: tuple[str, ...]) -> pd.DataFrame:
+    """The three protocols at equal budgets, for policies and models that have all of them."""
+    table = summary[summary["policy"].isin(policies) & summary["budget"].isin(BUDGETS)].copy()
+    table["source"] = [
+        f"{name_of(model)} · {name_of(corpus)}"
+        for model, corpus in zip(table["model"], table["corpus"], strict=True)
+    ]
+    keys = ["source", "policy", "budget"]
+    full = table.groupby(keys)["protocol"].transform("nunique") == len(PROTOCOLS)
+    table = table[full]
+    sentences = {}
+    for key, part in table.groupby(keys, sort=False):
+        at = part.set_index("protocol")["mean"]
+        who, where = key[1][:1].upper() + key[1][1:], key[0].replace(" · ", " on ")
+        sentences[key] = (
+            f"{who} with {key[2]} entries, {where}: re-encoded "
+            f"{at['reencode']:.3g} nats, online {at['online']:.3g}, after a full prefill "
+            f"{at['prefill']:.3g} ({part['documents'].min()} documents, "
+            f"{part['tokens'].min()} tokens)."
+        )
+    triples = zip(*(table[name] for name in keys), strict=True)
+    table["sentence"] = [sentences[triple] for triple in triples]
+    table["setting"] = table["policy"] + " · " + table["source"]
+    table = table.sort_values("policy", key=lambda names: names.map(policies.index), kind="stable")
+    columns = ["setting", "budget", "protocol", "mean", "low", "high", "documents", "tokens"]
+    return parts.rounded(table[[*columns, "sentence"]], 4)

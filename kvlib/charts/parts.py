@@ -1,31 +1,72 @@
-"""One function a figure: a table in, an Altair chart out. Nothing is estimated here.
-
-Each chart names its parameters; `kvlib.explorers` binds sliders and lists to them. What the laws
-of the extrapolation chart need is arithmetic inside the chart itself, so that it refits wherever
-it is drawn, with or without Python.
-"""
+"""What the charts share: axes, a legend, the sentence under a picture, numbers in sentences."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import altair as alt
 import pandas as pd
 
 from kvlib import names
-from kvlib.names import NAMES
+from kvlib.charts.controls import READING
 
-# Okabe and Ito's colours, told apart also by colour-blind readers; dashes repeat the distinction
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#8A8A8A"
-HEIGHT = 340
+HEIGHT = 340  # pixels of a picture
+SOLID, DASHED, DOTTED = [1, 0], [6, 4], [2, 3]
+
+
+def picture(
+    *layers: alt.Chart | alt.LayerChart, parameters: Sequence[str], height: int = HEIGHT
+) -> alt.LayerChart:
+    """Layers as one chart that names its parameters; their values are the controls' to set."""
+    named = (alt.param(name) for name in parameters)
+    return alt.layer(*layers).add_params(*named).properties(height=height)
+
+
+def reading(rows: alt.Chart, sentence: str = "", dy: float = -26) -> alt.Chart:
+    """The layer that says in words what the picture shows: the sentence of the first row left.
+
+    `sentence` is a Vega expression; without it the rows have a column `sentence`. In a kernel the
+    words stand within the picture, `dy` pixels below its upper edge.
+    """
+    said = rows.transform_calculate(sentence=sentence) if sentence else rows
+    first = said.transform_window(place="row_number()").transform_filter("datum.place == 1")
+    return (
+        first.mark_text(align="left", baseline="top", dy=dy, limit=0, lineBreak="\n")
+        .encode(text="sentence:N", x=alt.value(0), y=alt.value(0))
+        .properties(name=READING)
+    )
+
+
+def number(field: str, digits: str = ".3~g") -> str:
+    """A Vega expression that writes a number, by d3's rules for formats."""
+    return f"format({field}, '{digits}')"
+
+
+def lookup(expression: str) -> str:
+    """A Vega expression that turns a key into its name."""
+    pairs = ", ".join(f'"{key}": "{name}"' for key, name in names.NAMES.items())
+    return "({" + pairs + "}[" + expression + "] || " + expression + ")"
+
+
+def options_of(column: pd.Series) -> list[tuple[str, str]]:
+    """The different keys of a column with their names, for a list to choose from."""
+    return [(key, names.name_of(key)) for key in dict.fromkeys(column)]
+
+
+def texts_of(column: pd.Series) -> list[tuple[str, str]]:
+    """The different texts of a column, for a list to choose from."""
+    return [(text, text) for text in dict.fromkeys(column)]
 
 
 def window_scale(largest: float) -> alt.Scale:
+    """Windows from 1 on, each octave as wide as the next."""
     return alt.Scale(type="log", base=2, domain=[1, largest], nice=False)
 
 
 def window_axis(largest: float, title: str = "window kept (tokens)") -> alt.Axis:
-    ticks = [2**k for k in range(0, int(largest).bit_length())]
+    """Windows, labelled at the powers of two."""
+    ticks = [2**k for k in range(int(largest).bit_length())]
     return alt.Axis(title=title, values=ticks, format="d", labelOverlap=True)
 
 
@@ -42,63 +83,31 @@ def log_axis(title: str, low: float = 0, high: float = math.inf) -> alt.Axis:
 def legend(*entries: tuple[str, list[int], str]) -> list[alt.Chart]:
     """Lines and their names, below the horizontal axis, where nothing crosses them."""
     layers = []
-    for k, (color, dash, text) in enumerate(entries):
-        y = alt.value(HEIGHT + 56 + 18 * k)
-        one = alt.Chart(pd.DataFrame({"text": [text]}))
-        layers += [
-            one.mark_rule(color=color, strokeDash=dash, strokeWidth=2).encode(
-                x=alt.value(10), x2=alt.value(34), y=y
-            ),
-            one.mark_text(align="left", baseline="middle", fontSize=12).encode(
-                x=alt.value(40), y=y, text="text:N"
-            ),
-        ]
+    for k, entry in enumerate(entries):
+        layers += _entry(entry, HEIGHT + 56 + 18 * k, (10, 34, 40))
     return layers
 
 
-def lookup(expression: str) -> str:
-    """A Vega expression that turns a key into its name."""
-    pairs = ", ".join(f'"{key}": "{name}"' for key, name in NAMES.items())
-    return "({" + pairs + "}[" + expression + "] || " + expression + ")"
+def upper_right(*entries: tuple[str, list[int], str]) -> list[alt.Chart]:
+    """A legend in the upper right corner, which a curve that falls to the right leaves empty."""
+    places = tuple(alt.ExprRef(f"width - {left}") for left in (190, 166, 160))
+    layers = []
+    for k, entry in enumerate(entries):
+        layers += _entry(entry, 10 + 18 * k, places)
+    return layers
 
 
-def options_of(column: pd.Series) -> list[tuple[str, str]]:
-    return [(key, names.name_of(key)) for key in dict.fromkeys(column)]
-
-
-def spoken(chart: alt.Chart, sentence: str) -> alt.Chart:
-    """The layer that says in words what the picture shows."""
-    return (
-        chart.transform_calculate(sentence=sentence)
-        .mark_text(align="left", baseline="top", dy=-26, limit=0)
-        .encode(text="sentence:N", x=alt.value(0), y=alt.value(0))
-        .properties(name="reading")
-    )
-
-
-def number(field: str, digits: str = ".3~g") -> str:
-    return f"format({field}, '{digits}')"
-
-
-def smooth(n: str) -> str:
-    """Σ_{j≤n} j^-α less a constant, by Euler and Maclaurin: to 1e-6 from n = 5 on, for α ≤ 1.5."""
-    x = f"pow({n}, -alpha)"
-    whole = f"(abs(1 - alpha) < 1e-9 ? log({n}) : {n} * {x} / (1 - alpha))"
-    third = f"alpha * (alpha + 1) * (alpha + 2) * {x} / pow({n}, 3) / 720"
-    return f"({whole} + {x} / 2 - alpha * {x} / ({n}) / 12 + {third})"
-
-
-def policy_reading(rows: alt.Chart) -> alt.Chart:
-    """The sentence of one row, as the text layer that stands under the picture."""
-    return (
-        rows.mark_text(align="left", baseline="top", dy=-26, limit=0)
-        .encode(text="sentence:N", x=alt.value(0), y=alt.value(0))
-        .properties(name="reading")
-    )
-
-
-def span(row: pd.Series) -> str:
-    return f"{row['factor'].low:.2g} to {row['factor'].high:.2g}"
+def _entry(entry: tuple[str, list[int], str], height: float, places: tuple) -> list[alt.Chart]:
+    """A line and its name; `places`: where the line begins and ends, and where the name begins."""
+    color, dash, text = entry
+    left, right, word = map(alt.value, places)
+    one, y = alt.Chart(pd.DataFrame({"text": [text]})), alt.value(height)
+    return [
+        one.mark_rule(color=color, strokeDash=dash, strokeWidth=2).encode(x=left, x2=right, y=y),
+        one.mark_text(align="left", baseline="middle", fontSize=12).encode(
+            x=word, y=y, text="text:N"
+        ),
+    ]
 
 
 def steady(value: float) -> float:

@@ -1,17 +1,19 @@
-"""The book's explorers: a chart of `kvlib.charts` with the controls that move it."""
+"""A long generation: what each token costs with a bounded cache, and with everything kept."""
 
 from __future__ import annotations
 
 import altair as alt
 import pandas as pd
 
+from kvlib.charts import parts
 from kvlib.charts.controls import Choice, Explorer, Slider
-from kvlib.charts.parts import BLUE, GREY, HEIGHT, ORANGE, legend, policy_reading, rounded
+from kvlib.charts.inks import BLUE, GREY, ORANGE
+from kvlib.charts.parts import DASHED, DOTTED, SOLID
 
 
 def cache_run(run: pd.DataFrame) -> Explorer:
     """What a token costs in a long generation, bounded and not; `run` is a stored table."""
-    table = cache_rows(run)
+    table = cache_run_rows(run)
     tokens = sorted(int(token) for token in table["token"].unique())
     return Explorer(
         cache_run_chart(table),
@@ -32,22 +34,20 @@ def cache_run_chart(table: pd.DataFrame) -> alt.LayerChart:
         base.transform_filter(f"datum.cache == '{name}'")
         .mark_line(color=colour, strokeWidth=2, strokeDash=dash)
         .encode(x=x, y=y)
-        for name, colour, dash in (("bounded", BLUE, [1, 0]), ("unbounded", ORANGE, [6, 4]))
+        for name, colour, dash in (("bounded", BLUE, SOLID), ("unbounded", ORANGE, DASHED))
     ]
     once = base.transform_filter("datum.token == token && datum.cache == 'bounded'")
-    rule = once.mark_rule(color=GREY, strokeDash=[2, 3], strokeWidth=1.5).encode(x=x)
-    key = legend((BLUE, [1, 0], "BoundedCache"), (ORANGE, [6, 4], "everything kept"))
-    return (
-        alt.layer(rule, *layers, *key, policy_reading(once))
-        .add_params(alt.param("quantity", value="time"), alt.param("token", value=4000))
-        .properties(width="container", height=HEIGHT)
+    rule = once.mark_rule(color=GREY, strokeDash=DOTTED, strokeWidth=1.5).encode(x=x)
+    key = parts.legend((BLUE, SOLID, "BoundedCache"), (ORANGE, DASHED, "everything kept"))
+    return parts.picture(
+        *(rule, *layers, *key, parts.reading(once)), parameters=("quantity", "token")
     )
 
 
-def cache_rows(run: pd.DataFrame) -> pd.DataFrame:
+def cache_run_rows(run: pd.DataFrame) -> pd.DataFrame:
     """`cache_run`'s table, long: `cache, token, quantity, value, sentence`; tokens of both runs."""
     both = run.groupby("token")["cache"].transform("nunique") == 2
-    run, parts = run[both], []
+    run, tables = run[both], []
     for quantity, values, unit in (
         ("time", 1000 * run["cpu_seconds"], "ms of processor time"),
         ("memory", run["cache_bytes"] / 1e6, "MB"),
@@ -59,5 +59,5 @@ def cache_rows(run: pd.DataFrame) -> pd.DataFrame:
             f"the unbounded one {row['unbounded']:.3g}."
             for token, row in wide.iterrows()
         }
-        parts.append(part.assign(sentence=part["token"].map(words)))
-    return rounded(pd.concat(parts, ignore_index=True), 4)
+        tables.append(part.assign(sentence=part["token"].map(words)))
+    return parts.rounded(pd.concat(tables, ignore_index=True), 4)

@@ -28,6 +28,7 @@ from kvlib.claims.policy_rows import (
     budget_curves,
     curve,
     documents_behind,
+    extremes,
     online_recency,
     ratios,
     same_documents,
@@ -37,7 +38,7 @@ from kvlib.claims.policy_rows import (
     suffix_tables,
     summary,
 )
-from kvlib.fit import exponential_of, extremes
+from kvlib.fit import exponential_of
 from kvlib.names import name_of
 
 PREDICTION = Claim(

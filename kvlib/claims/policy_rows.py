@@ -149,6 +149,11 @@ def same_documents(*tables: pd.DataFrame) -> list[pd.DataFrame]:
     return [table[table["doc"].isin(docs)] for table in tables]
 
 
+def extremes(estimates: pd.Series) -> tuple[fit.Estimate, fit.Estimate]:
+    """The smallest and the largest of a column of estimates."""
+    return tuple(pick(estimates, key=lambda item: item.value) for pick in (min, max))
+
+
 # --- for pages ------------------------------------------------------------------------------------
 
 

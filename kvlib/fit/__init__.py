@@ -8,7 +8,6 @@ from kvlib.fit.estimate import (
     Estimate,
     estimate,
     exponential_of,
-    extremes,
     geometric_mean,
     jackknife,
     log_mean,

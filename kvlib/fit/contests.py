@@ -42,10 +42,10 @@ def extrapolation(
     Weights are those of the fitted part; the scored bins count the same, being log-spaced. In
     every bootstrap sample the same documents are used to fit and to score.
     """
-    short, long = data.split_at(split)
+    short, long = data.between(0, split), data.between(np.nextafter(split, np.inf))
     if len(long.window) < 2:
         raise ValueError(f"split: expected at least 2 windows beyond it, got {len(long.window)}")
-    keep = data.last <= split
+    keep = data.window <= split
     stacked = np.vstack([data.mean, data.resampled(n_boot, seed)])
     fits, scores = {}, {}
     for law in laws:
@@ -114,7 +114,7 @@ def contest_tables(
         columns = {"window": data.window, "value": data.mean, "weight": data.weights}
         points.append(pd.DataFrame(columns).assign(source=source, name=name))
         for split in data.last[3:-2]:
-            near, _ = data.split_at(split)
+            near = data.between(0, split)
             fitted = fit_law(law, near.window, near.mean, near.weights, near.contexts)
             drawn = data.window[::2]
             predictions.append(
@@ -155,6 +155,7 @@ def pinned_points(
                 pin_window=long.window[0],
                 pin_value=long.mean[0],
                 measured_alpha=str(exponent(long)),
+                longest=int(long.last[-1]),
                 full=full,
                 sliding=sliding,
                 local=local,

@@ -8,9 +8,10 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from kvlib import charts, fit, names, store
+from kvlib import fit, names, store
+from kvlib.charts import parts
 from kvlib.charts.controls import Choice, Explorer, Slider
-from kvlib.charts.parts import rounded
+from kvlib.charts.inks import BLUE, GREY, ORANGE
 
 GUTTER = 1.08  # where the second column of bars begins, in widths of the first
 COMPARED = "world-english-bible"  # the text of the stored curves beside a measured one
@@ -29,7 +30,7 @@ def recorded(grid: pd.DataFrame, budget: int) -> Explorer:
     y = alt.Y("rank:O", axis=None)
     colour = alt.Color(
         "side:N",
-        scale=alt.Scale(range=[charts.parts.BLUE, charts.parts.ORANGE]),
+        scale=alt.Scale(range=[BLUE, ORANGE]),
         sort=["full"],
         legend=None,
     )
@@ -46,14 +47,12 @@ def recorded(grid: pd.DataFrame, budget: int) -> Explorer:
     heads = heads.mark_text(
         align="left", baseline="bottom", lineBreak="\n", fontWeight="bold", dx=2
     ).encode(x=x, y=alt.value(-22), text="head:N")
-    chart = alt.layer(bars, words, percents, heads, _reading(base, -76)).add_params(
-        alt.param("policy", value=table["policy"].iloc[0]), alt.param("budget", value=budget)
-    )
+    layers = (bars, words, percents, heads, parts.reading(base, dy=-76))
     budgets = sorted(int(value) for value in table["budget"].unique())
     return Explorer(
-        chart.properties(width="container", height=260),
+        parts.picture(*layers, parameters=("policy", "budget"), height=260),
         [
-            Choice("policy", "Policy", [(name, name) for name in table["policy"].unique()]),
+            Choice("policy", "Policy", parts.texts_of(table["policy"])),
             Slider("budget", "Kept", values=budgets, value=budget, scale="log", unit="tokens"),
         ],
         "The likeliest next tokens after all of a text, beside those after what was kept of it",
@@ -66,7 +65,7 @@ def curve_rows(data: fit.Curve, source: str) -> pd.DataFrame:
     costs = ", ".join(f"{data.mean[k]:.2g} with {data.last[k]}" for k in some)
     sentence = f"{source}, {data.n_documents} stretches.\nNats lost, by tokens kept: {costs}."
     rows = pd.DataFrame({"source": source, "window": data.window, "kl_nats": data.mean})
-    return rounded(rows, 3).assign(sentence=sentence)
+    return parts.rounded(rows, 3).assign(sentence=sentence)
 
 
 def stored_curves() -> list[pd.DataFrame]:
@@ -80,10 +79,10 @@ def stored_curves() -> list[pd.DataFrame]:
     ]
 
 
-def curves(parts: Sequence[pd.DataFrame]) -> Explorer:
+def curves(tables: Sequence[pd.DataFrame]) -> Explorer:
     """Measured and stored curves together; the one to choose stands out, at first the last."""
-    table = pd.concat(parts, ignore_index=True)
-    sources = list(dict.fromkeys(table["source"]))
+    table = pd.concat(tables, ignore_index=True)
+    newest = table["source"].iloc[-1]
     x = alt.X(
         "window:Q",
         scale=alt.Scale(type="log", base=2, nice=False),
@@ -92,28 +91,16 @@ def curves(parts: Sequence[pd.DataFrame]) -> Explorer:
     y = alt.Y(
         "kl_nats:Q",
         scale=alt.Scale(type="log", nice=False),
-        axis=charts.parts.log_axis("mean KL (nats)"),
+        axis=parts.log_axis("mean KL (nats)"),
     )
     base = alt.Chart(table)
     picked = base.transform_filter("datum.source == source")
-    others = base.mark_line(color=charts.parts.GREY, opacity=0.5).encode(
-        x=x, y=y, detail="source:N"
-    )
-    point = alt.OverlayMarkDef(size=30, color=charts.parts.BLUE)
-    chosen = picked.mark_line(color=charts.parts.BLUE, point=point).encode(x=x, y=y)
-    chart = alt.layer(others, chosen, _reading(picked, -40)).add_params(
-        alt.param("source", value=sources[-1])
-    )
+    others = base.mark_line(color=GREY, opacity=0.5).encode(x=x, y=y, detail="source:N")
+    point = alt.OverlayMarkDef(size=30, color=BLUE)
+    chosen = picked.mark_line(color=BLUE, point=point).encode(x=x, y=y)
+    layers = (others, chosen, parts.reading(picked, dy=-40))
     return Explorer(
-        chart.properties(width="container", height=charts.parts.HEIGHT),
-        [Choice("source", "Curve", [(name, name) for name in sources], value=sources[-1])],
+        parts.picture(*layers, parameters=("source",)),
+        [Choice("source", "Curve", parts.texts_of(table["source"]), value=newest)],
         "Mean divergence against the window kept, measured here and stored",
     )
-
-
-def _reading(rows: alt.Chart, dy: int) -> alt.Chart:
-    """The sentence of the first row that is left; `dy` pixels down where a kernel draws it."""
-    first = rows.transform_window(order="row_number()").transform_filter("datum.order == 1")
-    text = first.mark_text(align="left", baseline="top", dy=dy, limit=0, lineBreak="\n")
-    text = text.encode(text="sentence:N", x=alt.value(0), y=alt.value(0))
-    return text.properties(name=charts.controls.READING)

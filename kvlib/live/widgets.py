@@ -13,19 +13,21 @@ from IPython.display import HTML
 
 from kvlib import charts, corpora, models, names
 from kvlib.charts.controls import Choice, Slider
+from kvlib.charts.inks import BLUE, ORANGE
 from kvlib.live.lab import EXAMPLE, POLICIES, Lab, label
 from kvlib.live.pictures import curves, stored_curves
 
 KEPT = (1, 2, 3, *(m * 2**k for k in range(8) for m in (4, 5, 6, 7)))  # stops of the slider
 OWN = "the text above"
-SIDES = (("full", "everything read", "0,114,178"), ("kept", "what was kept", "213,94,0"))
+SIDES = (("full", "everything read", BLUE), ("kept", "what was kept", ORANGE))
+FAINT = "66"  # of an ink behind words: its opacity, 40%, in hexadecimal
 ERROR = "<b>Not possible:</b> "
 STATIC_NOTE = "This is where the live bench stands. It needs a kernel: run <code>make live</code>."
 
 
 def start(model: str = "small-gpt2", text: str = EXAMPLE) -> Bench | HTML:
     """The bench in a live kernel; on a static page, a line that says how to start one."""
-    return Bench(Lab(model), text) if charts.controls._kernel_is_live() else HTML(STATIC_NOTE)
+    return Bench(Lab(model), text) if charts.controls.kernel_is_live() else HTML(STATIC_NOTE)
 
 
 class Bench(ipywidgets.VBox):
@@ -35,7 +37,7 @@ class Bench(ipywidgets.VBox):
         self.lab, self.parts = lab, stored_curves()
         self.n_stored = len(self.parts)
         known = [*models.TRAINED, *models.EMBEDDED]
-        style = charts.controls._widget_options(Choice("", "", [("", "")]))
+        style = charts.controls.widget_options(Choice("", "", [("", "")]))
         wide = {"style": style["style"], "layout": style["layout"]}
         self.text = ipywidgets.Textarea(
             text, description="Text", rows=6, continuous_update=False, **wide
@@ -142,7 +144,7 @@ def _html(table: pd.DataFrame) -> str:
     for side, name, colour in SIDES:
         rows = "".join(
             f'<div style="display:flex;justify-content:space-between;padding:1px 6px;margin:2px 0;'
-            f"background:linear-gradient(to right,rgba({colour},0.4) {100 * row.share:.1f}%,"
+            f"background:linear-gradient(to right,{colour}{FAINT} {100 * row.share:.1f}%,"
             f'transparent 0)"><span>{html.escape(row.token)}</span>'
             f"<span>{100 * row.share:.1f}%</span></div>"
             for row in table[table["side"] == side].itertuples()

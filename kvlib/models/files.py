@@ -149,8 +149,7 @@ def sha256(path: Path) -> str:
 
 def first_line(error: Exception) -> str:
     """What an error says first, or its class where it says nothing."""
-    lines = (str(error).strip() or type(error).__name__).splitlines()
-    return " ".join(line.strip() for line in lines[: 1 + lines[0].endswith(":")])
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def some(names: list[str], most: int = 3) -> str:

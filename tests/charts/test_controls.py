@@ -134,7 +134,7 @@ def test_the_reading_stands_under_a_static_picture_not_within_it():
 
 def test_no_text_can_end_the_script_or_the_attribute_it_stands_in():
     evil = '"></script><script>alert(1)</script>'
-    choice = Choice("model", evil, [(evil, evil)])
+    choice = Choice("model", evil, [(evil, evil), ("", "")])
     html = Explorer(chart("model").properties(title=evil), [choice], evil).to_html()
     assert html.count("<script") == html.count("</script>") == 1
     assert payload(html)["spec"]["title"] == evil and payload(html)["controls"][0]["value"] == evil

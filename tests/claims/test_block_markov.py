@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import html
-import re
 from functools import lru_cache
 
 import numpy as np
 import pandas as pd
 import pytest
-import vl_convert
 from studies import WINDOWS, exact_curve, noisy_curve, table_of
 
-from kvlib import charts, claims, fit
-from kvlib.theory import blocks, gaussian
+from kvlib import claims, fit
+from kvlib.theory import gaussian
 
 ALPHA = 1.5
 
@@ -193,69 +190,15 @@ def test_below_one_the_converse_grows_with_the_exponent_of_the_window_less_one(a
     assert row["recurrent, at least"] == pytest.approx(1 / alpha - 1, abs=0.01)
 
 
+def test_every_source_has_a_need_at_every_epsilon():
+    """A reader of the chart may choose any of them."""
+    for _, rows in memory()[1].groupby("source"):
+        assert sorted(rows["epsilon"]) == sorted(claims.open_question.EPSILONS)
+
+
 def test_one_exponent_gives_three_answers_so_the_question_is_open():
     table = claims.open_question.open_question_table(memory()[1], ALPHA)
     assert table["outcome"].tolist() == ["wins", "wins", "same exponent", "same exponent"]
     assert claims.open_question.rule(table) == "open"
     assert "wins on 2 and keeps the exponent on 2" in claims.open_question.sentence(table)
     assert claims.open_question.rule(table.assign(outcome="wins")) == "partly"
-
-
-# --- the charts -------------------------------------------------------------------------------
-
-
-def test_the_sentences_depend_on_every_control():
-    for explorer in (
-        charts.block_markov.block_explorer(),
-        charts.open_question.memory_explorer(*memory()),
-    ):
-        spec = explorer.spec()
-        reading = next(layer for layer in spec["layer"] if layer.get("name") == "reading")
-        text = str(reading["transform"])
-        assert all(control.name in text for control in explorer.controls)
-
-
-def test_every_choice_of_the_memory_chart_has_one_row_to_read():
-    curves = pd.concat([memory()[0].assign(alpha=alpha) for alpha in claims.open_question.ALPHAS])
-    needs = memory()[1]
-    explorer = charts.open_question.memory_explorer(curves, needs)
-    source, alpha, epsilon = (control for control in explorer.controls)
-    assert ALPHA in alpha.values
-    for name in dict(source.options):
-        rows = needs[needs["source"] == name]["epsilon"]
-        assert sorted(rows) == sorted(epsilon.values)
-
-
-def sentence_of(explorer):
-    """What the chart says in words, by Vega's own arithmetic."""
-    spec = explorer.chart.properties(width=600).to_dict()
-    svg = html.unescape(vl_convert.vegalite_to_svg(spec))
-    return re.search(r">((?:At|With) α = [^<]*)<", svg)[1]
-
-
-@pytest.mark.parametrize(
-    ("block", "carry", "alpha"),
-    [
-        *[(64, 16, 1), (1, 0, 0.25), (512, 256, 1.5), (100, 0, 1.5)],
-        *[(2, 3, 1.5), (3, 1, 1), (1, 4, 1.5), (7, 0, 0.25), (4, 0, 1)],  # few terms are added up
-    ],
-)
-def test_the_sentence_of_the_block_chart_is_what_the_library_says(block, carry, alpha):
-    delta = charts.block_markov.PREFACTOR * np.arange(1.0, 3000) ** -alpha
-    once, twice = blocks.block_excess(delta, [block, 2 * block], [carry, 2 * carry])
-    middle = charts.block_markov.PREFACTOR * (carry + (block + 1) / 2) ** -alpha
-    said = sentence_of(charts.block_markov.block_explorer(block, carry, alpha))
-    numbers = [
-        float(text) for text in re.findall(r"(?:pay|pays|and) (\d\S*\d) (?:nats|with)", said)
-    ]
-    expected = [once, middle, delta[carry + block - 1]]
-    assert numbers == [float(f"{number:.3g}") for number in expected]
-    assert float(said.rstrip(".").split()[-1]) == pytest.approx(np.log2(once / twice), abs=0.0051)
-
-
-def test_the_sentence_of_the_memory_chart_reads_the_row_of_its_controls():
-    said = sentence_of(charts.open_question.memory_explorer(*memory(), ALPHA, 1e-4))
-    row = of("renewal").loc[1e-4]
-    assert f"a window of {row['window']:.0f} tokens" in said
-    assert f"a counter needs {row['recurrent']:.0f} bits" in said
-    assert said.endswith(f"fewer than {row['bound']:.3g} bits.")

@@ -188,7 +188,8 @@ def test_protocols_stand_side_by_side_on_the_tokens_of_all_three():
     assert set(shared["policy"]) == {"random"}
     tokens = shared.groupby("protocol")["position"].apply(lambda at: sorted(set(at)))
     assert tokens["online"] == tokens["prefill"] == tokens["reencode"]
-    table = charts.policies.compared(claims.policy_rows.summary(shared), ("random",))
+    summary = claims.policy_rows.summary(shared)
+    table = charts.open_question.three_protocols_rows(summary, ("random",))
     assert set(table["protocol"]) == set(claims.policy_rows.PROTOCOLS)
     alone = claims.policy_rows.summary(three_protocols())
     assert alone["tokens"].nunique() > 1  # what must not be drawn in one picture

@@ -92,13 +92,13 @@ def test_the_stored_plan_is_measured_and_its_chart_says_so():
     row = online.query("model == @model and corpus == @corpus").set_index("policy")
     assert row.loc[claims.story.POLICY, "high"] <= 0.2 < row.loc["sliding window", "high"]
     rows = claims.story.plan_rows(stored, dict.fromkeys(stored["model"].unique(), (1, 0, 0)))
-    assert charts.story.plan_chart(rows, 0.2).to_dict()["params"][1]["value"] == 0.2
+    assert charts.story.plan(rows, 0.2).spec()["params"][1] == {"name": "epsilon", "value": 0.2}
 
 
 def test_an_axis_that_clamps_has_no_labels_beyond_its_ends():
     """Vega would draw them at the edges, where they say something false."""
     rows = claims.story.plan_rows(summary({16: 1.0, 64: 0.5}), COST)
-    y = charts.story.plan_chart(rows, 0.2).to_dict()["layer"][1]["encoding"]["y"]
+    y = charts.story.plan_chart(rows).to_dict()["layer"][1]["encoding"]["y"]
     low, high = y["scale"]["domain"]
     ticks = y["axis"]["values"]
     assert y["scale"]["clamp"] and low <= min(ticks) < max(ticks) <= high

@@ -188,5 +188,5 @@ def test_without_a_kernel_a_line_says_how_to_start_one():
 
 
 def test_with_a_kernel_the_bench_itself_comes(monkeypatch):
-    monkeypatch.setattr(charts.controls, "_kernel_is_live", lambda: True)
+    monkeypatch.setattr(charts.controls, "kernel_is_live", lambda: True)
     assert isinstance(widgets.start(), widgets.Bench)

@@ -296,9 +296,9 @@ def test_a_missing_table_is_named(tmp_path):
 def test_every_explorer_draws_with_its_controls(table):
     summary = claims.formulation.rates_summary(table)
     explorers = [
-        charts.formulation.side_information_explorer(claims.formulation.tangents()),
-        charts.formulation.cache_rates_explorer(summary),
-        charts.formulation.saving_by_layer_explorer(summary),
+        charts.formulation.side_information(claims.formulation.tangents()),
+        charts.formulation.cache_rates(summary),
+        charts.formulation.saving_by_layer(summary),
     ]
     for explorer in explorers:
         names = {parameter["name"] for parameter in explorer.spec()["params"]}

@@ -1,0 +1,304 @@
+"""A sentence that is computed in a picture says what the library computes.
+
+Each expression of a chart has its plain twin here; `spoken.sentence` runs it as a page does.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+from spoken import figures, numbers, sentence
+from studies import noisy_curve
+
+from kvlib import charts, claims, fit
+from kvlib.models.load import CacheCost
+from kvlib.theory import blocks, bounds, closed_forms
+
+MODEL, TEXT = "gemma3-270m", "scipy-docs"  # any two with a name
+
+
+# --- sensitivity ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("alpha", "ratio"), [(0.5, 0.9), (2, 0.5), (0.1, 0.99)])
+def test_two_ways_to_forget(alpha, ratio):
+    said = numbers(sentence(charts.sensitivity.two_ways_to_forget(alpha, ratio)))
+    assert said == [figures(100 * 101**-alpha, 2), figures(100 * ratio**100, 2)]
+
+
+def curve_summaries(*divergences: str) -> pd.DataFrame:
+    """Two bins a divergence, with made-up numbers, all different."""
+    rows = [
+        {
+            **{"model": MODEL, "corpus": TEXT, "divergence": divergence, "n_documents": 16},
+            **{"window": (first * last) ** 0.5, "first": first, "last": last},
+            **{"mean": at / 7, "low": at / 8, "high": at / 6, "fit": at / 7},
+        }
+        for k, divergence in enumerate(divergences)
+        for at, first, last in ((4 + k, 1, 4), (2 + k, 5, 16))
+    ]
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(("window", "row"), [(1, 0), (4, 0), (5, 1), (16, 1)])
+def test_a_window_reads_the_bin_that_holds_it(window, row):
+    table = curve_summaries("kl_nats", "tv")
+    said = sentence(charts.sensitivity.sensitivity(table, window))
+    assert said.startswith(f"With its last {window} token{'s' * (window > 1)} alone, Gemma")
+    expected = [figures(table[name][row], 3) for name in ("mean", "low", "high")]
+    found = numbers(said)
+    assert [n for n in found if n in expected] == expected and "nats from its full" in said
+
+
+def test_the_other_distance_is_said_by_its_name():
+    explorer = charts.sensitivity.sensitivity(curve_summaries("kl_nats", "tv"), 4)
+    said = sentence(explorer, divergence="tv")
+    assert f"is {5 / 7:.3g} in total variation" in said
+
+
+def test_a_single_distance_sets_its_parameter_and_is_not_asked_for():
+    explorer = charts.sensitivity.sensitivity(curve_summaries("tv"), 4)
+    assert [control.name for control in explorer.controls] == ["window"]
+    assert f"is {4 / 7:.3g} in total variation" in sentence(explorer)
+
+
+# --- extrapolation ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", [0, 4, -1])
+def test_the_chart_refits_as_the_library_fits(place):
+    curve = noisy_curve(lambda w: 2 * w**-0.6, n_documents=12)
+    points, rivals = fit.contest_tables({(MODEL, TEXT): curve})
+    splits = sorted(set(rivals["split"]))
+    split = int(splits[place])
+    said = sentence(charts.extrapolation.extrapolation(points, rivals, split))
+    contest = fit.extrapolation(curve, split, ("power", "exponential"), n_boot=2)
+    power, exponential = (contest.errors[law].value for law in ("power", "exponential"))
+    heard = numbers(said[said.index("fitted") :])
+    assert heard[0] == split
+    assert heard[1:3] == pytest.approx([power, exponential], abs=0.0051)
+    assert heard[3] == pytest.approx(contest.ratios["exponential"].value, rel=2e-3, abs=0.051)
+
+
+# --- bounds -----------------------------------------------------------------------------------
+
+COSTS = {"all see everything": CacheCost(23_040, 0, 0), "some slide": CacheCost(3_072, 15_360, 512)}
+
+
+def weighs(cost: CacheCost, tokens: int) -> int:
+    """Bytes of a cache of so many tokens; sliding layers stop at their window."""
+    return cost.full * tokens + cost.sliding * min(tokens, cost.local)
+
+
+def pinned(cost: CacheCost) -> pd.DataFrame:
+    """A law through (10, 0.4 nats), measured up to 1,000 tokens."""
+    return pd.DataFrame(
+        {
+            "window": [10.0, 900.0, 10.0],
+            "value": [0.4, 0.02, 0.0],
+            **{"source": "s", "name": "a model on a text", "pin_window": 10.0, "pin_value": 0.4},
+            **{"measured_alpha": "0.66", "longest": 1000, **cost._asdict()},
+        }
+    )
+
+
+@pytest.mark.parametrize("cost", COSTS.values(), ids=COSTS)
+@pytest.mark.parametrize(
+    ("epsilon", "alpha", "megabytes"),
+    [(0.1, 0.66, 10), (0.015, 0.8, 1), (0.001, 0.3, 1000), (1.0, 1.5, 3), (0.007, 0.9, 13)],
+)
+def test_the_window_for_epsilon_its_megabytes_and_what_a_budget_holds(
+    cost, epsilon, alpha, megabytes
+):
+    said = sentence(charts.bounds.budget(pinned(cost), alpha, epsilon, megabytes))
+    asked, paid = said.split(". A budget of ")
+    window = int(bounds.window_for(epsilon, 0.4 * 10**alpha, alpha))
+    beyond = " (extrapolated: measured up to 1,000)" * (window > 1000)
+    assert f"must keep {window:,} token{'s' * (window > 1)}, " in asked and asked.endswith(
+        f" MB of cache{beyond}"
+    )
+    weight = numbers(asked.split("must keep ")[1])[1]
+    assert weight == figures(weighs(cost, window) / 1e6, 3)
+    budget, held, reached = numbers(paid.split(". Measured")[0])
+    assert budget == megabytes
+    assert weighs(cost, int(held)) <= megabytes * 1e6 < weighs(cost, int(held) + 1)
+    assert reached == figures(0.4 * (max(held, 1) / 10) ** -alpha, 2)
+
+
+STEPS = np.array([2, 4, 16, 256, 65536])
+
+
+@pytest.mark.parametrize(("alpha", "epsilon"), [(0.8, 0.01), (0.4, 0.001), (1.5, 0.7), (1.0, 0.05)])
+def test_the_source_that_needs_less_than_its_bound(alpha, epsilon):
+    stairs = pd.DataFrame({"left": np.r_[1, STEPS[:-1]], "right": STEPS, "step": STEPS})
+    said = sentence(charts.bounds.lacunary(stairs, alpha, epsilon))
+    needed = max([1, *STEPS[STEPS**-alpha > epsilon]])
+    heard = numbers(said)
+    assert heard[:2] == [epsilon, alpha]
+    assert heard[2] == int(bounds.window_for(epsilon, 1, alpha))
+    last = "more than are drawn here" if needed == STEPS[-1] else f"{needed:,}"
+    assert said.endswith(f"this source needs {last}.")
+
+
+# --- blocks -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("block", "carry", "alpha"),
+    [
+        *[(64, 16, 1), (1, 0, 0.25), (512, 256, 1.5), (100, 0, 1.5)],
+        *[(2, 3, 1.5), (3, 1, 1), (1, 4, 1.5), (7, 0, 0.25), (4, 0, 1)],  # few terms are added up
+    ],
+)
+def test_what_blocks_and_sliding_windows_pay(block, carry, alpha):
+    delta = charts.block_markov.PREFACTOR * np.arange(1.0, 3000) ** -alpha
+    once, twice = blocks.block_excess(delta, [block, 2 * block], [carry, 2 * carry])
+    middle = charts.block_markov.PREFACTOR * (carry + (block + 1) / 2) ** -alpha
+    heard = numbers(sentence(charts.block_markov.blocks(block, carry, alpha)))
+    paid = [figures(value, 3) for value in (once, middle, delta[carry + block - 1])]
+    assert heard[:3] == [alpha, block, carry]
+    assert [heard[3], heard[4], heard[6]] == paid
+    assert (heard[5], heard[7]) == (carry + (block - 1) / 2, carry + block - 1)
+    assert heard[8:] == [2, pytest.approx(np.log2(once / twice), abs=0.0051)]
+
+
+# --- the formulation --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("p", "distortion"), [(0.24, 0.1), (0.24, 0.22), (0.02, 0.01), (0.46, 0.49), (0.46, 0.45)]
+)
+def test_rates_with_a_copy_at_nobodys_the_decoders_and_both_hands(p, distortion):
+    table = claims.formulation.tangents()
+    said = sentence(charts.formulation.side_information(table, p, distortion))
+    nobody = closed_forms.binary_rate(distortion, 0.5) / np.log(2)
+    both = closed_forms.binary_rate(distortion, p) / np.log(2)
+    decoder = closed_forms.doubly_symmetric_rate(distortion, p) / np.log(2)
+    expected = [nobody, decoder, both] + [decoder - both] * (distortion < p)
+    assert numbers(said.split("allowed: ")[1]) == pytest.approx(expected, abs=0.00051)
+    assert said.endswith("The copy alone is good enough.") == (distortion >= p)
+
+
+def rates_summary() -> pd.DataFrame:
+    """Three layers, two heads and their mean, keys and values, two distortions: all different."""
+    rows = [
+        {
+            **{"layer": layer, "head": head, "part": part, "distortion": distortion},
+            **{"without": 60.0 + at, "known": 60.0 + at - saving},
+            **{"saving": saving, "low": saving - 1.25, "high": saving + 1.25},
+        }
+        for at, (layer, head, part, distortion) in enumerate(
+            (layer, head, part, distortion)
+            for layer in range(3)
+            for head in ("0", "1", "mean")
+            for part in ("key", "value")
+            for distortion in (0.03, 0.09)
+        )
+        for saving in [2.0 + (7 * at) % 11 + at / 8]
+    ]
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(
+    ("layer", "head", "part", "distortion"),
+    [(1, "mean", "key", 0.09), (3, "2", "value", 0.03), (2, "1", "key", 0.03)],
+)
+def test_the_rates_of_one_head(layer, head, part, distortion):
+    table = rates_summary()
+    explorer = charts.formulation.cache_rates(table, layer, distortion)
+    said = sentence(explorer, head=head, part=part)
+    stored = head if head == "mean" else str(int(head) - 1)
+    keys = ["layer", "head", "part", "distortion"]
+    row = table.set_index(keys).loc[(layer - 1, stored, part, distortion)]
+    heard = numbers(said.split("relative distortion of ")[1].replace("95% interval", ""))
+    expected = [row["without"], row["known"], row["saving"], row["low"], row["high"]]
+    assert heard[:1] == [distortion] and heard[1:6] == pytest.approx(expected, abs=0.0501)
+    assert heard[6] == pytest.approx(100 * row["saving"] / row["without"], abs=0.501)
+    assert said.startswith(f"Layer {layer}, {charts.formulation.PARTS[part]}, ")
+
+
+@pytest.mark.parametrize(("part", "distortion"), [("key", 0.09), ("value", 0.03)])
+def test_the_mean_saving_and_the_layer_that_saves_most(part, distortion):
+    table = rates_summary()
+    said = sentence(charts.formulation.saving_by_layer(table, distortion), part=part)
+    rows = table.query("head == 'mean' and part == @part and distortion == @distortion")
+    most = rows.loc[rows["saving"].idxmax()]
+    heard = numbers(said)
+    assert heard[0] == distortion and heard[3] == most["layer"] + 1
+    assert heard[1] == pytest.approx(rows["saving"].mean(), abs=0.0501)
+    assert heard[2] == pytest.approx(rows["without"].mean(), abs=0.501)
+    assert heard[4] == pytest.approx(most["saving"], abs=0.0501)
+
+
+def test_of_two_layers_that_save_alike_one_is_named():
+    table = rates_summary().assign(saving=4.0)
+    assert "most in layer 1, 4.0 bits." in sentence(charts.formulation.saving_by_layer(table))
+
+
+# --- the open question ------------------------------------------------------------------------
+
+
+SOURCES = ("renewal", "plus", "rudin-shapiro", "recall")
+KEYS = ["source", "alpha", "epsilon"]
+
+
+def memory() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Curves and needs with the columns of the library's, and made-up numbers, all different."""
+    choices = itertools.product(SOURCES, (1.25, 1.5), (0.0001, 0.001, 0.02))
+    needs = pd.DataFrame(
+        [(*key, 1200 + k, 1300.4 + k, 14 + k, 3.456 + k / 7) for k, key in enumerate(choices)],
+        columns=[*KEYS, "window", "suffix", "recurrent", "bound"],
+    )
+    kinds = itertools.product(SOURCES, (1.25, 1.5), ("suffix", "recurrent", "bound"))
+    curves = pd.DataFrame(kinds, columns=["source", "alpha", "kind"])
+    return curves.assign(memory=range(1, 1 + len(curves)), value=0.01), needs
+
+
+@pytest.mark.parametrize(("alpha", "epsilon"), [(1.5, 0.0001), (1.25, 0.02)])
+def test_the_memory_of_the_row_that_is_chosen(alpha, epsilon):
+    explorer = charts.open_question.memory(*memory(), alpha, epsilon)
+    for source in SOURCES:
+        row = memory()[1].set_index(KEYS).loc[(source, alpha, epsilon)]
+        kept, rest = sentence(explorer, source=source).split("; ")
+        assert numbers(kept)[:3] == [alpha, epsilon, row["window"]]
+        assert numbers(rest) == [row["recurrent"], figures(row["bound"], 3)]
+        assert (numbers(kept)[3:] == [round(row["suffix"])]) == (source == "recall")
+
+
+# --- the plan ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("epsilon", [0.02, 0.1, 0.15, 0.5, 1.0])
+def test_the_plan_is_the_librarys(epsilon):
+    highs = {16: 1.4, 64: 0.15, 256: 0.42, 512: 0.09}  # a larger budget may lose more
+    summary = pd.DataFrame(
+        {
+            **{"model": MODEL, "corpus": TEXT, "protocol": "online"},
+            "policy": claims.story.POLICY,
+            "budget": list(highs),
+            **{name: [part * high for high in highs.values()] for name, part in PARTS.items()},
+            "documents": 16,
+        }
+    )
+    found = claims.story.plan(summary, MODEL, TEXT, epsilon)
+    rows = claims.story.plan_rows(summary, {MODEL: (3_072, 15_360, 512)})
+    said = sentence(charts.story.plan(rows, epsilon))
+    heard = numbers(said.split("SciPy's docstrings")[1].replace("95% interval", ""))
+    row = rows.set_index("budget").loc[found.budget or max(highs)]
+    band = [figures(value, 2) for value in (found.mean, found.low, found.high)]
+    weight = [] if found.budget is None else [figures(row["megabytes"], 2)]
+    worst = [] if found.budget is None else [figures(row["p95"], 2)]
+    assert heard == [found.budget or 512, *weight, *band, 16, *worst]
+    assert said.startswith("No measured budget keeps") == (found.budget is None)
+
+
+PARTS = {"mean": 0.5, "low": 0.25, "high": 1.0, "p95": 3.0}  # of the upper limit
+
+
+def test_the_sentences_depend_on_every_control():
+    for explorer in (charts.block_markov.blocks(), charts.open_question.memory(*memory())):
+        (reading,) = [part for part in explorer.spec()["layer"] if part.get("name") == "reading"]
+        assert all(control.name in str(reading["transform"]) for control in explorer.controls)
