@@ -30,6 +30,7 @@ from nbformat import NotebookNode
 ROOT = Path(__file__).parents[3]
 TIMEOUT = 600  # seconds a cell
 AT_ONCE = min(2, os.cpu_count() or 1)  # kernels; each holds a model of half a gigabyte or more
+DEFAULTS = {"OPENBLAS_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore::DeprecationWarning"}
 IMPORTED = """
 import json, sys
 _files = {name: vars(module).get("__file__") for name, module in list(sys.modules.items())}
@@ -55,14 +56,19 @@ def kept(page: Path) -> Path:
     return folder() / f"{page.stem}.ipynb"
 
 
-def executed(page: Path, say: Callable[[str], None] = print) -> NotebookNode:
-    """The page as it stands, with the outputs of its last execution; executes it if it is stale."""
+def executed(
+    page: Path, say: Callable[[str], None] = print, at_once: int = AT_ONCE
+) -> NotebookNode:
+    """The page as it stands, with the outputs of its last execution; executes it if it is stale.
+
+    ``at_once`` is how many pages share the machine's cores.
+    """
     folder().mkdir(parents=True, exist_ok=True)
     with FileLock(kept(page).with_suffix(".lock")):
         if (notebook := fresh(page)) is not None:
             return notebook
         begin = time.monotonic()
-        notebook = execute(page)
+        notebook = execute(page, at_once=at_once)
         text = nbformat.writes(notebook, version=nbformat.NO_CONVERT)
         temporary = kept(page).with_suffix(".part")
         temporary.write_text(text + "\n", encoding="utf-8")
@@ -76,8 +82,10 @@ def bring_up_to_date(wanted: Iterable[Path], say: Callable[[str], None] = print)
 
     Raises the error of the first page that failed.
     """
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        runs = [pool.submit(executed, page, say) for page in wanted]
+    stale = [page for page in wanted if fresh(page) is None]
+    at_once = min(AT_ONCE, max(1, len(stale)))
+    with ThreadPoolExecutor(at_once) as pool:
+        runs = [pool.submit(executed, page, say, at_once) for page in stale]
     for run in runs:
         run.result()
 
@@ -101,7 +109,7 @@ def fresh(page: Path) -> NotebookNode | None:
     return notebook
 
 
-def execute(page: Path, before: str = "") -> NotebookNode:
+def execute(page: Path, before: str = "", at_once: int = AT_ONCE) -> NotebookNode:
     """Run a page from nothing and return it with its outputs, and with what they rest on.
 
     ``before`` is code that runs first and leaves no trace in the notebook. Raises nbclient's
@@ -122,8 +130,8 @@ def execute(page: Path, before: str = "") -> NotebookNode:
         extra_arguments=["--log-level=ERROR"],  # else each kernel warns that it speaks over TCP
         resources={"metadata": {"path": str(page.parent)}},
     )
-    threads = str(max(1, (os.cpu_count() or 1) // AT_ONCE))
-    client.execute(env=os.environ | {"KVLIB_STATIC": "1", "OMP_NUM_THREADS": threads})
+    threads = str(max(1, (os.cpu_count() or 1) // at_once))
+    client.execute(env=DEFAULTS | os.environ | {"KVLIB_STATIC": "1", "OMP_NUM_THREADS": threads})
     notebook.cells = cells
     for count, cell in enumerate(code_cells(notebook), start=1):
         cell.execution_count = count
