@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from kvlib import store
@@ -333,3 +336,490 @@ def test_a_file_that_may_not_grow_keeps_the_documents_before_it(tmp_path):
     assert names == {"00000.parquet", "settings.json"}
     begun = json.loads((measurement.parts / "settings.json").read_text())
     assert begun["settings"] == SETTINGS
+
+
+# --- one writer at a time -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["table", "table.parquet", "table.json"])
+def test_a_second_writer_is_refused_until_the_first_is_through(tmp_path, name):
+    first = Measurement(tmp_path / "table", SETTINGS, 1)
+    with pytest.raises(ValueError, match="expected one writer at a time") as error:
+        Measurement(tmp_path / name, SETTINGS, 1)
+    one_line(error, tmp_path / "table.parquet")
+    first.add(0, rows(0))
+    first.finish(RUN)
+    assert Measurement(tmp_path / name, SETTINGS, 1).done() == {0}
+
+
+def test_a_writer_that_closes_or_fails_lets_the_next_one_in(tmp_path):
+    with pytest.raises(KeyError), Measurement(tmp_path / "table", SETTINGS, 1):
+        raise KeyError
+    first = Measurement(tmp_path / "table", SETTINGS, 1)
+    first.close()
+    with Measurement(tmp_path / "table", SETTINGS, 1) as second:
+        second.add(0, rows(0))
+    with pytest.raises(ValueError, match="other settings"):
+        Measurement(tmp_path / "table", SETTINGS | {"seed": 1}, 1)
+    with Measurement(tmp_path / "table", SETTINGS, 1) as third:
+        third.finish(RUN)
+    assert {path.name for path in tmp_path.iterdir()} == {"table.parquet", "table.json"}
+
+
+WRITER = """
+import sys, time
+sys.path.insert(0, sys.argv[2])
+from test_store import RUN, SETTINGS, Measurement, Path, rows
+
+out, me = Path(sys.argv[1]), sys.argv[3]
+(out.parent / f"ready-{me}").touch()
+while len(list(out.parent.glob("ready-*"))) < 4:
+    time.sleep(0.001)
+try:
+    with Measurement(out, SETTINGS, 6) as measurement:
+        for doc in measurement.missing():
+            measurement.add(doc, rows(doc))
+            time.sleep(0.02)
+        measurement.finish(RUN)
+except ValueError as error:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(1)
+"""
+
+
+def test_of_four_processes_one_writes_and_three_say_so(tmp_path):
+    command = [sys.executable, "-c", WRITER, tmp_path / "table", Path(__file__).parent]
+    processes = [
+        subprocess.Popen([*map(str, command), me], stderr=subprocess.PIPE, text=True)
+        for me in "abcd"
+    ]
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+    codes = [process.returncode for process in processes]
+    assert 0 in codes and set(codes) <= {0, 1}
+    for code, error in zip(codes, errors, strict=True):
+        assert (error == "") == (code == 0)
+        assert code == 0 or ("one writer" in error and error.count("\n") == 1)
+    undisturbed = load_table(finished(tmp_path / "undisturbed", docs=6))
+    pd.testing.assert_frame_equal(load_table(tmp_path / "table"), undisturbed, check_exact=True)
+
+
+# --- complete, or no table ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("documents", "added", "missing"),
+    [
+        (3, [], "0, 1, 2"),
+        (3, [0, 1], "2"),
+        (3, [2], "0, 1"),
+        ({4, 7}, [4], "7"),
+        (1, [0, 3], "1, 2"),
+    ],
+)
+def test_a_table_that_lacks_documents_is_not_finished(tmp_path, documents, added, missing):
+    measurement = Measurement(tmp_path / "table", SETTINGS, documents)
+    for doc in added:
+        measurement.add(doc, rows(doc))
+    with pytest.raises(ValueError, match=f"missing: {missing}$") as error:
+        measurement.finish(RUN)
+    one_line(error, tmp_path)
+    assert not (tmp_path / "table.parquet").exists() and measurement.done() == set(added)
+
+
+def test_rows_of_another_document_or_none_are_not_stored(tmp_path):
+    measurement = Measurement(tmp_path / "table", SETTINGS, 3)
+    mixed = pd.concat([rows(1), rows(2)])
+    for bad in (rows(2), rows(1, n=0), mixed, rows(1).drop(columns="doc")):
+        with pytest.raises(ValueError, match="rows: expected some, with doc = 1 in each"):
+            measurement.add(1, bad)
+    assert measurement.done() == set()
+
+
+def test_more_documents_than_asked_for_stay(tmp_path):
+    before = load_table(finished(tmp_path / "table", docs=3))
+    with Measurement(tmp_path / "table", SETTINGS, 1) as measurement:
+        assert measurement.missing() == []
+        measurement.finish(RUN)
+    pd.testing.assert_frame_equal(load_table(tmp_path / "table"), before, check_exact=True)
+
+
+KILLED_ANYWHERE = """
+import os, sys
+sys.path.insert(0, sys.argv[2])
+from test_store import RUN, SETTINGS, Measurement, Path, finished, load_table, rows
+
+CHANGES = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir"}
+out = Path(sys.argv[1])
+
+def run(path, docs):
+    with Measurement(path, SETTINGS, docs) as measurement:
+        for doc in measurement.missing():
+            measurement.add(doc, rows(doc))
+        measurement.finish(RUN)
+
+def killed_at(change, path, docs):
+    # a copy of this process that ends without a word before its `change`-th change of a file
+    child = os.fork()
+    if child == 0:
+        seen = 0
+        def watch(event, arguments):
+            nonlocal seen
+            if event in CHANGES and str(out) in str(arguments[0]):
+                seen += 1
+                if seen == change:
+                    os._exit(9)
+        sys.addaudithook(watch)
+        try:
+            run(path, docs)
+        except BaseException as error:
+            print(change, docs, repr(error), flush=True)
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+grown = sys.argv[3] == "grown"
+for change in range(1, 1000):
+    path = out / str(change) / "table"
+    if grown:
+        assert killed_at(0, path, 2) == 0
+    code = killed_at(change, path, 4)
+    if code == 0:
+        break
+    assert code == 9 and killed_at(0, path, 1) == 0, change  # goes on, for fewer documents
+    before = set(load_table(path)["doc"])
+    assert before == set(range(len(before))), (change, before)
+    assert killed_at(0, path, 4) == 0, change
+    left = {file.name for file in path.parent.iterdir()}
+    assert left == {"table.parquet", "table.json"}, (change, left)
+    assert load_table(path).equals(load_table(finished(out / str(change) / "whole", 4))), change
+print("killed", change - 1)
+"""
+
+
+@pytest.mark.parametrize("begun", ["new", "grown"])
+def test_a_kill_before_any_change_of_a_file_loses_nothing_and_leaves_nothing(tmp_path, begun):
+    command = [sys.executable, "-c", KILLED_ANYWHERE, tmp_path, Path(__file__).parent, begun]
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=280)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert int(result.stdout.split()[-1]) > 20  # the kills, each before another change
+
+
+# --- parts are not trusted ------------------------------------------------------------------------
+
+
+def kept_metadata(change):
+    """A change of a Parquet file's rows that keeps all that the file says of itself."""
+
+    def changed(file: Path, others: Path) -> None:
+        arrow = pq.read_table(file)
+        metadata = arrow.schema.metadata
+        pq.write_table(change(arrow).replace_schema_metadata(metadata), file)
+
+    return changed
+
+
+def by_pandas(change):
+    def changed(file: Path, others: Path) -> None:
+        change(pd.read_parquet(file)).to_parquet(file)
+
+    return changed
+
+
+def of_other_settings(file: Path, others: Path) -> None:
+    other = Measurement(others / "other", SETTINGS | {"seed": 1}, 3)
+    other.add(1, rows(1))
+    (other.parts / file.name).rename(file)
+
+
+TAMPERED = {
+    "a column less": kept_metadata(lambda arrow: arrow.drop_columns(["tv"])),
+    "a column more": kept_metadata(lambda arrow: arrow.append_column("x", arrow["tv"])),
+    "a column renamed": kept_metadata(
+        lambda arrow: arrow.rename_columns(["doc", "position", "window", "tv", "kl_nats"])
+    ),
+    "half of the rows": kept_metadata(lambda arrow: arrow.slice(0, len(arrow) // 2)),
+    "no rows": kept_metadata(lambda arrow: arrow.slice(0, 0)),
+    "rows twice": kept_metadata(lambda arrow: pa.concat_tables([arrow, arrow])),
+    "rows in another order": kept_metadata(lambda arrow: arrow.sort_by("kl_nats")),
+    "another type": kept_metadata(
+        lambda arrow: arrow.set_column(3, "kl_nats", arrow["kl_nats"].cast(pa.float64()))
+    ),
+    "another document's file": lambda file, others: shutil.copy(
+        file.with_name("00000.parquet"), file
+    ),
+    "another document's rows": by_pandas(lambda table: rows(0).assign(doc=np.int16(1))),
+    "written by someone else": by_pandas(lambda table: table),
+    "another number in the column": by_pandas(lambda table: table.assign(doc=np.int16(0))),
+    "a part of other settings": of_other_settings,
+    "half of the file": lambda file, others: os.truncate(file, file.stat().st_size // 2),
+    "an empty file": lambda file, others: os.truncate(file, 0),
+    "a folder": lambda file, others: (file.unlink(), file.mkdir()),
+    "a pipe": lambda file, others: (file.unlink(), os.mkfifo(file)),
+}
+
+
+@pytest.mark.parametrize("when", ["before it is opened", "before it is finished"])
+@pytest.mark.parametrize("kind", TAMPERED)
+def test_a_part_that_changed_is_named_and_never_in_a_table(tmp_path, kind, when):
+    with Measurement(tmp_path / "table", SETTINGS, 3) as begun:
+        for doc in range(3):
+            begun.add(doc, rows(doc))
+        part = begun.parts / "00001.parquet"
+        if when == "before it is finished":
+            TAMPERED[kind](part, tmp_path)
+            with pytest.raises(ValueError, match="damaged") as error:
+                begun.finish(RUN)
+            one_line(error, part)
+    if when == "before it is opened":
+        TAMPERED[kind](part, tmp_path)
+    with pytest.raises(ValueError, match="damaged") as error:
+        Measurement(tmp_path / "table", SETTINGS, 3)
+    one_line(error, part)
+    assert not (tmp_path / "table.parquet").exists()
+
+
+def test_a_damaged_part_can_be_deleted_and_measured_again(tmp_path):
+    with Measurement(tmp_path / "table", SETTINGS, 3) as begun:
+        for doc in range(3):
+            begun.add(doc, rows(doc))
+    (begun.parts / "00001.parquet").unlink()
+    with Measurement(tmp_path / "table", SETTINGS, 3) as again:
+        assert again.missing() == [1]
+        again.add(1, rows(1))
+        found = again.finish(RUN)
+    pd.testing.assert_frame_equal(found, load_table(finished(tmp_path / "whole")), check_exact=True)
+
+
+def test_parts_of_different_columns_make_no_table(tmp_path):
+    measurement = Measurement(tmp_path / "table", SETTINGS, 2)
+    measurement.add(0, rows(0))
+    measurement.add(1, rows(1).assign(more=1.0))
+    with pytest.raises(ValueError, match="expected the columns of the other parts") as error:
+        measurement.finish(RUN)
+    one_line(error, measurement.parts / "00001.parquet")
+
+
+VALUES = [
+    pd.DataFrame({"a": ["x", None, "z"], "b": [True, False, True]}),
+    pd.DataFrame({"a": ["xy", "", "z"], "b": [1.5, np.nan, -0.0]}),
+    pd.DataFrame({"a": np.array([], dtype=np.int16)}),
+]
+
+
+@pytest.mark.parametrize("table", VALUES, ids=range(len(VALUES)))
+def test_a_digest_survives_the_file_and_tells_tables_apart(tmp_path, table):
+    save_table(tmp_path / "t.parquet", table)
+    assert store.digest(read_table(tmp_path / "t.parquet")) == store.digest(table)
+    others = [
+        *(other for other in VALUES if other is not table),
+        table[::-1] if len(table) else table.astype(np.int32),
+        table.rename(columns={"a": "c"}),
+    ]
+    assert store.digest(table) not in map(store.digest, others)
+
+
+# --- what is not a measurement's own --------------------------------------------------------------
+
+
+def tree(folder: Path) -> dict[str, object]:
+    """Every file, folder and link below a folder, with contents."""
+    found: dict[str, object] = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.is_symlink():
+            found[name] = os.readlink(path)
+        else:
+            found[name] = path.read_bytes() if path.is_file() else path.stat().st_mode
+    return found
+
+
+def folder_with(name: str, content: str):
+    def make(path: Path) -> None:
+        path.mkdir()
+        (path / name).write_text(content)
+
+    return make
+
+
+def linked(target_name: str, make):
+    def link(path: Path) -> None:
+        target = path.with_name(target_name)
+        make(target)
+        path.symlink_to(target)
+
+    return link
+
+
+FOREIGN_PARTS = {
+    "a folder of notes": folder_with("notes.txt", "mine"),
+    "a folder with other tables": folder_with("00000.parquet", "mine"),
+    "settings of someone else": folder_with("settings.json", '{"theme": "dark"}'),
+    "settings that look alike": folder_with("settings.json", json.dumps(SETTINGS)),
+    "settings without their hash": folder_with(
+        "settings.json", json.dumps({"settings": SETTINGS, "settings_sha256": "0"})
+    ),
+    "an empty folder": lambda path: path.mkdir(),
+    "a file": lambda path: path.write_text("mine"),
+    "a link to a folder": linked("elsewhere", folder_with("notes.txt", "mine")),
+    "a link to nothing": lambda path: path.symlink_to("nowhere"),
+}
+FOREIGN_FILES = {
+    "json of npm": ("json", lambda path: path.write_text('{"name": "package", "version": "1"}')),
+    "json with settings": ("json", lambda path: path.write_text('{"settings": {}, "a": 1}')),
+    "no json": ("json", lambda path: path.write_text("mine")),
+    "an empty file": ("json", lambda path: path.write_text("")),
+    "a folder": ("json", lambda path: path.mkdir()),
+    "a pipe": ("json", os.mkfifo),
+    "a link": ("json", linked("mine.txt", lambda path: path.write_text("mine"))),
+    "a link to nothing": ("json", lambda path: path.symlink_to("nowhere")),
+    "a table by pandas": ("parquet", lambda path: rows(0).to_parquet(path)),
+    "a table of ours alone": ("parquet", lambda path: save_table(path, rows(0))),
+    "no table": ("parquet", lambda path: path.write_text("mine")),
+    "a folder of tables": ("parquet", folder_with("a.parquet", "mine")),
+    "a pipe for a table": ("parquet", os.mkfifo),
+    "a link to a table": ("parquet", linked("x.parquet", lambda path: rows(0).to_parquet(path))),
+    "a device for a table": ("parquet", lambda path: path.symlink_to("/dev/zero")),
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN_PARTS)
+def test_a_folder_it_did_not_make_is_left_alone(tmp_path, kind):
+    FOREIGN_PARTS[kind](tmp_path / "car.parts")
+    before = tree(tmp_path)
+    with pytest.raises(ValueError, match="choose another --out or move it away") as error:
+        Measurement(tmp_path / "car", SETTINGS, 1)
+    one_line(error, tmp_path / "car.parts")
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("kind", FOREIGN_FILES)
+def test_a_file_it_did_not_make_is_left_alone(tmp_path, kind, begun):
+    if begun:
+        with Measurement(tmp_path / "package", SETTINGS, 1) as measurement:
+            measurement.add(0, rows(0))
+    ending, make = FOREIGN_FILES[kind]
+    make(tmp_path / f"package.{ending}")
+    before = tree(tmp_path)
+    with pytest.raises(ValueError) as error:
+        Measurement(tmp_path / "package", SETTINGS, 1)
+    message = one_line(error, tmp_path)
+    assert "package." in message
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("kind", FOREIGN_FILES)
+def test_a_file_that_comes_while_it_measures_is_left_alone(tmp_path, kind):
+    measurement = Measurement(tmp_path / "package", SETTINGS, 1)
+    measurement.add(0, rows(0))
+    ending, make = FOREIGN_FILES[kind]
+    make(tmp_path / f"package.{ending}")
+    before = tree(tmp_path)
+    with pytest.raises(ValueError, match="got a file changed since"):
+        measurement.finish(RUN)
+    assert tree(tmp_path) == before
+
+
+def test_notes_put_into_its_own_folder_stay(tmp_path):
+    measurement = Measurement(tmp_path / "table", SETTINGS, 1)
+    measurement.add(0, rows(0))
+    (measurement.parts / "notes.txt").write_text("mine")
+    measurement.finish(RUN)
+    assert (measurement.parts / "notes.txt").read_text() == "mine"
+    assert len(load_table(tmp_path / "table")) == 200
+    with pytest.raises(ValueError, match="notes.txt: expected parts of a measurement alone"):
+        Measurement(tmp_path / "table", SETTINGS, 1)
+
+
+@pytest.mark.parametrize(("one", "two"), [("lr0.1", "lr0.2"), ("a.b.c", "a.b"), ("v1.", "v1")])
+def test_dots_in_a_name_are_part_of_it(tmp_path, one, two):
+    finished(tmp_path / one, docs=1)
+    finished(tmp_path / two, docs=2)
+    assert [load_table(tmp_path / name)["doc"].nunique() for name in (one, two)] == [1, 2]
+    names = {f"{name}.{ending}" for name in (one, two) for ending in ("parquet", "json")}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    kinds = {read_manifest(tmp_path / f"{name}.json")["documents"] for name in (one, two)}
+    assert kinds == {1, 2}
+
+
+@pytest.mark.parametrize("name", [".", "..", "", "/", "a/..", "new\nline", "non\udcff"])
+def test_a_path_without_a_table_name_is_refused(name):
+    with pytest.raises(ValueError, match="out: expected the name of a table, got") as error:
+        store.table_file(Path(name))
+    assert "\n" not in str(error.value)
+
+
+def test_what_a_killed_run_left_is_tidied_and_the_like_of_others_is_not(tmp_path):
+    with Measurement(tmp_path / "t", SETTINGS, 1) as measurement:
+        measurement.add(0, rows(0))
+    for left in (".t.parquet.123", ".t.json.7", "t.parts/.00001.parquet.9"):
+        (tmp_path / left).write_text("half")
+    folder_with("settings.json", "half")(tmp_path / ".t.parts.44")
+    others = {".t.parquet.mine", ".t2.parquet.123", "t.parquet.123", ".xt.json.7"}
+    for other in others:
+        (tmp_path / other).write_text("mine")
+    with Measurement(tmp_path / "t", SETTINGS, 1) as measurement:
+        measurement.finish(RUN)
+    assert {path.name for path in tmp_path.iterdir()} == others | {"t.parquet", "t.json"}
+
+
+# --- manifests of any kind ------------------------------------------------------------------------
+
+DEEP = 100_000
+STRANGE = {
+    "settings null": '{"settings": null, "sha256": "x"}',
+    "settings a list": '{"settings": [], "sha256": "x"}',
+    "settings a text": '{"settings": "model", "sha256": "x"}',
+    "hash a number": '{"settings": {}, "sha256": 1}',
+    "hash null": '{"settings": {}, "sha256": null}',
+    "hash an object": '{"settings": {}, "sha256": {"a": "b"}}',
+    "other settings": '{"settings": {"model": {"a": [1, "\\n"]}, "\\n": 1}, "sha256": "x"}',
+    "long settings": json.dumps({"settings": {"model": "x" * 10**6}, "sha256": "x"}),
+    "deep lists": "[" * DEEP + "]" * DEEP,
+    "deep objects": '{"a":' * DEEP + "1" + "}" * DEEP,
+    "deep settings": '{"settings": {"model": ' + "[" * 900 + "]" * 900 + '}, "sha256": "x"}',
+    "a huge number": '{"settings": {"seed": ' + "9" * 5000 + '}, "sha256": "x"}',
+    "NaN": '{"settings": {"seed": NaN}, "sha256": "x"}',
+}
+
+
+@pytest.mark.parametrize("kind", STRANGE)
+def test_a_strange_manifest_is_one_line(table_path, kind):
+    manifest = table_path.with_suffix(".json")
+    manifest.write_text(STRANGE[kind])
+    before = tree(table_path.parent)
+    for read in (load_table, lambda path: Measurement(path, SETTINGS, 3)):
+        with pytest.raises(ValueError) as error:
+            read(table_path)
+        assert len(one_line(error, table_path.with_suffix(""))) < 500
+    assert tree(table_path.parent) == before
+
+
+@pytest.mark.parametrize("kind", STRANGE)
+def test_strange_settings_of_begun_parts_are_one_line(tmp_path, kind):
+    begun = Measurement(tmp_path / "table", SETTINGS, 3).parts / "settings.json"
+    begun.write_text(STRANGE[kind])
+    with pytest.raises(ValueError) as error:
+        Measurement(tmp_path / "table", SETTINGS, 3)
+    assert len(one_line(error, begun.parent)) < 500
+
+
+@pytest.mark.parametrize("settings", ["{}", '{"model": "x"}', '{"corpus": null}'])
+def test_stored_tables_whose_settings_name_nothing_are_one_line(table_path, settings):
+    manifest = table_path.with_suffix(".json")
+    manifest.write_text(f'{{"settings": {settings}, "sha256": "x"}}')
+    manifest.rename(manifest.with_name("kind-x.json"))
+    with pytest.raises(ValueError, match="expected settings with") as error:
+        store.stored("kind", table_path.parent)
+    one_line(error, table_path.parent / "kind-x.json")
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".json"])
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), os.mkdir])
+def test_what_may_never_end_is_not_read(table_path, ending, make):
+    path = table_path.with_suffix(ending)
+    path.unlink()
+    make(path)
+    with pytest.raises(ValueError, match="expected a") as error:
+        load_table(table_path)
+    one_line(error, path)
