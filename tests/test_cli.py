@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import json
 import os
 import resource
 import shutil
@@ -18,7 +19,7 @@ import pytest
 
 from kvlib import __main__ as command_line
 from kvlib.corpora import CORPORA
-from kvlib.store import load_table, read_manifest
+from kvlib.store import Measurement, load_table, read_manifest
 
 SMALL = {"max-window": 32, "seq-len": 100, "pairs-per-octave": 24}
 LONG = {"docs": 16, "max-window": 128, "seq-len": 500, "pairs-per-octave": 600}
@@ -311,6 +312,99 @@ def test_a_disk_that_fills_up_gives_one_error_line_and_the_run_can_go_on(here, g
     assert files_under(tmp_path) == {"out/table.parts/settings.json"}
     assert here(arguments(**good))[0] == 0
     assert files_under(tmp_path) == {"out/table.parquet", "out/table.json"}
+
+
+def change_json(path: Path, change) -> None:
+    found = json.loads(path.read_text())
+    change(found)
+    path.write_text(json.dumps(found))
+
+
+def swap_two_tokens(tokenizer: dict) -> None:
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["1"], vocabulary["2"] = vocabulary["2"], vocabulary["1"]
+
+
+OTHER_MODELS = {
+    "config.json": lambda config: config.update(rms_norm_eps=0.5),
+    "tokenizer.json": swap_two_tokens,
+    "tokenizer_config.json": lambda config: config.update(add_prefix_space=True),
+}
+
+
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("file", OTHER_MODELS)
+def test_another_config_or_tokenizer_with_the_same_weights_does_not_resume(
+    here, good, tiny_folder, tmp_path, file, begun
+):
+    model = Path(shutil.copytree(tiny_folder, tmp_path / "model"))
+    assert here(arguments(**good | {"model": model}))[0] == 0
+    if begun:  # a run that was killed: parts, and no table yet
+        table = load_table(good["out"])
+        settings = read_manifest(good["out"])["settings"]
+        for ending in (".parquet", ".json"):
+            good["out"].with_suffix(ending).unlink()
+        with Measurement(good["out"], settings, 2) as measurement:
+            measurement.add(0, table.query("doc == 0"))
+    change_json(model / file, OTHER_MODELS[file])
+    before = files_under(tmp_path)
+    line = assert_one_error_line(*here(arguments(**good | {"model": model, "docs": 3})))
+    assert "begun with other settings: expected model_sha256 = " in line
+    assert files_under(tmp_path) == before
+
+
+def test_a_model_that_lacks_a_layer_is_not_measured(here, good, tiny_folder, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    model = Path(shutil.copytree(tiny_folder, tmp_path / "model"))
+    weights = {k: v for k, v in load_file(model / "model.safetensors").items() if ".1." not in k}
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    line = assert_one_error_line(*here(arguments(**good | {"model": model})))
+    assert "got some missing: model.layers.1." in line and not (tmp_path / "out").exists()
+
+
+def test_two_processes_for_one_table_are_one_table_and_one_error_line(
+    undisturbed, tiny_folder, text_file, tmp_path
+):
+    out = tmp_path / "table"
+    args = arguments(**LONG, model=tiny_folder, corpus=text_file, out=out)
+    first = start(args)
+    while not (tmp_path / "table.parts").exists():
+        assert first.poll() is None
+        time.sleep(0.002)
+    second = run(args)
+    _, err = first.communicate(timeout=240)
+    if second[0] == 0:  # it came when the first was through
+        assert "16 documents" in second[1]
+    else:
+        assert second[0] == 1 and "expected one writer" in assert_one_error_line(*second)
+    assert first.returncode == 0, err
+    assert files_under(tmp_path) == {"table.parquet", "table.json"}
+    pd.testing.assert_frame_equal(load_table(out), load_table(undisturbed), check_exact=True)
+
+
+USERS_FILES = {"car.parts/notes.txt": "mine", "package.json": '{"name": "x"}', "lr0.parquet": "me"}
+
+
+@pytest.mark.parametrize(
+    ("out", "code"), [("car", 1), ("package", 1), ("lr0", 1), ("lr0.1", 0), ("car.v2", 0)]
+)
+def test_the_users_files_stay_as_they_are(here, good, tmp_path, out, code):
+    for name, content in USERS_FILES.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    found = here(arguments(**good | {"out": tmp_path / out}))
+    assert found[0] == code
+    if code == 1:
+        assert_one_error_line(*found)
+        assert files_under(tmp_path) == USERS_FILES.keys()
+    assert {name: (tmp_path / name).read_text() for name in USERS_FILES} == USERS_FILES
+
+
+@pytest.mark.parametrize("out", [".", "..", "", "/"])
+def test_an_out_that_names_no_table_is_refused_before_anything_is_loaded(here, good, out):
+    line = assert_one_error_line(*here(arguments(**good | {"out": out, "model": "none"})))
+    assert "out: expected the name of a table" in line
 
 
 # --- policies -----------------------------------------------------------------------------------

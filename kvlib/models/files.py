@@ -149,7 +149,8 @@ def sha256(path: Path) -> str:
 
 def first_line(error: Exception) -> str:
     """What an error says first, or its class where it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    lines = (str(error).strip() or type(error).__name__).splitlines()
+    return " ".join(line.strip() for line in lines[: 1 + lines[0].endswith(":")])
 
 
 def some(names: list[str], most: int = 3) -> str:

@@ -44,6 +44,9 @@ class LanguageModel:
         return self.model.get_output_embeddings().weight.shape[0]
 
 
+PLAIN = "The 12 sizes: a3, 4, 5, 6789 and 0."  # what any tokenizer of texts can read
+
+
 class TrainedModel(NamedTuple):
     """A model that is stored with this project."""
 
@@ -86,6 +89,8 @@ def load_model(name: str, device: str = "auto", dtype: str = "auto") -> Language
             hashes = _identity(name, files)
             model = _complete_model(files, torch_dtype)
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            prefix_ids = _prefix_ids(tokenizer)
+            _check_tokenizer(tokenizer, prefix_ids, model)
     except Exception as error:  # the loaders raise a dozen kinds; one line serves them all
         raise OSError(f"cannot load {name!r} from {folder}: {first_line(error)}") from error
     model.eval().requires_grad_(False)
@@ -99,7 +104,7 @@ def load_model(name: str, device: str = "auto", dtype: str = "auto") -> Language
         name=name,
         device=torch_device,
         dtype=torch_dtype,
-        prefix_ids=_prefix_ids(tokenizer),
+        prefix_ids=prefix_ids,
         weights_sha256=hashes[0],
         model_sha256=hashes[1],
         description=description,
@@ -168,7 +173,8 @@ def _check_layers(config: Any, weights: dict[str, torch.Tensor]) -> None:
     layers = getattr(config.get_text_config(), "num_hidden_layers", None)
     if type(layers) is not int or not 1 <= layers <= len(weights):
         raise ValueError(
-            f"num_hidden_layers: expected 1 to {len(weights)}, the tensors there are, got {layers}"
+            "num_hidden_layers: expected at least 1 and not more than the "
+            f"{len(weights)} tensors there are, got {layers}"
         )
 
 
@@ -300,6 +306,16 @@ def _prefix_ids(tokenizer: Any) -> tuple[int, ...]:
     """What the tokenizer itself puts before an empty text: `(bos,)` or nothing."""
     bos = tokenizer.bos_token_id
     return tuple(i for i in tokenizer("").input_ids if i == bos)
+
+
+def _check_tokenizer(tokenizer: Any, prefix_ids: tuple[int, ...], model: Any) -> None:
+    """Refuses a tokenizer without a vocabulary, or whose plain tokens are beyond the model's."""
+    ids = tokenizer(PLAIN, add_special_tokens=False)["input_ids"]
+    if not set(ids) - {tokenizer.unk_token_id}:
+        raise ValueError(f"expected a tokenizer that knows some of {PLAIN!r}, got one of nothing")
+    rows, largest = len(model.get_input_embeddings().weight), max(*ids, *prefix_ids, 0)
+    if largest >= rows:
+        raise ValueError(f"expected tokens below {rows}, the vocabulary, got {largest}")
 
 
 def _check_head(model: Any, name: str) -> None:

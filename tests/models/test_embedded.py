@@ -163,3 +163,52 @@ def test_two_processes_that_convert_at_once_see_one_whole_copy(tmp_path):
     assert outs[0][0] == outs[1][0]
     assert outs[0][0].split()[1] == "10"
     assert len(list(tmp_path.glob("converted-*"))) == 1
+
+
+# --- hashes that leave something out --------------------------------------------------------------
+
+
+def change_hashes(folder: Path, change) -> None:
+    hashes = json.loads((folder / "SHA256.json").read_text())
+    (folder / "SHA256.json").write_text(json.dumps(change(hashes)))
+
+
+PARTIAL = {
+    "none": lambda hashes: {},
+    "all but the weights": lambda hashes: {
+        name: found for name, found in hashes.items() if name != "model.safetensors"
+    },
+    "the weights alone": lambda hashes: {"model.safetensors": hashes["model.safetensors"]},
+    "one of a file that is not there": lambda hashes: hashes | {"more.json": "0" * 64},
+    "one of a file elsewhere": lambda hashes: hashes | {"../x": "0" * 64},
+    "a number": lambda hashes: hashes | {"config.json": 1},
+    "nothing for a file": lambda hashes: hashes | {"config.json": None},
+    "a list": lambda hashes: [hashes],
+    "a text": lambda hashes: "none",
+}
+
+
+@pytest.mark.parametrize("kind", PARTIAL)
+def test_hashes_that_do_not_name_every_file_are_a_damaged_copy(converted, kind):
+    change_hashes(converted, PARTIAL[kind])
+    with pytest.raises(OSError, match="is damaged") as error:
+        load_model(SMOLLM2, device="cpu")
+    assert f"delete {converted}" in one_line(error)
+
+
+@pytest.mark.parametrize("file", ["adapter_config.json", "added_tokens.json", "vocab.txt", "x.bin"])
+def test_a_file_that_the_conversion_did_not_write_is_a_damaged_copy(converted, file):
+    (converted / file).write_text("{}")
+    with pytest.raises(OSError, match="is damaged: expected the files that") as error:
+        load_model(SMOLLM2, device="cpu")
+    assert file in one_line(error)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "SHA256.json", "config.json"])
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), os.mkdir])
+def test_what_may_never_end_is_not_read(converted, file, make):
+    (converted / file).unlink()
+    make(converted / file)
+    with pytest.raises(OSError) as error:
+        load_model(SMOLLM2, device="cpu")
+    assert file in one_line(error)
