@@ -1,17 +1,22 @@
-"""Claims: from the stored tables to a rule, a verdict and a sentence, one module for each page."""
+"""Claims: from the stored tables to a rule, a verdict and a sentence, one module for each page.
 
-from kvlib.claims import (
-    block_markov,
-    bounds,
-    claim,
-    extrapolation,
-    formulation,
-    front,
-    open_question,
-    policies,
-    policy_rows,
-    positions,
-    sensitivity,
-    sink_recent,
-    story,
-)
+A module is loaded when it is first asked for. So a page rests on its own ones, and is executed
+again when those change, not when another page's do.
+"""
+
+import importlib
+import pkgutil
+from types import ModuleType
+
+MODULES = tuple(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def __getattr__(name: str) -> ModuleType:
+    """`claims.bounds` for `kvlib.claims.bounds`, without an import of its own."""
+    if name not in MODULES:
+        raise AttributeError(f"expected {__name__} to hold one of {', '.join(MODULES)}, got {name}")
+    return importlib.import_module(f"{__name__}.{name}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *MODULES])
