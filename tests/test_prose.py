@@ -74,6 +74,90 @@ def foretold(rows, suffixes) -> pd.DataFrame:
 # --- positions ------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def placed() -> dict[str, pd.DataFrame]:
+    return claims.positions.stored_positions()
+
+
+@pytest.fixture(scope="module")
+def small_table(placed) -> pd.DataFrame:
+    return placed[claims.positions.SMALL]
+
+
+@pytest.fixture(scope="module")
+def small_exponents(small_table) -> pd.DataFrame:
+    return claims.positions.exponents(small_table).set_index("variant")
+
+
+@pytest.fixture(scope="module")
+def agreement(placed) -> pd.DataFrame:
+    return claims.positions.agreement(placed).set_index(["model", "variant"])
+
+
+def mean_at(table: pd.DataFrame, variant: str, window: int) -> float:
+    return claims.positions.divergences_at(table, window)[variant].mean()
+
+
+def test_positions_all_contexts_have_513_to_1024_tokens(placed):
+    for table in placed.values():
+        assert table["context"].min() >= 513 and table["context"].max() == 1024
+
+
+def test_positions_with_everything_moved_and_on_smollm2_the_laws_agree_to_rounding(agreement):
+    smol, gemma = claims.positions.ROPE
+    for key in ((smol, "kept"), (smol, "moved"), (gemma, "moved")):
+        assert agreement.loc[key, "largest"] < claims.positions.SAME_NATS
+
+
+def test_positions_when_gemmas_bos_stays_at_0_the_law_really_changes(agreement):
+    assert agreement.loc[("gemma3-270m", "kept"), "mean"] > 0.1
+
+
+def test_positions_no_curve_of_the_small_model_ends_on_a_floor(small_table):
+    curves = claims.positions.curves(small_table)
+    assert not any(claims.positions.floor_of(data) for data in curves.values())
+
+
+def test_positions_at_its_own_positions_the_decay_is_still_no_exponential(small_exponents):
+    kept = small_exponents.loc["kept"]
+    assert kept["exponent"].low > 0 and kept["exponential"].low > 1
+
+
+def test_positions_but_the_exponent_is_another_and_larger(small_exponents):
+    assert small_exponents.loc["kept", "difference"].low > 0
+
+
+def test_positions_whether_the_shuffled_curve_falls_alike_is_undecided(small_exponents):
+    difference = small_exponents.loc["shuffled", "difference"]
+    assert difference.low < 0 < difference.high
+
+
+def test_positions_on_the_small_model_shuffling_costs_far_less_than_cutting(small_table):
+    assert mean_at(small_table, "shuffled", 16) < 0.5 * mean_at(small_table, "restarted", 16)
+
+
+def test_positions_on_smollm2_a_context_that_makes_no_sense_misleads_more_than_none(placed):
+    table = placed["smollm2-135m-instruct"]
+    assert claims.positions.shuffling_over_cutting(table, 64).low > 1
+
+
+def test_positions_on_gemma_the_factor_is_undecided(placed):
+    factor = claims.positions.shuffling_over_cutting(placed["gemma3-270m"], 64)
+    assert factor.low < 1 < factor.high
+
+
+def test_positions_at_short_windows_the_kept_curve_is_not_below(small_table):
+    for window in (1, 2, 4, 8, 16, 32):
+        kept, restarted = (mean_at(small_table, v, window) for v in ("kept", "restarted"))
+        assert kept > 0.95 * restarted
+
+
+def test_positions_from_128_tokens_on_the_kept_curve_lies_below_the_restarted_one(small_table):
+    for window in (128, 256, 512):
+        kept, restarted = (mean_at(small_table, v, window) for v in ("kept", "restarted"))
+        assert kept < 0.8 * restarted
+
+
 # --- formulation ----------------------------------------------------------------------------------
 
 

@@ -6,13 +6,14 @@ For a target t and a window w, the next-token law is computed from
 `moved`: as `kept`, and the prefix moved along, so that nothing changes but the origin;
 `shuffled`: the whole context, of which all but the suffix is put in random order: as long as the
 full one, and without its content.
-All are re-encoded from scratch. `python -m kvlib.positions` measures and stores the tables.
+All are re-encoded from scratch. `kvlib.measure.positions` measures the tables.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from kvlib import fit, store
@@ -23,6 +24,7 @@ from kvlib.names import name_of
 CLAIM = Claim("C5", "The decay is no artifact of positional encodings.", "positions")
 CLAIMS = (CLAIM,)
 SMALL, ROPE = "small-gpt2", ("smollm2-135m-instruct", "gemma3-270m")
+SMALLEST = 8  # window from which exponents are fitted
 SAME_NATS = 1e-4  # laws closer than this are the same but for rounding
 
 
@@ -53,7 +55,7 @@ def curves(table: pd.DataFrame) -> dict[str, fit.Curve]:
     return {v: fit.curve(part) for v, part in table.groupby("variant", sort=False)}
 
 
-def exponents(table: pd.DataFrame, smallest: int = 8) -> pd.DataFrame:
+def exponents(table: pd.DataFrame, smallest: int = SMALLEST) -> pd.DataFrame:
     """Exponent of each variant from windows ≥ `smallest`, its difference to the restarted one
     (paired by document), and the held-out error of an exponential over the power law's."""
     data = {variant: c.between(smallest) for variant, c in curves(table).items()}
@@ -120,3 +122,64 @@ def judge(folder: Path = store.DATA) -> tuple[Verdict, ...]:
     figures += [figure_of(name, kept[key], model=SMALL, **where) for key, name in names.items()]
     said = max(moved.values()), kept
     return (Verdict(CLAIM, rule(*said), sentence(*said), rule_text(rule), tuple(figures)),)
+
+
+# --- what the page says -------------------------------------------------------------------------
+
+
+def facts(
+    tables: dict[str, pd.DataFrame], near: pd.DataFrame, found: pd.DataFrame
+) -> dict[str, str]:
+    """What the page's prose glues: of the stored tables, their `agreement`, and the `exponents` of
+    the model with absolute positions."""
+    found, moved = found.set_index("variant"), near[near["variant"] == "moved"]
+    return {
+        "verdict-c5": rule(moved["largest"].max(), found.loc["kept"]),
+        **_small_facts(tables[SMALL], found),
+        **_rotary_facts(tables, near),
+    }
+
+
+def _small_facts(table: pd.DataFrame, found: pd.DataFrame) -> dict[str, str]:
+    at_16 = divergences_at(table, 16)
+    return {
+        "first-window": f"{next(iter(curves(table).values())).between(SMALLEST).first[0]}",
+        "n-small": f"{table['doc'].nunique()}",
+        "kept": f"{found.loc['kept', 'exponent']}",
+        "restarted": f"{found.loc['restarted', 'exponent']}",
+        "difference": f"{found.loc['kept', 'difference']}",
+        "shuffled": f"{found.loc['shuffled', 'difference']}",
+        "no-exponential": f"{found.loc['kept', 'exponential']:.2g}",
+        **{f"{variant}-16": f"{fit.log_mean(docs):.2g}" for variant, docs in at_16.items()},
+    }
+
+
+def _rotary_facts(tables: dict[str, pd.DataFrame], near: pd.DataFrame) -> dict[str, str]:
+    smol, gemma = ROPE
+    moved = near[near["variant"] == "moved"]
+    left = near.set_index(["model", "variant"]).loc[(gemma, "kept")]
+    places = tables[smol].query("window == 64")[["doc", "position"]].drop_duplicates()
+    return {
+        "moved": f"{moved['largest'].max():.1g}",
+        "n-pairs": f"{moved['pairs'].min()}",
+        "gemma-kept": f"{left['mean']:.2g}",
+        "n-gemma": f"{left['pairs']:.0f}",
+        "smol-cut": f"{fit.log_mean(divergences_at(tables[smol], 64)['restarted']):.2g}",
+        "shuffle-smol": f"{shuffling_over_cutting(tables[smol], 64):.2g}",
+        "shuffle-gemma": f"{shuffling_over_cutting(tables[gemma], 64):.2g}",
+        "n-places": f"{len(places)}",
+        "n-smol": f"{places['doc'].nunique()}",
+    }
+
+
+def divergences_at(table: pd.DataFrame, window: int) -> dict[str, np.ndarray]:
+    """variant → mean KL (nats) of each document at one window, documents in one order."""
+    part = table[table["window"] == window]
+    docs = part.groupby(["variant", "doc"])["kl_nats"].mean().unstack("doc")
+    return {variant: row.to_numpy() for variant, row in docs.iterrows()}
+
+
+def shuffling_over_cutting(table: pd.DataFrame, window: int) -> fit.Estimate:
+    """Mean KL with the old context shuffled over that with it cut, the same documents in both."""
+    docs = divergences_at(table, window)
+    return fit.log_ratio(docs["shuffled"], docs["restarted"])

@@ -42,10 +42,10 @@ def extrapolation(
     Weights are those of the fitted part; the scored bins count the same, being log-spaced. In
     every bootstrap sample the same documents are used to fit and to score.
     """
-    short, long = data.between(0, split), data.between(np.nextafter(split, np.inf))
+    short, long = data.split_at(split)
     if len(long.window) < 2:
         raise ValueError(f"split: expected at least 2 windows beyond it, got {len(long.window)}")
-    keep = data.window <= split
+    keep = data.last <= split
     stacked = np.vstack([data.mean, data.resampled(n_boot, seed)])
     fits, scores = {}, {}
     for law in laws:
@@ -114,7 +114,7 @@ def contest_tables(
         columns = {"window": data.window, "value": data.mean, "weight": data.weights}
         points.append(pd.DataFrame(columns).assign(source=source, name=name))
         for split in data.last[3:-2]:
-            near = data.between(0, split)
+            near, _ = data.split_at(split)
             fitted = fit_law(law, near.window, near.mean, near.weights, near.contexts)
             drawn = data.window[::2]
             predictions.append(

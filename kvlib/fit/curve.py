@@ -46,8 +46,18 @@ class Curve:
         return error**-2 / np.sum(error**-2)
 
     def between(self, smallest: float, largest: float = np.inf) -> Curve:
-        """The part of the curve with `smallest` ≤ window ≤ `largest`."""
-        keep = (self.window >= smallest) & (self.window <= largest)
+        """The bins that hold no window below `smallest` and none above `largest`.
+
+        Compares whole windows: the geometric mean of a bin that holds 8 alone is 7.999….
+        """
+        return self._where((self.first >= smallest) & (self.last <= largest))
+
+    def split_at(self, split: float) -> tuple[Curve, Curve]:
+        """The bins with no window above `split`, and all the others."""
+        near = self.last <= split
+        return self._where(near), self._where(~near)
+
+    def _where(self, keep: np.ndarray) -> Curve:
         return replace(
             self,
             window=self.window[keep],

@@ -189,11 +189,33 @@ def test_bins_hold_every_window_and_lie_within_a_quarter_of_an_octave():
     assert (data.last / data.first < 2**0.25 * (1 + 1e-9)).all()
 
 
+def test_a_part_of_a_curve_holds_the_windows_that_it_names():
+    """The geometric mean of a bin that holds 8 alone is 7.999…: that bin is kept all the same."""
+    windows = 2 ** np.arange(11)
+    data = fit.curve(table_of(np.ones((2, 11)), windows))
+    assert (data.window != windows).any()  # what made window 8 disappear
+    for window in windows:
+        np.testing.assert_array_equal(data.between(window).first, windows[windows >= window])
+        np.testing.assert_array_equal(data.between(0, window).last, windows[windows <= window])
+        near, far = data.split_at(window)
+        np.testing.assert_array_equal([*near.first, *far.first], windows)
+        assert near.last.max() == window
+
+
+def test_a_bin_that_a_border_cuts_is_left_out_and_a_split_loses_no_bin():
+    data = fit.curve(table_of(np.ones((2, 1024)), np.arange(1, 1025)))
+    assert data.between(8).first[0] == 9  # 7 and 8 share a bin
+    assert data.between(0, 100).last[-1] == 90
+    near, far = data.split_at(100)
+    assert near.last[-1] == 90 and far.first[0] == 91
+    assert len(near.window) + len(far.window) == len(data.window)
+
+
 def test_contest_tables_fit_the_split_that_they_name():
     data = noisy_curve(lambda w: exact_curve(0.6, 2560, w))
     points, predictions = fit.contest_tables({("m", "c"): data})
     split = int(predictions["split"].iloc[0])
-    near = data.between(0, split)
+    near, _ = data.split_at(split)
     law = fit.fit_law("finite-context power", near.window, near.mean, near.weights, near.contexts)
     drawn = predictions[predictions["split"] == split]
     np.testing.assert_allclose(drawn["value"], law(drawn["window"].to_numpy()), rtol=1e-4)
