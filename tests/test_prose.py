@@ -68,6 +68,123 @@ def foretold(rows, suffixes) -> pd.DataFrame:
 # --- sensitivity ----------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="session")
+def bible(curves) -> fit.Curve:
+    return curves[claims.sensitivity.SHOWN]
+
+
+@pytest.fixture(scope="session")
+def decay(curves) -> pd.DataFrame:
+    return claims.sensitivity.decay(curves)
+
+
+@pytest.fixture(scope="session")
+def drift(curves) -> pd.DataFrame:
+    return claims.sensitivity.starting_points(curves, firsts=(2, 33))
+
+
+@pytest.fixture(scope="session")
+def slopes(bible) -> pd.DataFrame:
+    return fit.local_slopes(bible)
+
+
+@pytest.fixture(scope="session")
+def signs() -> pd.DataFrame:
+    path = store.stored("diagnostics")[claims.sensitivity.SHOWN]
+    return claims.sensitivity.nested_summary(store.load_table(path))
+
+
+def test_sensitivity_at_a_hundred_sentences_one_reader_still_misses_one_question_in_ten():
+    assert 101**-0.5 == pytest.approx(0.1, rel=0.05) and 0.9**100 < 1e-4
+    assert 11**-0.5 == pytest.approx(0.9**10, abs=0.06)  # "at ten the two are alike"
+
+
+def test_sensitivity_every_table_is_fitted_from_the_same_window_to_1024_tokens(curves, bible):
+    shown = bible.between(claims.claim.MIN_WINDOW)
+    for data in curves.values():
+        fitted = data.between(claims.claim.MIN_WINDOW)
+        assert (fitted.first[0], fitted.last[-1]) == (shown.first[0], 1024)
+
+
+def test_sensitivity_the_naive_fit_overshoots_by_a_third_and_the_corrected_returns_the_truth():
+    window, context = 2.0 ** np.arange(2, 9.01, 0.25), np.array([1024.0])
+    exact = (window + 1) ** -0.5 - (context + 1) ** -0.5
+    naive = fit.fit_law("power", window, exact).exponent
+    corrected = fit.fit_law("finite-context power", window, exact, contexts=context).exponent
+    assert abs(naive / 0.5 - 4 / 3) < 0.05 and abs(corrected - 0.5) < 1e-3
+
+
+def test_sensitivity_no_exponent_lies_at_an_end_of_what_is_fitted(decay):
+    assert all(0 < item.low and item.high < 4 for item in decay["exponent"])
+
+
+def test_sensitivity_the_plain_percentile_bootstrap_runs_a_little_narrow():
+    studies = claims.sensitivity.interval_studies().query("method == 'documents, percentile'")
+    assert (studies["high"] < 0.95).all() and (studies["share"] > 0.85).all()
+
+
+def test_sensitivity_the_sources_are_recall_gaussian_with_rough_and_with_plus_signs():
+    kinds = claims.sensitivity.naive_coverage()
+    sources = claims.sensitivity.interval_studies()["source"].nunique()
+    assert sum(map(len, kinds.values())) == sources
+
+
+def test_sensitivity_tokens_as_independent_keep_their_promise_on_the_recall_sources():
+    rows = claims.sensitivity.naive_coverage()["recall"]
+    assert (rows["low"] < 0.95).all() and (rows["high"] > 0.95).all()
+
+
+def test_sensitivity_they_are_somewhat_narrow_on_gaussian_ones_with_rough_signs():
+    rows = claims.sensitivity.naive_coverage()["rough"]
+    assert rows["high"].max() < 0.95 and rows["low"].min() > 0.8
+
+
+def test_sensitivity_with_plus_signs_they_fail():
+    assert claims.sensitivity.naive_coverage()["plus"]["high"].max() < 0.5
+
+
+def test_sensitivity_the_correction_does_not_make_the_exponent_steadier(drift):
+    moves = {kind: claims.sensitivity.drifts(drift, kind).median() for kind in ("corrected", "naive")}
+    assert moves["corrected"] > moves["naive"]
+
+
+def test_sensitivity_the_fits_begin_at_the_windows_that_the_columns_name(curves):
+    for data in curves.values():
+        assert [data.between(first).first[0] for first in (2, 33)] == [2, 33]
+
+
+def test_sensitivity_nor_does_the_correction_win_on_unseen_documents_of_any_table(curves):
+    laws = ("power", "finite-context power")
+    for data in curves.values():
+        ratio = fit.held_out(data.between(claims.claim.MIN_WINDOW), laws)["power"]
+        assert ratio.low < 1 < ratio.high
+
+
+def test_sensitivity_the_slope_rises_but_not_in_every_row_and_far_less_than_doubling(slopes):
+    slope = slopes["slope"].to_numpy()
+    assert slope[-1] > slope[0] and (np.diff(slope) < 0).any()
+    assert slope[-1] / slope[0] < 2 ** (len(slope) - 1) / 10
+
+
+def test_sensitivity_no_one_slope_lies_in_all_the_intervals_even_far_from_the_end(slopes):
+    far = slopes[slopes["window"] < 128]
+    assert far["low"].max() > far["high"].min()
+
+
+def test_sensitivity_the_windows_span_two_decades(bible):
+    fitted = bible.between(claims.claim.MIN_WINDOW)
+    assert 2 <= np.log10(fitted.last[-1] / fitted.first[0]) < 2.2
+
+
+def test_sensitivity_both_intervals_of_the_defect_hold_zero(signs):
+    assert all(item.low < 0 < item.high for item in signs["defect"])
+
+
+def test_sensitivity_the_second_sign_could_hardly_speak(signs):
+    check = signs.loc["data check"]
+    assert check["defect"].high - check["defect"].low > check["right"].value
+
+
 # --- extrapolation --------------------------------------------------------------------------------
 
 

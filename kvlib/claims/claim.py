@@ -150,16 +150,12 @@ def sizes(curves: dict[tuple[str, str], fit.Curve]) -> pd.DataFrame:
 
 def spread(what: str, estimates: pd.Series, rows: pd.DataFrame) -> str:
     """The smallest and the largest of a column of estimates, with their intervals and n."""
-    lowest, highest = min(estimates, key=_value), max(estimates, key=_value)
+    lowest, highest = fit.extremes(estimates)
     models, corpora = rows["model"].nunique(), rows["corpus"].nunique()
     return (
         f"{what} from {lowest:.2g} to {highest:.2g}; {len(rows)} pairs of {models} models and "
         f"{corpora} texts, {rows['documents'].min()} or more documents each"
     )
-
-
-def _value(item: fit.Estimate) -> float:
-    return item.value
 
 
 def named(rows: pd.DataFrame) -> pd.DataFrame:

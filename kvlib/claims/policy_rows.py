@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from kvlib import fit, store
-from kvlib.fit import log_mean, log_ratio
+from kvlib.fit import extremes, log_mean, log_ratio
 from kvlib.names import NAMES, name_of
 
 KINDS = (  # of stored tables, in the order in which pages show them
@@ -147,11 +147,6 @@ def same_documents(*tables: pd.DataFrame) -> list[pd.DataFrame]:
     """The rows of the documents that all of the tables have."""
     docs = set.intersection(*(set(table["doc"]) for table in tables))
     return [table[table["doc"].isin(docs)] for table in tables]
-
-
-def extremes(estimates: pd.Series) -> tuple[fit.Estimate, fit.Estimate]:
-    """The smallest and the largest of a column of estimates."""
-    return tuple(pick(estimates, key=lambda item: item.value) for pick in (min, max))
 
 
 # --- for pages ------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from kvlib.fit.estimate import (
     Estimate,
     estimate,
     exponential_of,
+    extremes,
     geometric_mean,
     jackknife,
     log_mean,

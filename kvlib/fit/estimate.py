@@ -57,6 +57,11 @@ def geometric_mean(estimates: pd.Series) -> float:
     return float(np.exp(np.mean([np.log(item.value) for item in estimates])))
 
 
+def extremes(estimates: pd.Series) -> tuple[Estimate, Estimate]:
+    """The smallest and the largest of a column of estimates, by their values."""
+    return tuple(pick(estimates, key=lambda item: item.value) for pick in (min, max))
+
+
 def jackknife(whole: float, left: np.ndarray) -> Estimate:
     """A statistic with a t interval, from its values when each of n documents is left out."""
     n = len(left)
