@@ -144,7 +144,9 @@ def test_sensitivity_with_plus_signs_they_fail():
 
 
 def test_sensitivity_the_correction_does_not_make_the_exponent_steadier(drift):
-    moves = {kind: claims.sensitivity.drifts(drift, kind).median() for kind in ("corrected", "naive")}
+    moves = {
+        kind: claims.sensitivity.drifts(drift, kind).median() for kind in ("corrected", "naive")
+    }
     assert moves["corrected"] > moves["naive"]
 
 

@@ -15,8 +15,8 @@ import pandas as pd
 
 from kvlib import names, store
 from kvlib.claims.claim import Claim, Figure, Verdict, figures_of, rule_text
-from kvlib.claims.policy_rows import PROTOCOLS, extremes, stored_rows
-from kvlib.fit import log_mean, log_ratio
+from kvlib.claims.policy_rows import PROTOCOLS, stored_rows
+from kvlib.fit import extremes, log_mean, log_ratio
 from kvlib.names import name_of
 from kvlib.theory import banks, bounds, gaussian, sources
 

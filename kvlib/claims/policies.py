@@ -28,7 +28,6 @@ from kvlib.claims.policy_rows import (
     budget_curves,
     curve,
     documents_behind,
-    extremes,
     online_recency,
     ratios,
     same_documents,
@@ -38,7 +37,7 @@ from kvlib.claims.policy_rows import (
     suffix_tables,
     summary,
 )
-from kvlib.fit import exponential_of
+from kvlib.fit import exponential_of, extremes
 from kvlib.names import name_of
 
 PREDICTION = Claim(

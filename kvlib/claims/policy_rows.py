@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from kvlib import fit, store
-from kvlib.fit import extremes, log_mean, log_ratio
+from kvlib.fit import log_mean, log_ratio
 from kvlib.names import NAMES, name_of
 
 KINDS = (  # of stored tables, in the order in which pages show them
