@@ -94,6 +94,11 @@ def signs() -> pd.DataFrame:
     return claims.sensitivity.nested_summary(store.load_table(path))
 
 
+def test_sensitivity_every_value_of_the_page_is_a_fact(curves, decay, drift, slopes, signs):
+    facts = claims.sensitivity.facts(curves, decay, drift, slopes, signs)
+    assert_all_is_said("notebooks/sensitivity", facts)
+
+
 def test_sensitivity_at_a_hundred_sentences_one_reader_still_misses_one_question_in_ten():
     assert 101**-0.5 == pytest.approx(0.1, rel=0.05) and 0.9**100 < 1e-4
     assert 11**-0.5 == pytest.approx(0.9**10, abs=0.06)  # "at ten the two are alike"
@@ -215,6 +220,11 @@ def agreement(placed) -> pd.DataFrame:
 
 def mean_at(table: pd.DataFrame, variant: str, window: int) -> float:
     return claims.positions.divergences_at(table, window)[variant].mean()
+
+
+def test_positions_every_value_of_the_page_is_a_fact(placed, agreement, small_exponents):
+    tables = placed, agreement.reset_index(), small_exponents.reset_index()
+    assert_all_is_said("notebooks/positions", claims.positions.facts(*tables))
 
 
 def test_positions_all_contexts_have_513_to_1024_tokens(placed):
