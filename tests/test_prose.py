@@ -16,6 +16,7 @@ import pytest
 
 from kvlib import claims, fit, store
 from kvlib.claims.policy_rows import CORPUS, MODEL, SINKS, SLIDING
+from kvlib.theory import closed_forms
 
 ROOT = Path(__file__).parents[1]
 
@@ -195,6 +196,53 @@ def test_sensitivity_the_second_sign_could_hardly_speak(signs):
 # --- extrapolation --------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="session")
+def far(curves) -> pd.DataFrame:
+    """The contests of C3, with the duels of its fair rivals."""
+    rows = claims.extrapolation.contests(curves)
+    return rows.assign(**{"stretched / finite": claims.extrapolation.duels(curves)})
+
+
+def test_extrapolation_every_value_of_the_page_is_a_fact(curves, far):
+    assert_all_is_said("notebooks/extrapolation", claims.extrapolation.facts(curves, far))
+
+
+def test_extrapolation_its_interval_is_around_the_geometric_mean_over_tables(curves, far):
+    mean = claims.extrapolation.mean_ratio(curves)
+    assert mean.value == pytest.approx(fit.geometric_mean(far["exponential"]), rel=1e-9)
+
+
+def test_extrapolation_the_exponential_is_short_by_a_factor_of_many_millions():
+    rate = np.log((8 / 64) ** -0.5) / (64 - 8)
+    guess = 64**-0.5 * np.exp(-rate * (1024 - 64))
+    assert 1024**-0.5 / guess > 5e6
+
+
+def test_extrapolation_an_exact_power_law_is_foretold_better_the_more_a_law_knows_of_its_end():
+    window, context = 2.0 ** np.arange(1, 11), np.array([2048.0])
+    exact, seen = (window + 1) ** -0.5 - (context + 1) ** -0.5, window <= 64
+    errors = []
+    for law in ("power", "stretched exponential", "finite-context power"):
+        fitted = fit.fit_law(law, window[seen], exact[seen], contexts=context)
+        miss = fitted.log_value(window[~seen]) - np.log(exact[~seen])
+        errors.append(np.sqrt(np.mean(miss**2)))
+    assert errors == sorted(errors, reverse=True)
+
+
+def test_extrapolation_our_data_do_not_say_which_of_the_two_foretells_better(far):
+    assert all(item.low <= 1 <= item.high for item in far["stretched / finite"])
+
+
+def test_extrapolation_the_finite_context_law_foretold_no_better(far):
+    assert not any(item.high < 1 for item in far["finite"])
+    assert sum(item.value > 1 for item in far["finite"]) > len(far) / 2
+
+
+def test_extrapolation_all_tables_are_fitted_from_the_same_window(curves):
+    firsts = {data.between(claims.claim.MIN_WINDOW).first[0] for data in curves.values()}
+    assert len(firsts) == 1
+
+
 # --- positions ------------------------------------------------------------------------------------
 
 
@@ -288,6 +336,56 @@ def test_positions_from_128_tokens_on_the_kept_curve_lies_below_the_restarted_on
 
 
 # --- formulation ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def rates() -> pd.DataFrame:
+    return claims.formulation.stored_rates()
+
+
+@pytest.fixture(scope="session")
+def solved() -> pd.DataFrame:
+    return claims.formulation.one_step()
+
+
+@pytest.fixture(scope="session")
+def bits() -> pd.Series:
+    return claims.formulation.three_flips()
+
+
+def test_formulation_every_value_of_the_page_is_a_fact(rates, solved, bits):
+    summary = claims.formulation.rates_summary(rates)
+    facts = claims.formulation.facts(rates, summary, 0.09, solved, bits)
+    assert_all_is_said("notebooks/formulation", facts)
+
+
+def test_formulation_one_bit_is_enough_and_the_note_must_hold_all_three(bits):
+    np.testing.assert_allclose(bits, [1, 3], atol=2e-6)
+
+
+def test_formulation_the_rate_is_too_large_by_no_more_than_the_certificate(solved):
+    assert (solved["gap"] <= 1e-10).all()
+    assert (solved["solver"] - solved["formula"]).abs().max() < 1e-8
+
+
+def test_formulation_the_conditional_rate_meets_its_formula_in_the_same_way(solved):
+    assert (solved["solver both"] - solved["formula both"]).abs().max() < 1e-8
+
+
+def test_formulation_hiding_the_side_information_from_the_writer_costs_something(solved):
+    """Between D = 0 and D = p lies a narrow gap."""
+    conditional = closed_forms.binary_rate(solved["D"].to_numpy(), 0.25)
+    assert (solved["formula"] > conditional).all() and solved["D"].between(0, 0.25).all()
+
+
+def test_formulation_the_query_saves_bits_for_keys_and_for_values(rates):
+    for part in claims.formulation.PARTS:
+        assert claims.formulation.mean_saving(rates, part).low > 0
+
+
+def test_formulation_on_held_out_documents_the_saving_on_keys_is_smaller_than_both(rates):
+    key = claims.formulation.gains(rates).loc["key"]
+    assert key["held out"].high < min(key["corrected"], key["plug-in"])
 
 
 # --- bounds ---------------------------------------------------------------------------------------

@@ -1,10 +1,10 @@
-"""From the stored measurements to a verdict for each claim. The rules are here, in code, so that
-a verdict changes when the data do."""
+"""C3: a law fitted on short windows and scored on long ones, against its rivals."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from kvlib import fit, store
@@ -19,6 +19,7 @@ from kvlib.claims.claim import (
     stored_curves,
     to_come,
 )
+from kvlib.fit import extremes
 
 CLAIM = Claim(
     "C3",
@@ -29,6 +30,7 @@ CLAIM = Claim(
 CLAIMS = (CLAIM,)
 
 SPLIT = 64  # the extrapolation page lets the reader choose another
+LAWS = ("power", "exponential", RIVAL, "finite-context power")
 
 
 def contests(
@@ -41,7 +43,7 @@ def contests(
     """
     rows = []
     for (model, corpus), data in curves.items():
-        contest = fit.extrapolation(data.between(min_window), split)
+        contest = fit.extrapolation(data.between(min_window), split, LAWS)
         rows.append(
             {
                 "model": model,
@@ -54,6 +56,40 @@ def contests(
             }
         )
     return pd.DataFrame(rows)
+
+
+def duels(
+    curves: dict[tuple[str, str], fit.Curve], split: float = SPLIT, min_window: int = MIN_WINDOW
+) -> list[fit.Estimate]:
+    """A stretched exponential's error beyond the split over that of the finite-context power law,
+    for each curve."""
+    finite, rival = laws = "finite-context power", RIVAL
+    return [
+        fit.extrapolation(data.between(min_window), split, laws, against=finite).ratios[rival]
+        for data in curves.values()
+    ]
+
+
+def mean_ratio(
+    curves: dict[tuple[str, str], fit.Curve], split: float = SPLIT, min_window: int = MIN_WINDOW
+) -> fit.Estimate:
+    """Geometric mean over curves of the exponential's error over the power law's.
+
+    The interval leaves out one document at a time, and takes the curves as independent.
+    """
+    each = []
+    for data in curves.values():
+        whole, *left = (_log_ratio(part, split) for part in data.between(min_window).leaving_out())
+        each.append(fit.jackknife(whole, np.array(left)))
+    middle = np.mean([item.value for item in each])
+    half = np.sqrt(sum((item.high - item.value) ** 2 for item in each)) / len(each)
+    n = min(item.n_documents for item in each)
+    return fit.exponential_of(fit.Estimate(middle, middle - half, middle + half, n))
+
+
+def _log_ratio(data: fit.Curve, split: float) -> float:
+    contest = fit.extrapolation(data, split, ("power", "exponential"), n_boot=2)
+    return float(np.log(contest.ratios["exponential"].value))
 
 
 def rule(rows: pd.DataFrame) -> str:
@@ -86,3 +122,43 @@ def judge(folder: Path = store.DATA) -> tuple[Verdict, ...]:
     }
     figures = figures_of(rows, columns, distance="KL", protocol="reencode")
     return (Verdict(CLAIM, rule(rows), sentence(rows), rule_text(rule), figures),)
+
+
+# --- what the page says -------------------------------------------------------------------------
+
+
+def facts(curves: dict[tuple[str, str], fit.Curve], rows: pd.DataFrame) -> dict[str, str]:
+    """What the page's prose glues: of the stored curves and `rows` of their `contests`, which hold
+    the `duels` in a column `stretched / finite`."""
+    lowest, highest = extremes(rows["exponential"])
+    return {
+        "verdict-c3": rule(rows),
+        "mean-ratio": f"{mean_ratio(curves):.2g}",
+        "low-ratio": f"{lowest}",
+        "high-ratio": f"{highest}",
+        "split": f"{SPLIT}",
+        "first-window": f"{next(iter(curves.values())).between(MIN_WINDOW).first[0]}",
+        "n-tables": f"{len(rows)}",
+        "n-docs": f"{rows['documents'].min()}",
+        "stretched-wins": f"{sum(item.high < 1 for item in rows['stretched'])} of {len(rows)}",
+        "fair-open": f"{_holding_one(rows['stretched / finite'])} of {len(rows)}",
+        **_finite_facts(rows["finite"]),
+    }
+
+
+def _finite_facts(ratios: pd.Series) -> dict[str, str]:
+    """The finite-context law's error over the plain one's."""
+    lowest, highest = extremes(ratios)
+    n, holding = len(ratios), _holding_one(ratios)
+    all_hold = "every interval holds" if holding == n else f"{holding} of {n} intervals hold"
+    return {
+        "finite-low": f"{lowest:.2g}",
+        "finite-high": f"{highest:.2g}",
+        "finite-holds": all_hold,
+        "finite-above": f"{sum(item.value > 1 for item in ratios)} of {n}",
+    }
+
+
+def _holding_one(ratios: pd.Series) -> int:
+    """In how many intervals one lies."""
+    return sum(item.low <= 1 <= item.high for item in ratios)

@@ -2,12 +2,12 @@
 
 Keys and values of a Llama-type model before RoPE, with the query of the next token as side
 information, under squared error and a Gaussian fit. The next query comes from the same pass over
-the whole context: it is a genie's, and the saving is optimistic. Only what runs a model (`capture`,
-`rotate`, `cached_keys`) needs torch.
+the whole context: it is a genie's, and the saving is optimistic. `kvlib.measure.rates` measures it.
 """
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from scipy import stats
 from kvlib import store
 from kvlib.claims.claim import Claim, Verdict, figure_of, rule_text, to_come
 from kvlib.fit import Estimate
-from kvlib.theory import closed_forms, coding
+from kvlib.theory import bottleneck, closed_forms, coding
 
 CLAIM = Claim(
     "C1",
@@ -122,18 +122,48 @@ def sentence(table: pd.DataFrame) -> str:
     )
 
 
-def solver_holds() -> bool:
-    """C1's one-step problem: the Wyner-Ziv solver meets the doubly symmetric closed form, which
-    lies above the conditional rate, with a certified gap."""
-    p, flip = 0.25, np.array([[0.75, 0.25], [0.25, 0.75]])
-    points = [coding.wyner_ziv(flip / 2, 1 - np.eye(2), slope) for slope in (2.5, 3.0, 4.0)]
-    distortion = np.array([point.distortion for point in points])
-    formula = closed_forms.doubly_symmetric_rate(distortion, p)
-    rate = np.array([point.rate_nats for point in points])
+def three_flips() -> pd.Series:
+    """Bits that a note on three coin flips takes, of which one will be asked for: when the question
+    is heard before the note is written, and when it is heard after."""
+    flips = np.array(list(itertools.product([0, 1], repeat=3)))
+    answer = np.eye(2)[flips]  # (flips, question, answer)
+    late = bottleneck.bottleneck(np.full((8, 3), 1 / 24), answer, 4, size=8)
+    known = np.tile(np.eye(3), (8, 1)) / 24  # the writer sees (flips, question)
+    told = np.repeat(answer, 3, axis=0)
+    early = bottleneck.bottleneck(known, told, 4, size=8)
+    bits = np.array([early.rate_nats, late.rate_nats]) / np.log(2)
+    return pd.Series(bits, ["question first", "note first"], name="bits")
+
+
+def one_step(p: float = 0.25, slopes: tuple[float, ...] = (2.2, 2.5, 3.0, 4.0)) -> pd.DataFrame:
+    """Fair bits, a memory of them that is wrong with probability p: least rates in nats, a row a
+    slope. With the memory at the reader: distortion `D`, rate of the `solver`, of the `formula`,
+    `gap` (the solver's rate is too large by no more). With it on both sides: `D both`,
+    `solver both`, `formula both`."""
+    wrong, joint = 1 - np.eye(2), np.array([[1 - p, p], [p, 1 - p]]) / 2
+    reader = [coding.wyner_ziv(joint, wrong, slope) for slope in slopes]
+    both = [coding.conditional_blahut_arimoto(joint, wrong, slope) for slope in slopes]
+    table = pd.DataFrame(index=list(slopes))
+    table["D"] = [point.distortion for point in reader]
+    table["solver"] = [point.rate_nats for point in reader]
+    table["formula"] = closed_forms.doubly_symmetric_rate(table["D"].to_numpy(), p)
+    table["gap"] = [point.gap for point in reader]
+    table["D both"] = [point.distortion for point in both]
+    table["solver both"] = [point.rate_nats for point in both]
+    table["formula both"] = closed_forms.binary_rate(table["D both"].to_numpy(), p)
+    return table
+
+
+def solver_holds(steps: pd.DataFrame, bits: pd.Series, p: float = 0.25) -> bool:
+    """Does `one_step` meet its closed forms, with a certified gap, at a rate above the conditional
+    one, and do the notes of `three_flips` take one and three bits?"""
+    conditional = closed_forms.binary_rate(steps["D"].to_numpy(), p)
     return bool(
-        all(point.converged for point in points)
-        and np.abs(rate - formula).max() < 1e-8
-        and (formula > closed_forms.binary_rate(distortion, p)).all()
+        (steps["solver"] - steps["formula"]).abs().max() < 1e-8
+        and (steps["solver both"] - steps["formula both"]).abs().max() < 1e-8
+        and steps["gap"].max() <= 1e-10
+        and (steps["formula"] > conditional).all()
+        and np.abs(bits.to_numpy() - [1, 3]).max() < 1e-6 / np.log(2)
     )
 
 
@@ -163,5 +193,51 @@ def judge(folder: Path = store.DATA) -> tuple[Verdict, ...]:
         figure_of(f"bits saved a {part}, small distortion", mean_saving(table, part), **where)
         for part in PARTS
     ]
-    word = rule(solver_holds(), table)
+    word = rule(solver_holds(one_step(), three_flips()), table)
     return (Verdict(CLAIM, word, sentence(table), rule_text(rule), tuple(figures)),)
+
+
+# --- what the page says -----------------------------------------------------------------------
+
+
+def facts(
+    table: pd.DataFrame, summary: pd.DataFrame, level: float, steps: pd.DataFrame, bits: pd.Series
+) -> dict[str, str]:
+    """What the page's prose glues: of the stored rates and their `rates_summary`, at the relative
+    distortion `level`; of `one_step` and `three_flips`."""
+    settings = store.read_manifest(next(iter(store.stored("kv_rates").values())))["settings"]
+    key, value = (mean_saving(table, part) for part in PARTS)
+    return {
+        "verdict-c1": rule(solver_holds(steps, bits), table),
+        "early-bits": f"{bits.iloc[0]:.0f}",
+        "late-bits": f"{bits.iloc[1]:.0f}",
+        "sinks": f"{settings['sinks_left_out']}",
+        "tokens": f"{settings['seq_len']:,}",
+        "n": f"{key.n_documents}",
+        "key-gain": f"{key}",
+        "value-gain": f"{value}",
+        "level": f"{100 * level:.0f}",
+        "key-saving": f"{mean_saving(table, 'key', level)}",
+        "plug-in": f"{gains(table).loc['key', 'plug-in']:.1f}",
+        "corrected": f"{gains(table).loc['key', 'corrected']:.1f}",
+        **_level_facts(summary[np.isclose(summary["distortion"], level)]),
+    }
+
+
+def _level_facts(summary: pd.DataFrame) -> dict[str, str]:
+    """Of one distortion: rates and savings over all layers, and the layers that differ most."""
+    layers = summary[summary["head"] == "mean"]
+    means = layers.groupby("part")[["without", "known", "saving"]].mean()
+    share = 100 * means["saving"] / means["without"]
+    keys = layers[layers["part"] == "key"]
+    ends = {"most": keys["saving"].idxmax(), "least": keys["saving"].idxmin()}
+    found = {
+        "key-rate": f"{means.loc['key', 'without']:.0f}",
+        "key-known": f"{means.loc['key', 'known']:.0f}",
+        "key-share": f"{share['key']:.0f}",
+        "value-share": f"{share['value']:.0f}",
+    }
+    for name, row in ((name, keys.loc[k]) for name, k in ends.items()):
+        found[name] = f"{row['saving']:.1f} [{row['low']:.1f}, {row['high']:.1f}]"
+        found[f"{name}-layer"] = f"{row['layer'] + 1:.0f}"
+    return found
