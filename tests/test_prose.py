@@ -391,6 +391,49 @@ def test_formulation_on_held_out_documents_the_saving_on_keys_is_smaller_than_bo
 # --- bounds ---------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="session")
+def checked() -> pd.DataFrame:
+    return claims.bounds.sandwich_checks()
+
+
+@pytest.fixture(scope="session")
+def misses(curves) -> pd.DataFrame:
+    return claims.bounds.law_errors(curves)
+
+
+def test_bounds_every_value_of_the_page_is_a_fact(curves, checked, misses):
+    assert_all_is_said("notebooks/bounds", claims.bounds.facts(curves, checked, misses))
+
+
+def test_bounds_both_bounds_held_for_all_values_on_four_sources_two_of_them_gaussian(checked):
+    assert checked["upper holds"].all() and checked["lower holds"].all()
+    assert len(checked) == 4 and checked.index.str.startswith("Gaussian").sum() == 2
+
+
+def test_bounds_near_a_thousand_tokens_the_points_bend_below_such_a_line(curves):
+    for data in curves.values():
+        long = data.between(claims.claim.MIN_WINDOW)
+        alpha = fit.exponent(long).value
+        line = long.mean[0] * (long.window / long.window[0]) ** -alpha
+        assert long.mean[-1] < line[-1]
+
+
+def test_bounds_all_curves_are_fitted_over_the_same_windows(curves):
+    parts = [data.between(claims.claim.MIN_WINDOW) for data in curves.values()]
+    assert len({(part.first[0], part.last[-1]) for part in parts}) == 1
+
+
+def test_bounds_the_typical_and_the_largest_miss_are_those_of_one_table(misses):
+    assert misses["typical error"].idxmax() == misses["largest error"].idxmax()
+
+
+def test_bounds_in_tokens_a_miss_weighs_more(curves, misses):
+    key = misses.set_index(["model", "corpus"])["typical error"].idxmax()
+    alpha = fit.exponent(curves[key].between(claims.claim.MIN_WINDOW)).value
+    for column in ("typical error", "largest error"):
+        assert claims.bounds.more_window(misses[column].max(), alpha) > misses[column].max()
+
+
 # --- block_markov ---------------------------------------------------------------------------------
 
 

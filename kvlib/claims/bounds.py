@@ -1,5 +1,4 @@
-"""From the stored measurements to a verdict for each claim. The rules are here, in code, so that
-a verdict changes when the data do."""
+"""C6 and C7: the least window for a distortion, between two bounds with one exponent."""
 
 from __future__ import annotations
 
@@ -8,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kvlib import fit, store
+from kvlib import fit, names, store
 from kvlib.claims.claim import MIN_WINDOW, Claim, Figure, Verdict, rule_text
 from kvlib.theory import bounds, gaussian, sources
 
@@ -95,3 +94,47 @@ def judge(folder: Path = store.DATA) -> tuple[Verdict, ...]:
         Verdict(UPPER, bound_rule(checked["upper holds"]), said, because, figures),
         Verdict(LOWER, bound_rule(checked["lower holds"]), none, because, figures),
     )
+
+
+def more_window(miss: float, exponent: float) -> float:
+    """By how much more window, relatively, a relative miss in distortion is made good."""
+    return (1 + miss) ** (1 / exponent) - 1
+
+
+# --- what the page says -------------------------------------------------------------------------
+
+
+def facts(
+    curves: dict[tuple[str, str], fit.Curve], checked: pd.DataFrame, rows: pd.DataFrame
+) -> dict[str, str]:
+    """What the page's prose glues: of the stored curves, their `law_errors` in `rows`, and the
+    `sandwich_checks`. The first curve is the one whose exponent the page turns into windows."""
+    first = next(iter(curves.values())).between(MIN_WINDOW)
+    alpha = fit.exponent(first)
+    return {
+        "verdict-c6": bound_rule(checked["upper holds"]),
+        "verdict-c7": bound_rule(checked["lower holds"]),
+        "n-sources": f"{len(checked)}",
+        "checks": f"{checked['values of ε'].sum()}",
+        "alpha": f"{alpha}",
+        "halving": f"{2 ** (1 / alpha.value):.1f}",
+        "n": f"{first.n_documents}",
+        "first-window": f"{first.first[0]}",
+        "last-window": f"{first.last[-1]:,}",
+        **_miss_facts(curves, rows.set_index(["model", "corpus"])),
+    }
+
+
+def _miss_facts(curves: dict[tuple[str, str], fit.Curve], rows: pd.DataFrame) -> dict[str, str]:
+    """How far the fitted law is off where it is off most, in distortion and in tokens."""
+    model, corpus = worst = rows["typical error"].idxmax()
+    alpha = fit.exponent(curves[worst].between(MIN_WINDOW))
+    typical, largest = rows.loc[worst, ["typical error", "largest error"]].astype(float)
+    return {
+        "worst-name": f"{names.name_of(model)} on {names.name_of(corpus)}",
+        "worst": f"{100 * typical:.0f}",
+        "largest": f"{100 * largest:.0f}",
+        "worst-alpha": f"{alpha:.2g}",
+        "worst-window": f"{100 * more_window(typical, alpha.value):.0f}",
+        "largest-window": f"{100 * more_window(largest, alpha.value):.0f}",
+    }
