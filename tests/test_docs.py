@@ -7,7 +7,9 @@ import fnmatch
 import importlib.util
 import inspect
 import re
+import sys
 import textwrap
+import types
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,8 @@ PAGES = ["README.md", "CONTRIBUTING.md", "book/extend.md"]
 MADE = {
     "notebooks/first_guess.md",
     "notebooks/first_guess",
+    "kvlib/claims/first_guess.py",
+    "tests/claims/test_first_guess.py",
 }  # files that a recipe has its reader make
 BUILT = ("_build/", ".venv")  # what `make book` leaves
 MODULES = sorted(path.stem for path in (ROOT / "kvlib").glob("*.py") if path.stem != "__init__")
@@ -197,7 +201,7 @@ def add(source: str, module) -> dict:
 
 def test_every_block_of_python_in_the_recipes_is_python():
     for source in blocks(read("book/extend.md"), "python"):
-        ast.parse("f({" + source + "})" if source.startswith('"') else source.rstrip(",\n"))
+        ast.parse("f({" + source + "})" if re.match('"[^"]', source) else source.rstrip(",\n"))
 
 
 @pytest.fixture(scope="module")
@@ -252,24 +256,68 @@ def test_the_policy_recipe_names_the_types_and_the_list_it_joins(policy_blocks, 
     assert "strided" not in policies.NAMED
 
 
-def test_the_verdict_of_the_recipe_passes_the_tests_of_the_recipe():
-    from kvlib import claims
+@pytest.fixture(scope="module")
+def claim_recipe():
+    return section(read("book/extend.md"), "A claim with its page and its verdict")
 
-    found = blocks(
-        section(read("book/extend.md"), "A claim with its page and its verdict"), "python"
-    )
-    module = copy_of("claims/test_policies")
-    module.policy_checks = type("Checks", (), add(found[0], claims.policies))
-    tests = add(found[-1], module)
+
+@pytest.fixture
+def first_guess(claim_recipe, monkeypatch):
+    """The module of the claim recipe, as it would be in kvlib.claims."""
+    module = types.ModuleType("kvlib.claims.first_guess")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    vars(module).update(add(blocks(claim_recipe, "python")[0], module))
+    return module
+
+
+@pytest.fixture
+def first_guess_page(claim_recipe, tmp_path):
+    """The page of the claim recipe, in a folder of its own."""
+    (page,) = blocks(claim_recipe, "md")
+    path = tmp_path / "notebooks" / "first_guess.md"
+    path.parent.mkdir()
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def test_the_verdict_of_the_recipe_passes_the_tests_of_the_recipe(
+    claim_recipe, first_guess, tmp_path
+):
+    tests = add(blocks(claim_recipe, "python")[2], types.ModuleType("test_first_guess"))
     rule = tests["test_first_guesses_stay_only_if_every_interval_says_so"]
     for case in rule.pytestmark[0].args[1]:
         rule(*case)
     with pytest.raises(AssertionError):
         rule(*case[:2], "reproduced")
-    tests["test_first_guesses_by_hand_and_without_a_table"]()
-    claim = eval(found[1].strip().rstrip(","), {"Claim": claims.claim.Claim})
+    tests["test_first_guesses_by_hand"]()
+    tests["test_without_a_table_the_verdict_is_to_come"](tmp_path)
+
+
+def test_the_claim_of_the_recipe_is_judged_like_the_others(first_guess):
+    from kvlib import claims
+
+    (claim,) = first_guess.CLAIMS
     assert f"notebooks/{claim.page}.md" in MADE
     assert claim.id not in [other.id for other in claims.front.claims()]
+    (verdict,) = first_guess.judge()
+    assert verdict.word != "to come" and verdict.sentence and verdict.figures
+    assert verdict.rule == claims.claim.rule_text(first_guess.rule)
+
+
+def test_the_page_of_the_recipe_has_the_parts_of_a_page_and_says_its_facts(
+    claim_recipe, first_guess, first_guess_page
+):
+    from kvlib import claims
+
+    test_a_page_of_a_claim_keeps_its_shape(first_guess_page)
+    test_a_page_numbers_its_pictures_and_speaks_of_each(first_guess_page)
+    module = copy_of("test_prose")
+    module.ROOT = first_guess_page.parents[1]
+    tests = add(blocks(claim_recipe, "python")[1], module)
+    guesses = first_guess.first_guesses(claims.policy_rows.stored_rows())
+    tests["claims"] = types.SimpleNamespace(first_guess=first_guess)
+    tests["test_the_facts_of_first_guess_are_what_its_prose_glues"](guesses)
+    tests["test_first_guess_no_table_is_far_from_nine_in_ten"](guesses)
 
 
 def test_the_text_of_the_recipe_can_be_made():

@@ -15,8 +15,8 @@ import pandas as pd
 import pytest
 
 from kvlib import claims, fit, store
-from kvlib.claims.policy_rows import CORPUS, MODEL, SINKS, SLIDING
-from kvlib.theory import closed_forms
+from kvlib.claims.policy_rows import CORPUS, MODEL, RANDOM, SINKS, SLIDING
+from kvlib.theory import bounds, closed_forms
 
 ROOT = Path(__file__).parents[1]
 
@@ -63,7 +63,83 @@ def foretold(rows, suffixes) -> pd.DataFrame:
 # --- index ----------------------------------------------------------------------------------------
 
 
+def test_index_nine_pages_one_to_three_claims_each():
+    pages = [claim.page for claim in claims.front.claims()]
+    counts = [pages.count(page) for page in dict.fromkeys(pages)]
+    assert len(counts) == 9 and set(counts) <= {1, 2, 3}
+
+
+def test_index_two_small_models_and_a_third_and_three_texts(rows, curves):
+    measured = set(rows["model"]) | {model for model, _ in curves}
+    assert measured == {MODEL, "gemma3-270m"}
+    assert set(claims.positions.stored_positions()) - measured == {"small-gpt2"}
+    assert {corpus for _, corpus in curves} == {CORPUS, "scipy-docs", "sympy-code"}
+
+
 # --- story ----------------------------------------------------------------------------------------
+
+
+def test_the_facts_of_story_are_what_its_prose_glues(curves):
+    assert_all_is_said("notebooks/story", claims.story.facts(curves))
+
+
+@pytest.fixture(scope="session")
+def online_means(rows) -> pd.DataFrame:
+    """Mean KL of SmolLM2 on the World English Bible online: budget by policy, nats."""
+    ours = rows[(rows["model"] == MODEL) & (rows["corpus"] == CORPUS)]
+    ours = claims.policy_rows.summary(ours[ours["protocol"] == "online"])
+    return ours.pivot(index="budget", columns="policy", values="mean")
+
+
+@pytest.fixture(scope="session")
+def off_by(foretold) -> pd.DataFrame:
+    """(policy, model) → least and largest factor between measured and foretold, on that text."""
+    web = foretold[(foretold["protocol"] == "online") & (foretold["corpus"] == CORPUS)]
+    web = web.assign(off=[item.value for item in web["factor"]])
+    return web.groupby(["policy", "model"])["off"].agg(["min", "max"])
+
+
+def test_story_on_two_models_and_three_texts_the_exponential_is_the_worse_description(curves):
+    models, texts = map(set, zip(*curves, strict=True))
+    assert (len(models), len(texts)) == (2, 3)
+    assert all(item.value > 1 for item in claims.extrapolation.contests(curves)["exponential"])
+
+
+def test_story_a_sliding_window_is_about_as_bad_as_throwing_out_entries_at_random(online_means):
+    assert (online_means[SLIDING] / online_means[RANDOM]).between(0.5, 2).all()
+
+
+def test_story_add_four_sinks_and_it_becomes_one_of_the_best(online_means):
+    assert (online_means[SINKS] < 1.5 * online_means.min(axis=1)).all()
+
+
+def test_story_no_window_up_to_a_thousand_tokens_was_long_enough_to_lose_nothing(
+    curves, online_means
+):
+    longest = [fit.mean_of(pd.Series(data.doc_means[:, -1])) for data in curves.values()]
+    assert all(item.low > 0 for item in longest)
+    assert (online_means[SINKS] > 0.01).all()
+
+
+def test_story_within_half_as_much_again_on_smollm2_of_reading_the_window_from_scratch(off_by):
+    assert 1 / 1.6 < off_by.loc[(SINKS, MODEL), "min"]
+    assert off_by.loc[(SINKS, MODEL), "max"] < 1.6
+
+
+def test_story_within_a_factor_of_about_two_on_gemma(off_by):
+    gemma = off_by.loc[(SINKS, "gemma3-270m")]
+    assert 1 / 2.3 < gemma["min"] and gemma["max"] < 2.3
+
+
+def test_story_one_without_sinks_loses_far_more(off_by):
+    assert (off_by.loc[SLIDING, "min"] > 2).all()
+
+
+def test_story_one_yahweh_is_dark_with_sinks_and_lighter_with_random_retention():
+    shown = claims.story.stored_passage().query("budget == 128")
+    shown = shown[shown["token"].str.strip() == "Yahweh"]
+    kl = shown.pivot(index="position", columns="policy", values="kl_nats")
+    assert (kl[SINKS] > 2 * kl[RANDOM]).any()
 
 
 # --- sensitivity ----------------------------------------------------------------------------------
@@ -437,7 +513,174 @@ def test_bounds_in_tokens_a_miss_weighs_more(curves, misses):
 # --- block_markov ---------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="session")
+def exponents() -> pd.DataFrame:
+    return claims.block_markov.exponent_table()
+
+
+@pytest.fixture(scope="session")
+def sliding() -> pd.DataFrame:
+    return claims.block_markov.sliding_checks()
+
+
+@pytest.fixture(scope="session")
+def two_distances(curves) -> pd.DataFrame:
+    tv = claims.claim.stored_curves("tv")
+    return claims.block_markov.two_distances(curves, tv, claims.claim.MIN_WINDOW)
+
+
+def test_the_facts_of_block_markov_are_what_its_prose_glues(
+    exponents, sliding, two_distances, curves
+):
+    ratios = claims.block_markov.tv_exponents(1.5)
+    facts = claims.block_markov.facts(exponents, sliding, ratios, two_distances, curves)
+    assert_all_is_said("notebooks/block_markov", facts)
+
+
+def test_block_markov_the_exact_excess_falls_with_the_predicted_exponent_in_all_cases(exponents):
+    miss = (exponents["exact"] - exponents["leading term"]).abs()
+    assert (miss <= claims.block_markov.TOLERANCE).all()
+
+
+def test_block_markov_with_a_carry_as_long_as_the_block_the_exponent_is_alpha(exponents):
+    equal = exponents[exponents["regime"] == "carry = block"]
+    assert len(equal) and (equal["limit"] == equal["α"]).all()
+    assert equal["exact"].to_numpy() == pytest.approx(equal["α"].to_numpy(), abs=0.01)
+
+
+def test_block_markov_with_no_carry_or_a_short_one_the_exponent_is_at_most_one(exponents):
+    fixed = exponents[exponents["regime"].isin(["no carry", "short carry"])]
+    assert len(fixed) and (fixed["limit"] == fixed["α"].clip(upper=1)).all()
+
+
+def test_block_markov_five_sources_are_tried(sliding):
+    kinds = sliding.index.str.split(",").str[0].tolist()
+    assert kinds == ["Gaussian", "Gaussian", "renewal", "recall", "lacunary"]
+
+
+def test_block_markov_no_more_than_their_carry_and_no_less_than_equal_peak(sliding):
+    assert (sliding["carry"] <= 1 + 1e-9).all()
+    assert (sliding["peak"] >= 1 - 1e-9).all()
+
+
+def test_block_markov_at_equal_mean_context_they_won_on_the_lacunary_source_alone(sliding):
+    assert sliding["convex"].tolist() == [True] * 4 + [False]
+    assert (sliding["mean"].iloc[:4] >= 1 - 1e-9).all() and sliding["mean"].iloc[4] < 1
+
+
+def test_block_markov_both_ends_of_the_ratio_occur():
+    ratios = claims.block_markov.tv_exponents(1.5)["ρ"]
+    assert min(abs(ratios - 1)) < 0.02 and min(abs(ratios - 2)) < 0.02
+
+
+def test_block_markov_on_the_renewal_source_the_reading_goes_wrong():
+    theta = 1.5
+    renewal = claims.block_markov.tv_exponents(theta).loc["renewal", ["KL", "TV"]]
+    reading = bounds.two_exponents(*renewal)
+    assert (reading.phi, reading.sigma) == pytest.approx((1.5, 0.0), abs=0.01)
+    assert abs(reading.phi - (theta - 1)) > 0.5 and abs(reading.sigma - 1) > 0.5  # the truth
+
+
+def test_block_markov_rho_is_within_the_theorys_range_and_below_two_everywhere(two_distances):
+    assert all(1 < item.low and item.high < 2 for item in two_distances["ρ"])
+
+
+def test_block_markov_all_tables_begin_at_one_window_and_hold_not_quite_seven_octaves(curves):
+    used = [data.between(claims.claim.MIN_WINDOW) for data in curves.values()]
+    assert len({data.first[0] for data in used}) == 1
+    assert all(6.5 < np.log2(data.last[-1] / data.first[0]) < 7 for data in used)
+
+
 # --- sink_recent ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def same(rows, suffixes) -> pd.DataFrame:
+    return claims.sink_recent.same_exponent(rows, suffixes, SINKS, "online")
+
+
+@pytest.fixture(scope="session")
+def costs(rows) -> pd.DataFrame:
+    return claims.sink_recent.sink_costs(rows[rows["protocol"] == "online"])
+
+
+@pytest.fixture(scope="session")
+def cache_run() -> pd.DataFrame:
+    return store.load_table(store.stored("cache_run")[MODEL, CORPUS])
+
+
+def bare_means(rows: pd.DataFrame, model: str) -> pd.Series:
+    """budget → mean KL of the sliding window online, on the World English Bible."""
+    return claims.sink_recent.online_means(rows, model, CORPUS, SLIDING)["mean"]
+
+
+def test_the_facts_of_sink_recent_are_what_its_prose_glues(rows, same, costs, cache_run):
+    facts = claims.sink_recent.facts(rows, same, costs, cache_run)
+    assert_all_is_said("notebooks/sink_recent", facts)
+
+
+def test_sink_recent_every_fourth_token_of_the_second_half_of_2048_was_scored(rows):
+    online = rows[(rows["protocol"] == "online") & rows["policy"].isin([SINKS, SLIDING])]
+    for _, part in online.groupby(["model", "corpus"]):
+        positions = np.sort(part["position"].unique())
+        assert set(np.diff(positions)) == {4} and 1024 <= positions[0] and positions[-1] < 2048
+
+
+def test_sink_recent_no_exponent_is_found_without_sinks(rows, suffixes):
+    bare = claims.sink_recent.same_exponent(rows, suffixes, SLIDING, "online")
+    assert any(item.flat for item in bare["policy"])
+
+
+def test_sink_recent_it_hardly_matters_where_the_sinks_stand(rows):
+    over = claims.policy_rows.ratios(rows, claims.sink_recent.CLOSED_UP)
+    moved = over[over["policy"] == SINKS]
+    assert len(moved) and all(0.9 < item.value < 1.1 for item in moved["ratio"])
+
+
+def test_sink_recent_on_smollm2_without_sinks_more_budget_stops_helping(rows):
+    mean = bare_means(rows, MODEL)
+    assert mean[16] > 4 * mean[512] and 0.9 < mean[1024] / mean[512] < 1.1
+
+
+def test_sink_recent_gemmas_goes_on_falling(rows):
+    mean = bare_means(rows, "gemma3-270m")
+    assert mean[1024] < 0.6 * mean[256]
+
+
+def test_sink_recent_over_all_models_texts_and_budgets_a_missing_sink_costs(costs):
+    assert all(item.low > 1 for item in costs["ratio"])
+
+
+def test_sink_recent_on_smollm2_and_the_bible_the_caches_exponent_is_surely_smaller(same):
+    gaps = same.set_index(["model", "corpus"])["difference"]
+    assert gaps[MODEL, CORPUS].high < -fit.MARGIN
+
+
+def test_sink_recent_on_the_other_two_that_difference_is_neither_seen_nor_excluded(same):
+    gaps = same.set_index(["model", "corpus"])["difference"]
+    certain = gaps.pop((MODEL, CORPUS))
+    assert len(gaps) == 2
+    assert all(item.low < certain.value and item.high > -fit.MARGIN for item in gaps)
+
+
+def test_sink_recent_with_few_entries_better_than_re_reading_with_many_worse(foretold):
+    ours = online_of(foretold, SINKS)
+    ours = ours[(ours["model"] == MODEL) & (ours["corpus"] == CORPUS)]
+    factor = ours.set_index("budget")["factor"]
+    assert factor[16].high < 1 < factor[512].low
+
+
+def test_sink_recent_the_bounded_cache_holds_the_same_from_the_moment_it_is_full(cache_run):
+    assert claims.sink_recent.full_bounded(cache_run)["cache_bytes"].nunique() == 1
+
+
+def test_sink_recent_over_8000_generated_tokens(cache_run):
+    assert round(cache_run["token"].max(), -3) == 8000
+
+
+def test_sink_recent_five_budgets(rows):
+    ours = rows[(rows["protocol"] == "online") & (rows["policy"] == SINKS)]
+    assert set(ours.groupby(["model", "corpus"])["budget"].nunique()) == {5}
 
 
 # --- policies -------------------------------------------------------------------------------------
@@ -524,4 +767,129 @@ def test_policies_expected_attention_loses_more_than_sinks_and_recent_tokens(row
 # --- open_question --------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="session")
+def needs() -> pd.DataFrame:
+    return claims.open_question.memory_needs(claims.open_question.memory_curves(1.5))
+
+
+@pytest.fixture(scope="session")
+def memory_table(needs) -> pd.DataFrame:
+    return claims.open_question.open_question_table(needs)
+
+
+@pytest.fixture(scope="session")
+def bank() -> pd.DataFrame:
+    return claims.open_question.bank_losses()
+
+
+@pytest.fixture(scope="session")
+def three(rows) -> pd.DataFrame:
+    """The three protocols on shared tokens, for sinks and for the sliding window."""
+    shared = claims.policy_rows.shared_tokens(rows, (SINKS, SLIDING, RANDOM))
+    compare = claims.open_question.protocols_compared
+    return pd.concat([compare(shared, policy) for policy in (SINKS, SLIDING)])
+
+
+def test_the_facts_of_open_question_are_what_its_prose_glues(memory_table, needs, bank, three):
+    facts = claims.open_question.facts(memory_table, needs, bank, three)
+    assert_all_is_said("notebooks/open_question", facts)
+
+
+def test_open_question_the_sensitivity_to_truncation_alone_cannot_decide_it(memory_table):
+    assert claims.open_question.rule(memory_table) == "open"
+
+
+def test_open_question_one_exponent_three_answers(memory_table):
+    outcomes = memory_table["outcome"].tolist()
+    assert outcomes == ["wins", "wins", "same exponent", "same exponent"]
+
+
+def test_open_question_with_plus_signs_each_further_state_divides_the_loss_by_several(bank):
+    assert (bank["plus"].to_numpy()[:-1] / bank["plus"].to_numpy()[1:] > 2).all()
+
+
+def test_open_question_with_mixed_signs_the_bank_is_hardly_better_and_often_worse(bank):
+    over = bank["mixed"] / bank["window"]
+    assert over.min() > 1 / 1.5 and (over > 1).mean() >= 0.5
+
+
+def test_open_question_the_exponents_on_the_page_on_sensitivity_are_below_one(curves):
+    long = [data.between(claims.claim.MIN_WINDOW) for data in curves.values()]
+    assert all(fit.exponent(data).high < 1 for data in long)
+
+
+def test_open_question_below_one_the_bound_grows_with_one_over_alpha_less_one_then_hardly():
+    found = claims.open_question.converse_exponents()["recurrent, at least"]
+    for alpha, slope in found.items():
+        if alpha < 1:
+            assert slope == pytest.approx(1 / alpha - 1, abs=0.1)
+        else:
+            assert slope < 0.1
+
+
+def test_open_question_for_a_sliding_window_carrying_does_harm(three):
+    ratios = claims.open_question.carried(three, SLIDING)["online / reencode"]
+    assert all(item.low > 1 for item in ratios)
+
+
+def test_open_question_entries_that_have_seen_the_whole_past_carry_some_of_it(three):
+    after = claims.open_question.carried(three, SINKS, MODEL).set_index("budget")
+    assert all(after.loc[budget, "online / prefill"].low > 1 for budget in (64, 256))
+
+
+def test_open_question_on_gemma_carrying_does_harm_even_with_sinks_while_the_budget_is_small(three):
+    at = claims.open_question.carried(three, SINKS, "gemma3-270m").set_index("budget")
+    at = at["online / reencode"]
+    assert at[16].low > 1 and at[64].low > 1
+    assert at[512].low < 1 < at[512].high
+
+
+def test_open_question_one_ratio_a_model_and_budget_and_the_budgets_end_at_512(three):
+    ours = claims.open_question.carried(three, SINKS)
+    assert not ours.duplicated(["model", "budget"]).any()
+    assert three["budget"].max() == 512
+
+
 # --- lab ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def bench():
+    from kvlib.live import lab
+
+    return lab.Lab("small-gpt2", dtype="float64")
+
+
+@pytest.fixture(scope="session")
+def recorded(bench) -> pd.DataFrame:
+    """The recorded run, of re-encoded suffixes alone."""
+    from kvlib.live import lab
+
+    return bench.grid(lab.EXAMPLE, [lab.SUFFIX], [6, 8])
+
+
+@pytest.fixture(scope="session")
+def two_laws(bench):
+    from kvlib.live import lab
+
+    return bench.laws(lab.EXAMPLE, policy=lab.SUFFIX, budget=16)
+
+
+def test_the_facts_of_lab_are_what_its_prose_glues(two_laws, recorded):
+    from kvlib.live import lab
+
+    assert_all_is_said("notebooks/lab", lab.facts(two_laws, recorded, budget=16))
+
+
+def test_lab_whoever_looks_only_at_first_guesses_sees_no_loss_at_all_here(two_laws):
+    assert two_laws.same_first
+
+
+def test_lab_the_probability_of_that_guess_falls(two_laws):
+    first = two_laws.table[two_laws.table["rank"] == 1].set_index("side")["share"]
+    assert first["kept"] < first["full"] / 2
+
+
+def test_lab_eight_tokens_lose_more_than_six(recorded):
+    kl = recorded.set_index("budget")["kl_nats"].groupby("budget").first()
+    assert kl[8] > kl[6]

@@ -1,7 +1,7 @@
-"""What the pages on blocks and on the open question rest on: tables, rules and verdicts.
+"""C9: what working in blocks costs, and two readings of a factor of two in the exponent.
 
-The block-Markov scheme, its exponents and the comparison of suffix and recurrent memory are our
-reconstruction; only the paper's abstract is known to us.
+The block-Markov scheme and its exponents are our reconstruction; only the paper's abstract is known
+to us.
 """
 
 from __future__ import annotations
@@ -31,9 +31,6 @@ CLAIM = Claim(
 )
 CLAIMS = (CLAIM,)
 TOLERANCE = 0.01  # of a local exponent against the table's
-
-
-# --- block-Markov -----------------------------------------------------------------------------
 
 
 def exponent_table(alphas: tuple[float, ...] = (0.5, 1.0, 1.5)) -> pd.DataFrame:
@@ -154,7 +151,7 @@ def rule(exponents: pd.DataFrame, sliding: pd.DataFrame, ratios: pd.DataFrame) -
 def sentence(exponents: pd.DataFrame, sliding: pd.DataFrame, real: pd.DataFrame) -> str:
     """What the verdict of C9 rests on, in a line; `real` is what `two_distances` returns."""
     miss = (exponents["exact"] - exponents["leading term"]).abs().max()
-    low, high = (pick(real["ρ"], key=lambda e: e.value) for pick in (min, max))
+    low, high = fit.extremes(real["ρ"])
     schemes = f"{sliding['schemes'].sum():,} schemes on {len(sliding)} exact sources"
     return (
         f"our reconstruction: {len(exponents)} exponents met to {miss:.1g}, and {schemes} keep "
@@ -228,3 +225,38 @@ def judge(folder: Path = store.DATA) -> tuple[Verdict, ...]:
     word = rule(exponents, sliding, tv_exponents())
     said = sentence(exponents, sliding, real)
     return (Verdict(CLAIM, word, said, rule_text(rule), figures),)
+
+
+# --- the values of the page's prose ---------------------------------------------------------------
+
+
+def facts(
+    exponents: pd.DataFrame,
+    sliding: pd.DataFrame,
+    ratios: pd.DataFrame,
+    real: pd.DataFrame,
+    curves: dict[tuple[str, str], fit.Curve],
+) -> dict[str, str]:
+    """Name → text of every value that the page glues.
+
+    The tables are those of `exponent_table`, `sliding_checks`, `tv_exponents` and `two_distances`;
+    `curves` are the stored ones.
+    """
+    rho, phi = fit.extremes(real["ρ"]), fit.extremes(real["φ"])
+    return {
+        "verdict-c9": rule(exponents, sliding, ratios),
+        "tolerance": str(TOLERANCE),
+        "first-window": str(min(data.between(MIN_WINDOW).first[0] for data in curves.values())),
+        "miss": f"{(exponents['exact'] - exponents['leading term']).abs().max():.4f}",
+        "n-exponents": str(len(exponents)),
+        "schemes": f"{sliding['schemes'].sum():,}",
+        "n-sources": str(len(sliding)),
+        "lacunary-ratio": f"{sliding['mean'].min():.2f}",
+        "rho-low": str(rho[0]),
+        "rho-high": str(rho[1]),
+        "root-low": str(fit.extremes(real["ρ, root law"])[0]),
+        "phi-low": str(phi[0]),
+        "phi-high": str(phi[1]),
+        "n-tables": str(len(real)),
+        "n-docs": str(real["documents"].min()),
+    }

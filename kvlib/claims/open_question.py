@@ -1,12 +1,12 @@
-"""Tables of the pages on cache policies: from stored rows to figures with intervals.
+"""C8: can a carried summary beat the window? Exact sources of one exponent, and real caches.
 
-Documents are what is left out for an interval (jackknife-t). Means and ratios are taken to the
-logarithm first, for a divergence is positive and skewed. KL is averaged before any logarithm.
+The sources, their recurrent memories and the bounds are our reconstruction. On real models the same
+policy is compared in three protocols, at equal budgets and on the same tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import pandas as pd
 
 from kvlib import names, store
 from kvlib.claims.claim import Claim, Figure, Verdict, figures_of, rule_text
-from kvlib.claims.policy_rows import PROTOCOLS, stored_rows
+from kvlib.claims.policy_rows import MODEL, PROTOCOLS, SINKS, SLIDING, stored_rows
 from kvlib.fit import extremes, log_mean, log_ratio
 from kvlib.names import name_of
 from kvlib.theory import banks, bounds, gaussian, sources
@@ -56,7 +56,7 @@ def protocols_compared(rows: pd.DataFrame, policy: str) -> pd.DataFrame:
 
 def carrying_sentence(rows: pd.DataFrame) -> str:
     """C8 on real models: does a cache that carries entries along lose less than re-reading them?"""
-    table = protocols_compared(rows, "4 sinks + recent")
+    table = protocols_compared(rows, SINKS)
     low, high = extremes(table["online / reencode"])
     names = " and ".join(dict.fromkeys(name_of(model).split("-")[0] for model in table["model"]))
     return (
@@ -108,6 +108,21 @@ def best_bank(source: gaussian.GaussianPowerLaw, states: int, rounds: int = 3) -
         best = min(best, float(lost.min()))
         centre, reach = ends[lost.argmin()], reach / 3
     return best
+
+
+def bank_losses(states: Sequence[int] = range(1, 7), alpha: float = 1.5) -> pd.DataFrame:
+    """What the best bank of so many decaying sums loses beside a window of as many symbols, nats.
+
+    A row a number of states; columns `plus` and `mixed` (the signs of the Gaussian source), and
+    `window`. All against a predictor of ORDER symbols.
+    """
+    kinds = {"plus": "plus", "mixed": "rudin-shapiro"}
+    known = {
+        name: gaussian.GaussianPowerLaw(alpha, PREFACTOR, kind) for name, kind in kinds.items()
+    }
+    lost = {name: [best_bank(source, m) for m in states] for name, source in known.items()}
+    risk = known["plus"].sensitivity(np.append(states, ORDER))
+    return pd.DataFrame(lost | {"window": risk[:-1] - risk[-1]}, index=pd.Index(states))
 
 
 def linear_bound(source: gaussian.GaussianPowerLaw, states: np.ndarray) -> np.ndarray:
@@ -301,9 +316,74 @@ def judge(folder: Path = store.DATA) -> tuple[Verdict, ...]:
         for kind in ("suffix", "recurrent")
     )
     rows = stored_rows(folder)
-    three = protocols_compared(rows, "4 sinks + recent")
+    three = protocols_compared(rows, SINKS)
     if len(three):
         said = f"{said}; {carrying_sentence(rows)}"
         name = {"online / reencode": "KL online / re-encoded"}
         figures += figures_of(three, name, distance="KL", protocol="online")
     return (Verdict(CLAIM, rule(table), said, rule_text(rule), figures),)
+
+
+# --- the values of the page's prose ---------------------------------------------------------------
+
+
+def facts(
+    table: pd.DataFrame, needs: pd.DataFrame, bank: pd.DataFrame, three: pd.DataFrame
+) -> dict[str, str]:
+    """Name → text of every value that the page glues.
+
+    `table` is what `open_question_table` makes of `needs`, those what `memory_needs` returns;
+    `bank` is that of `bank_losses`; `three` holds `protocols_compared` for sinks and for the
+    sliding window.
+    """
+    return {
+        "verdict-c8": rule(table),
+        **_source_facts(table, needs),
+        "gain": f"{(bank['window'] / bank['mixed']).max():.2f}",
+        **_protocol_facts(three),
+    }
+
+
+def carried(three: pd.DataFrame, policy: str, model: str | None = None) -> pd.DataFrame:
+    """The rows of one policy, on one model where it is given."""
+    ours = three[three["policy"] == policy]
+    return ours if model is None else ours[ours["model"] == model]
+
+
+def _source_facts(table: pd.DataFrame, needs: pd.DataFrame) -> dict[str, str]:
+    """Memory on the four exact sources at α = 1.5 and ε = 1e-4."""
+    at = table.rename({title: key for key, title in names.SOURCES.items()})
+    fine = needs.query("source == 'rudin-shapiro' and alpha == 1.5 and epsilon == 1e-4")
+    return {
+        "lamp-window": f"{at.loc['renewal', 'suffix']:,}",
+        "lamp-counter": str(at.loc["renewal", "recurrent"]),
+        "plus-window": str(at.loc["plus", "suffix"]),
+        "plus-states": str(at.loc["plus", "recurrent"]),
+        "rs-states": str(at.loc["rudin-shapiro", "recurrent"]),
+        "rs-bound": str(int(fine["bound"].item())),
+        "recall-window": f"{at.loc['recall', 'suffix']:,}",
+        "recall-least": f"{at.loc['recall', 'recurrent']:,}",
+    }
+
+
+def _protocol_facts(three: pd.DataFrame) -> dict[str, str]:
+    """Online over re-encoded and over prefill, on the two models; counts behind them."""
+    other = "gemma3-270m"
+    said = {}
+    for policy, key in ((SINKS, "sink"), (SLIDING, "bare")):
+        at = carried(three, policy, MODEL).set_index("budget")["online / reencode"]
+        said |= {f"{key}-{budget}": f"{at[budget]:.2g}" for budget in (64, 256)}
+    after = carried(three, SINKS, MODEL).set_index("budget")["online / prefill"]
+    said |= {f"sink-pre-{budget}": f"{after[budget]:.2g}" for budget in (64, 256)}
+    at = carried(three, SINKS, other).set_index("budget")["online / reencode"]
+    said |= {f"gemma-{budget}": f"{at[budget]:.2g}" for budget in (16, 64, 256, 512)}
+    ratios = carried(three, SINKS)["online / reencode"]
+    counts = {
+        "n-ratios": len(ratios),
+        "n-below": sum(item.high < 1 for item in ratios),
+        "n-above": sum(item.low > 1 for item in ratios),
+    }
+    for model, name in ((MODEL, ("n-three", "n-tokens")), (other, ("n-gemma", "n-gemma-tokens"))):
+        least = three[three["model"] == model][["documents", "tokens"]].min()
+        counts |= dict(zip(name, least, strict=True))
+    return said | {name: str(count) for name, count in counts.items()}

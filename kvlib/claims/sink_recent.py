@@ -1,4 +1,4 @@
-"""Tables of the pages on cache policies: from stored rows to figures with intervals.
+"""C4: does a cache of sinks and recent tokens lose by the law of re-encoded suffixes?
 
 Documents are what is left out for an interval (jackknife-t). Means and ratios are taken to the
 logarithm first, for a divergence is positive and skewed. KL is averaged before any logarithm.
@@ -9,22 +9,30 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from kvlib import fit, store
 from kvlib.claims.claim import Claim, Verdict, figures_of, rule_text, to_come
 from kvlib.claims.policy_rows import (
+    CORPUS,
     LEAST_BUDGETS,
+    MODEL,
+    SINKS,
+    SLIDING,
     curve,
     placed,
+    ratios,
     same_documents,
     stored_rows,
     suffix_tables,
+    summary,
 )
 from kvlib.fit import MARGIN
 
 CLAIM = Claim("C4", "A cache of sinks and recent tokens shows the same exponent.", "sink_recent")
 CLAIMS = (CLAIM,)
+CLOSED_UP = "4 sinks + recent, cache positions"
 
 
 def same_exponent(
@@ -84,8 +92,8 @@ def judge(folder: Path = store.DATA) -> tuple[Verdict, ...]:
     rows, suffixes = stored_rows(folder), suffix_tables(folder)
     if rows.empty or not suffixes:
         return (to_come(CLAIM, rule),)
-    same = same_exponent(rows, suffixes, "4 sinks + recent", "online")
-    where = {"distance": "KL", "policy": "4 sinks + recent"}
+    same = same_exponent(rows, suffixes, SINKS, "online")
+    where = {"distance": "KL", "policy": SINKS}
     figures = [
         *figures_of(same, {"policy": "exponent α"}, protocol="online", **where),
         *figures_of(
@@ -94,3 +102,79 @@ def judge(folder: Path = store.DATA) -> tuple[Verdict, ...]:
         *figures_of(same, {"difference": "difference of exponents"}, protocol="online", **where),
     ]
     return (Verdict(CLAIM, rule(same), sentence(same), rule_text(rule), tuple(figures)),)
+
+
+# --- the values of the page's prose ---------------------------------------------------------------
+
+
+def facts(
+    rows: pd.DataFrame, same: pd.DataFrame, costs: pd.DataFrame, run: pd.DataFrame
+) -> dict[str, str]:
+    """Name → text of every value that the page glues.
+
+    `rows` are the stored ones of policies, `same` what `same_exponent` makes of them, `costs` what
+    `sink_costs` does; `run` is the stored run of a bounded cache.
+    """
+    least, most = fit.extremes(costs["ratio"])
+    times = costs.set_index(["model", "corpus", "budget"])["ratio"][MODEL, CORPUS, 256]
+    closed = rows[rows["policy"] == CLOSED_UP]
+    return {
+        "verdict-c4": rule(same),
+        "margin": str(fit.MARGIN),
+        "differences": sentence(same),
+        "n-docs": str(same["documents"].min()),
+        "n-moved": str(closed["doc"].nunique()),
+        "times-256": f"{times:.2g}",
+        "least-cost": f"{least:.2g}",
+        "most-cost": f"{most:.2g}",
+        **_loss_facts(rows),
+        **_run_facts(run),
+    }
+
+
+def sink_costs(rows: pd.DataFrame) -> pd.DataFrame:
+    """What a missing sink costs: the sliding window's KL over that of four sinks and recent tokens,
+    as `policy_rows.ratios` has it."""
+    over = ratios(rows, SLIDING)
+    return over[over["policy"] == SINKS]
+
+
+def online_means(rows: pd.DataFrame, model: str, corpus: str, policy: str) -> pd.DataFrame:
+    """budget → `mean, low, high, documents` of the online KL of a policy, nats."""
+    ours = rows[(rows["protocol"] == "online") & (rows["policy"] == policy)]
+    ours = ours[(ours["model"] == model) & (ours["corpus"] == corpus)]
+    return summary(ours).set_index("budget")[["mean", "low", "high", "documents"]]
+
+
+def full_bounded(run: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the bounded cache after it was surely full, in the order of tokens."""
+    return run.query("cache == 'bounded' and token > 1000").sort_values("token")
+
+
+def _loss_facts(rows: pd.DataFrame) -> dict[str, str]:
+    """Mean KL with its interval, with sinks and without, on the table that sentences single out."""
+    sinks, bare = (online_means(rows, MODEL, CORPUS, policy) for policy in (SINKS, SLIDING))
+    shown = {"sink-256": sinks.loc[256]}
+    shown |= {f"bare-{budget}": bare.loc[budget] for budget in (16, 256, 512, 1024)}
+    said = {
+        name: f"{row['mean']:.2g} [{row['low']:.2g},\u00a0{row['high']:.2g}]"
+        for name, row in shown.items()
+    }
+    documents = min(sinks["documents"].min(), bare["documents"].min())
+    return said | {"n-web": str(documents)}
+
+
+def _run_facts(run: pd.DataFrame) -> dict[str, str]:
+    """What a bounded and an unbounded cache cost in time (ms a token) and memory (MB)."""
+    halves = np.array_split(full_bounded(run)["cpu_seconds"].to_numpy(), 2)
+    early, late = (1000 * np.median(half) for half in halves)
+    last = run[run["token"] == run["token"].max()].set_index("cache")
+    megabytes = last["cache_bytes"] / 1e6
+    return {
+        "n-written": f"{run['token'].max():,}",
+        "early-ms": f"{early:.0f}",
+        "late-ms": f"{late:.0f}",
+        "mb-bounded": f"{megabytes['bounded']:.0f}",
+        "mb-unbounded": f"{megabytes['unbounded']:.0f}",
+        "ms-unbounded": f"{1000 * last.loc['unbounded', 'cpu_seconds']:.0f}",
+    }

@@ -1,9 +1,4 @@
-"""A passage of real text, token by token: what breaks when the cache shrinks.
-
-`python -m kvlib.passages` measures and stores one; `Passage` draws it: words shaded by KL, policy
-and budget to choose, and for a token the model's first guesses, with the full cache and with the
-bounded one.
-"""
+"""The story in fifteen minutes: its passage, the plan of a cache, and what its prose says."""
 
 from __future__ import annotations
 
@@ -13,7 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from kvlib import store
+from kvlib import fit, store
+from kvlib.claims.claim import MIN_WINDOW
+from kvlib.claims.policy_rows import SINKS
 from kvlib.names import name_of
 
 
@@ -23,7 +20,7 @@ def stored_passage(folder: Path = store.DATA) -> pd.DataFrame:
     return store.load_table(path)
 
 
-POLICY, PROTOCOL = "4 sinks + recent", "online"
+POLICY, PROTOCOL = SINKS, "online"
 KEYS = ["model", "corpus"]
 
 
@@ -83,3 +80,20 @@ def _rows(summary: pd.DataFrame) -> pd.DataFrame:
     order = pd.Index(summary[KEYS].apply(tuple, axis=1).unique())
     place = pd.Series(order.get_indexer(ours[KEYS].apply(tuple, axis=1)), ours.index)
     return ours.assign(worst=worst, place=place).sort_values(["place", "budget"])
+
+
+# --- the values of the page's prose ---------------------------------------------------------------
+
+
+def facts(curves: dict[tuple[str, str], fit.Curve]) -> dict[str, str]:
+    """Name → text of every value that the page glues; `curves` are the stored ones."""
+    exponents = [fit.exponent(data.between(MIN_WINDOW)) for data in curves.values()]
+    flattest, steepest = fit.extremes(pd.Series(exponents))
+    cheapest, dearest = (10 ** (1 / item.value) for item in (steepest, flattest))
+    return {
+        "cheapest": f"{cheapest:.0f}",
+        "dearest": f"{float(f'{dearest:.2g}'):,.0f}",  # to two digits
+        "steepest": f"{steepest:.2g}",
+        "flattest": f"{flattest:.2g}",
+        "n-tables": str(len(exponents)),
+    }

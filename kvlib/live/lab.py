@@ -228,3 +228,23 @@ def label(policy: str) -> str:
     """How a policy is called in a list or a sentence."""
     rule, protocol = setting(policy)
     return SUFFIX if policy == SUFFIX else f"{rule.name} ({protocol})"
+
+
+# --- the values of the page's prose ---------------------------------------------------------------
+
+
+def facts(laws: Laws, grid: pd.DataFrame, budget: int) -> dict[str, str]:
+    """Name → text of every value that the page on the bench glues.
+
+    `laws` are those with the last `budget` tokens kept, `grid` the recorded run.
+    """
+    first = laws.table[laws.table["rank"] == 1].set_index("side")
+    by_suffix = grid[grid["policy"] == label(SUFFIX)].groupby("budget")["kl_nats"].first()
+    return {
+        "budget": str(budget),
+        **{f"first-{side}": first.loc[side, "token"].replace("·", " ") for side in first.index},
+        **{f"share-{side}": f"{first.loc[side, 'share']:.2f}" for side in first.index},
+        "kl": f"{laws.kl_nats:.1f}",
+        "tv": f"{laws.tv:.2f}",
+        **{f"at-{kept}": f"{by_suffix[kept]:.1f}" for kept in (6, 8)},
+    }
