@@ -1,6 +1,8 @@
-"""How models, texts and distances are called in a sentence; the book's order of them."""
+"""How models, texts, distances and policies are called in a sentence; the book's order of them."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 NAMES = {
     "smollm2-135m-instruct": "SmolLM2-135M-Instruct",
@@ -22,6 +24,40 @@ SOURCES = {
 }
 
 
+PROTOCOLS = ("reencode", "online", "prefill")  # the ways to run a cache policy; `kvlib.cache`
+
+
+class PolicyName(NamedTuple):
+    """How a sentence calls a cache policy, and how many first entries it always keeps."""
+
+    title: str
+    n_sink: int = 0
+
+
+POLICIES = {  # by their keys: what the command line takes, and what rows and manifests hold
+    "sliding": PolicyName("sliding window"),
+    "sinks": PolicyName("4 sinks + recent", n_sink=4),
+    "sinks-cache-positions": PolicyName("4 sinks + recent, cache positions", n_sink=4),
+    "random": PolicyName("random"),
+    "random-sinks": PolicyName("4 sinks + random", n_sink=4),
+    "random-heads": PolicyName("random, each head its own"),
+    "random-closed-up": PolicyName("random, closed up"),
+    "random-sinks-closed-up": PolicyName("4 sinks + random, closed up", n_sink=4),
+    "h2o": PolicyName("heavy hitters (H2O)"),
+    "tova": PolicyName("TOVA"),
+    "snapkv": PolicyName("SnapKV"),
+    "key-norm": PolicyName("key norm"),
+    "expected-attention": PolicyName("expected attention", n_sink=4),
+}
+TITLES = {key: policy.title for key, policy in POLICIES.items()}
+KEYS = {title: key for key, title in TITLES.items()}  # tables of old have titles in their rows
+
+
 def name_of(key: str) -> str:
-    """How a model, corpus, divergence or exact source is called in a picture or a sentence."""
-    return (NAMES | SOURCES).get(key, key)
+    """How a model, corpus, distance, exact source or policy is called in a sentence."""
+    return (NAMES | SOURCES | TITLES).get(key, key)
+
+
+def sinks_of(policy: str) -> int:
+    """How many first entries a policy always keeps; `policy` is its key."""
+    return POLICIES[policy].n_sink if policy in POLICIES else 0

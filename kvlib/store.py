@@ -29,6 +29,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from kvlib import names
+
 VERSIONED = ("torch", "transformers", "numpy", "scipy", "kvlib")
 DATA = Path(__file__).with_name("data")
 PART = r"\d{5,}\.parquet"  # name of a part: the number of its document
@@ -351,6 +353,8 @@ def load_table(path: Path) -> pd.DataFrame:
         raise ValueError(
             f"{path} is damaged: expected SHA-256 {manifest['sha256'][:12]}…, got {found[:12]}…"
         )
+    if "policy" in table:  # rows once held the titles of policies; now they hold their keys
+        table["policy"] = table["policy"].replace(names.KEYS)
     return table
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from kvlib.charts.parts import steady
+from kvlib.names import name_of
 
 SHADES = (0.02, 0.1, 0.5, 2.0)  # nats: where a word gets a darker shade
 
@@ -22,11 +23,12 @@ class Passage:
     """A stored passage as a page's explorer; `label` is what a screen reader says first."""
 
     def __init__(self, rows: pd.DataFrame, label: str) -> None:
-        self.rows, self.label = rows, label
+        rows = rows.assign(policy=rows["policy"].map(name_of))
         self.full = rows.loc[rows["budget"] == 0, "policy"].iloc[0]
         self.policies = [p for p in dict.fromkeys(rows["policy"]) if p != self.full]
         self.budgets = sorted(int(b) for b in set(rows["budget"]) - {0})
         full = rows[rows["policy"] == self.full]
+        self.rows, self.label = rows, label
         self.tokens = full["token"].tolist()
 
     def payload(self) -> dict[str, Any]:

@@ -159,9 +159,9 @@ def spread(what: str, estimates: pd.Series, rows: pd.DataFrame) -> str:
 
 
 def named(rows: pd.DataFrame) -> pd.DataFrame:
-    """A table for a page: models and corpora by their names, estimates with their intervals."""
+    """A table for a page: models, corpora and policies by name, estimates with their intervals."""
     shown = rows.copy()
-    for column in ("model", "corpus"):
+    for column in {"model", "corpus", "policy"} & set(shown):
         shown[column] = shown[column].map(names.name_of)
     shown = shown.astype(str).set_index("model")
     return shown.rename_axis(index=None, columns="model")

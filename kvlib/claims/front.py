@@ -90,5 +90,5 @@ def _line(figure: Figure) -> str:
     counted = f"n = {figure.n}" if figure.n else ""
     where = " on ".join(name_of(key) for key in (figure.model, figure.corpus) if key)
     budget = f"budget {figure.budget:,}" if figure.budget else ""
-    parts = (counted, where, figure.distance, figure.protocol, figure.policy, budget)
+    parts = (counted, where, figure.distance, figure.protocol, name_of(figure.policy), budget)
     return f"{figure.name} = {number}; {'; '.join(filter(None, parts))}".removesuffix("; ")

@@ -192,7 +192,9 @@ def prediction_sentence(foretold: pd.DataFrame) -> str:
     for policy, part in ours.groupby("policy", sort=False):
         at = found[found["policy"] == policy]["holds"]
         low, high = extremes(part["factor"])
-        parts.append(f"{policy} {low:.2g} to {high:.2g}, holds on {at.sum()} of {len(at)} tables")
+        parts.append(
+            f"{name_of(policy)} {low:.2g} to {high:.2g}, holds on {at.sum()} of {len(at)} tables"
+        )
     budgets = f"{ours['budget'].min():,} to {ours['budget'].max():,}"
     said = "; ".join([*parts, documents_behind(ours)])
     return f"measured / foretold KL, online, budgets {budgets}. {said}"
@@ -205,7 +207,7 @@ def retention_sentence(ratio: pd.DataFrame) -> str:
     for policy, part in ours.groupby("policy", sort=False):
         low, high = extremes(part["ratio"])
         mean = fit.geometric_mean(part["ratio"])
-        parts.append(f"{policy} {low:.2g} to {high:.2g}, geometric mean {mean:.2g}")
+        parts.append(f"{name_of(policy)} {low:.2g} to {high:.2g}, geometric mean {mean:.2g}")
     return (
         "KL of random retention over that of the policy, online, at equal budget. "
         f"{'; '.join(parts)}; {documents_behind(ours)}"
@@ -226,7 +228,7 @@ def law_sentence(laws: pd.DataFrame) -> str:
         if len(real):
             ends = dict.fromkeys(map("{:.2g}".format, extremes(real)))
             alpha = f"α {' to '.join(ends)} on {len(real)} of {len(part)} tables"
-        parts.append(f"{policy}: {', '.join(rivals)}, {alpha}")
+        parts.append(f"{name_of(policy)}: {', '.join(rivals)}, {alpha}")
     return (
         "error on unseen documents over the power law's, in the budget, online. "
         f"{'; '.join(parts)}; {documents_behind(ours, 'exponential')}"

@@ -6,7 +6,6 @@ logarithm first, for a divergence is positive and skewed. KL is averaged before 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,17 +14,16 @@ import pandas as pd
 
 from kvlib import fit, store
 from kvlib.fit import log_mean, log_ratio
-from kvlib.names import NAMES, name_of
+from kvlib.names import NAMES, PROTOCOLS, name_of, sinks_of
 
 KINDS = (  # of stored tables, in the order in which pages show them
     *("online", "cache_positions", "scored"),
     *("prefill", "prefill_heads", "prefill_scored", "prefill_expected", "reencode"),
 )
 KEYS = ["model", "corpus", "protocol", "policy", "budget"]
-PROTOCOLS = ("reencode", "online", "prefill")
-SLIDING, SINKS = RECENCY = ("sliding window", "4 sinks + recent")
-RANDOM, FAIR_RANDOM = "random", "4 sinks + random"
-EXPECTED = "expected attention"
+SLIDING, SINKS = RECENCY = ("sliding", "sinks")
+RANDOM, FAIR_RANDOM = "random", "random-sinks"
+EXPECTED = "expected-attention"
 MODEL, CORPUS = "smollm2-135m-instruct", "world-english-bible"  # singled out by sentences
 LAW = "finite-context power"
 LEAST_BUDGETS = 4  # for a fit in the budget
@@ -83,9 +81,8 @@ def ratios(rows: pd.DataFrame, baseline: str = RANDOM) -> pd.DataFrame:
 
 
 def kept(policy: str, budget: np.ndarray) -> np.ndarray:
-    """Tokens kept besides the sinks, whose number a policy's name begins with."""
-    sinks = re.match(r"(\d+) sinks", policy)
-    return np.asarray(budget, dtype=float) - (int(sinks[1]) if sinks else 0)
+    """Tokens kept besides the sinks."""
+    return np.asarray(budget, dtype=float) - sinks_of(policy)
 
 
 def curve(rows: pd.DataFrame, besides_sinks: bool = True) -> fit.Curve:
@@ -162,6 +159,11 @@ def placed(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(where=[place(*p) for p in zip(table["model"], table["corpus"])])  # noqa: B905
 
 
+def titled(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with its policies by their titles."""
+    return table.assign(policy=table["policy"].map(name_of)) if "policy" in table else table
+
+
 def worded(table: pd.DataFrame) -> pd.DataFrame:
     """The table with its estimates in words, to two digits."""
     return table.map(lambda item: f"{item:.2g}" if isinstance(item, fit.Estimate) else item)
@@ -169,7 +171,7 @@ def worded(table: pd.DataFrame) -> pd.DataFrame:
 
 def by_budget(table: pd.DataFrame, column: str, keys: Sequence[str]) -> pd.DataFrame:
     """A column of estimates with a column a budget, to two digits; blank where there is none."""
-    cells = worded(table).set_index([*keys, "budget"])[column]
+    cells = worded(titled(table)).set_index([*keys, "budget"])[column]
     wide = cells.unstack("budget", sort=False)
     return wide[sorted(wide)].fillna("").rename_axis(index=[None] * len(keys))
 

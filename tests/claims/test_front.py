@@ -139,7 +139,7 @@ def test_a_figure_in_a_line_says_what_it_has_and_nothing_else():
         claims.claim.Figure("bits", 160.0),
         claims.claim.Figure(
             *("α", 0.5, 0.4, 0.6, 24, "gemma3-270m", "scipy-docs", "KL", "online"),
-            policy="4 sinks + recent",
+            policy="sinks",
             budget=1024,
         ),
         claims.claim.figure_of("α", fit.Estimate(0, 0, 0, 16, flat=True), distance="TV"),

@@ -67,7 +67,7 @@ def test_what_was_not_measured_raises_and_names_what_was():
 def test_other_policies_and_protocols_are_left_out():
     table = summary({16: 2.0})
     other = summary({64: 0.01}).assign(protocol="prefill")
-    bare = summary({64: 0.01}).assign(policy="sliding window")
+    bare = summary({64: 0.01}).assign(policy="sliding")
     assert claims.story.plan(pd.concat([table, other, bare]), "m", "c", 0.1).budget is None
 
 
@@ -90,7 +90,7 @@ def test_the_stored_plan_is_measured_and_its_chart_says_so():
     budget = claims.story.plan(stored, model, corpus, 0.2).budget
     online = stored[(stored["protocol"] == "online") & (stored["budget"] == budget)]
     row = online.query("model == @model and corpus == @corpus").set_index("policy")
-    assert row.loc[claims.story.POLICY, "high"] <= 0.2 < row.loc["sliding window", "high"]
+    assert row.loc[claims.story.POLICY, "high"] <= 0.2 < row.loc["sliding", "high"]
     rows = claims.story.plan_rows(stored, dict.fromkeys(stored["model"].unique(), (1, 0, 0)))
     assert charts.story.plan(rows, 0.2).spec()["params"][1] == {"name": "epsilon", "value": 0.2}
 
