@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from kvlib import names
 from kvlib.cache import protocols
 from kvlib.cache.policies import Policy
 from kvlib.measure.laws import HEAD_ROWS, log_laws
@@ -93,7 +94,11 @@ def measure_policies(
             else:
                 hidden = protocols.online_hidden(full, policy, budget, rng)
             rows = _compare_rows(lm, log_p, hidden, ids, targets)
-            tables.append(rows.assign(policy=policy.name, budget=np.int32(budget)))
+            tables.append(
+                rows.assign(
+                    policy=names.KEYS.get(policy.name, policy.name), budget=np.int32(budget)
+                )
+            )
     table = pd.concat(tables, ignore_index=True)
     if not np.isfinite(table[["kl_nats", "tv"]]).all(axis=None):
         raise FloatingPointError(f"{lm.name}: expected finite logits, got NaN in document {doc}")

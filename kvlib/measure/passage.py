@@ -42,7 +42,7 @@ def measure_passage(lm: LanguageModel, ids: np.ndarray) -> pd.DataFrame:
             rng = np.random.default_rng([0, budget])
             hidden = protocols.online_hidden(full, policy, budget, rng)
             laws = log_laws(lm, hidden)
-            parts.append(_rows(lm, ids, targets, tokens, reference, laws, policy.name, budget))
+            parts.append(_rows(lm, ids, targets, tokens, reference, laws, name, budget))
     return pd.concat(parts, ignore_index=True)
 
 

@@ -24,7 +24,7 @@ def test_rows_are_the_laws_of_the_model(smollm2, passage, monkeypatch):
     table = measure.policy_distortion(
         smollm2, [ids[:-1]], [passages_policy("sinks")], [16], "online", every=1
     ).set_index("position")["kl_nats"]
-    ours = rows[rows["policy"] == passages_policy("sinks").name].set_index("position")["kl_nats"]
+    ours = rows[rows["policy"] == "sinks"].set_index("position")["kl_nats"]
     np.testing.assert_allclose(ours.to_numpy(), table.loc[53:58].to_numpy(), atol=2e-5)
 
 
