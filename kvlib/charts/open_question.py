@@ -208,6 +208,8 @@ def three_protocols_chart(table: pd.DataFrame) -> alt.LayerChart:
 def three_protocols_rows(summary: pd.DataFrame, policies: tuple[str, ...]) -> pd.DataFrame:
     """The three protocols at equal budgets, for policies and models that have all of them."""
     table = summary[summary["policy"].isin(policies) & summary["budget"].isin(BUDGETS)].copy()
+    table["policy"] = table["policy"].map(name_of)
+    titles = [name_of(policy) for policy in policies]
     table["source"] = [
         f"{name_of(model)} · {name_of(corpus)}"
         for model, corpus in zip(table["model"], table["corpus"], strict=True)
@@ -228,6 +230,6 @@ def three_protocols_rows(summary: pd.DataFrame, policies: tuple[str, ...]) -> pd
     triples = zip(*(table[name] for name in keys), strict=True)
     table["sentence"] = [sentences[triple] for triple in triples]
     table["setting"] = table["policy"] + " · " + table["source"]
-    table = table.sort_values("policy", key=lambda names: names.map(policies.index), kind="stable")
+    table = table.sort_values("policy", key=lambda names: names.map(titles.index), kind="stable")
     columns = ["setting", "budget", "protocol", "mean", "low", "high", "documents", "tokens"]
     return parts.rounded(table[[*columns, "sentence"]], 4)

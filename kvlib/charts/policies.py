@@ -12,7 +12,7 @@ from kvlib.charts.parts import DASHED, SOLID
 from kvlib.names import name_of
 
 BUDGETS = (16, 64, 256, 512)  # of every setting, whatever its protocol
-BEST_KNOWN = "4 sinks + recent"  # each setting has it
+BEST_KNOWN = name_of("sinks")  # each setting has it
 SETTING = "Protocol, model and text"
 
 
@@ -71,6 +71,7 @@ def ranking_chart(table: pd.DataFrame) -> alt.LayerChart:
 def ranking_rows(summary: pd.DataFrame) -> pd.DataFrame:
     """Rows of a summary with their `setting`, and `sentence`: who is best there."""
     table = parts.rounded(summary[summary["budget"].isin(BUDGETS)].copy(), 4)
+    table["policy"] = table["policy"].map(name_of)
     keys = zip(table["model"], table["corpus"], table["protocol"], strict=True)
     table["setting"] = [_setting(*key) for key in keys]
     sentences = {}
@@ -160,6 +161,7 @@ def curve_rows(summary: pd.DataFrame, foretold: pd.DataFrame) -> pd.DataFrame:
     """Measured means with bands, and what the law foretells, a row a setting, policy and budget."""
     keys = ["model", "corpus", "protocol", "policy", "budget"]
     table = foretold.merge(summary[[*keys, "low", "high", "documents"]], on=keys)
+    table["policy"] = table["policy"].map(name_of)
     triples = zip(table["model"], table["corpus"], table["protocol"], strict=True)
     table["setting"] = [_setting(*triple) for triple in triples]
     table["off"] = [item.value for item in table["factor"]]

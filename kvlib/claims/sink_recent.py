@@ -32,7 +32,7 @@ from kvlib.fit import MARGIN
 
 CLAIM = Claim("C4", "A cache of sinks and recent tokens shows the same exponent.", "sink_recent")
 CLAIMS = (CLAIM,)
-CLOSED_UP = "4 sinks + recent, cache positions"
+CLOSED_UP = "sinks-cache-positions"
 
 
 def same_exponent(
