@@ -105,7 +105,7 @@ class Shaker:
     def table(self, value: pd.Series | pd.DataFrame) -> pd.Series | pd.DataFrame:
         """A table whose columns are moved; its index stays."""
         if isinstance(value, pd.Series):
-            if value.dtype.kind not in "fO" or not isinstance(value.dtype, np.dtype):
+            if value.dtype.kind not in ("f", "O") or not isinstance(value.dtype, np.dtype):
                 return value
             return pd.Series(self.array(value.to_numpy()), value.index, name=value.name)
         if not value.columns.is_unique:
