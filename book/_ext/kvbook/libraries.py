@@ -26,9 +26,11 @@ def write_libraries(app: Sphinx) -> None:
     """Writes MathJax, and Vega in a function of its own: its global names would break Sphinx's."""
     static = Path(app.outdir) / "_static"
     static.mkdir(parents=True, exist_ok=True)
-    if not (static / VEGA).exists():
+    kept = Path(app.outdir).parent / f"{vl_convert.__version__}-{VEGA}"
+    if not kept.exists():  # it takes seconds to make, and outlives the pages
         bundle = vl_convert.javascript_bundle(vl_version=VEGA_LITE_VERSION)
-        (static / VEGA).write_text(f"(function () {{\n{bundle}\n}})();\n", encoding="utf-8")
+        kept.write_text(f"(function () {{\n{bundle}\n}})();\n", encoding="utf-8")
+    shutil.copyfile(kept, static / VEGA)
     mathjax = importlib.resources.files("sphinx-mathjax-offline") / "static" / "mathjax"
     for part in MATHJAX_PARTS:
         with importlib.resources.as_file(mathjax / part) as source:
