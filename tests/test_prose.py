@@ -113,6 +113,18 @@ def test_story_add_four_sinks_and_it_becomes_one_of_the_best(online_means):
     assert (online_means[SINKS] < 1.5 * online_means.min(axis=1)).all()
 
 
+def test_story_two_orders_of_magnitude_depend_on_the_protocol(ratio):
+    ours = ratio[(ratio["model"] == MODEL) & (ratio["corpus"] == CORPUS)]
+    at = ours[(ours["policy"] == SINKS) & (ours["budget"] == 256)].set_index("protocol")["ratio"]
+    least, most = sorted((at["online"], at["prefill"]), key=lambda item: item.value)
+    assert least.high < most.low
+
+
+def test_story_one_token_in_twenty_loses_far_more(rows):
+    ours = claims.policy_rows.summary(online_of(rows, SINKS))
+    assert (ours["p95"] > 2 * ours["mean"]).all()
+
+
 def test_story_no_window_up_to_a_thousand_tokens_was_long_enough_to_lose_nothing(
     curves, online_means
 ):
@@ -133,6 +145,14 @@ def test_story_within_a_factor_of_about_two_on_gemma(off_by):
 
 def test_story_one_without_sinks_loses_far_more(off_by):
     assert (off_by.loc[SLIDING, "min"] > 2).all()
+
+
+def test_story_on_sources_built_for_the_purpose_a_summary_can_beat_the_law(memory_table):
+    assert (memory_table["outcome"] == "wins").any()
+
+
+def test_story_on_real_models_no_sign_of_it_in_caches_that_carry_entries_along(three):
+    assert not any(item.high < 1 for item in three["online / reencode"])
 
 
 def test_story_one_yahweh_is_dark_with_sinks_and_lighter_with_random_retention():
@@ -626,6 +646,13 @@ def test_sink_recent_every_fourth_token_of_the_second_half_of_2048_was_scored(ro
         assert set(np.diff(positions)) == {4} and 1024 <= positions[0] and positions[-1] < 2048
 
 
+def test_sink_recent_of_gemmas_eighteen_layers_fifteen_see_512_tokens_at_most():
+    from kvlib.models import cache_cost
+
+    cost = cache_cost("gemma3-270m")  # bytes a token in full and in sliding layers
+    assert cost.local == 512 and cost.sliding == 5 * cost.full
+
+
 def test_sink_recent_no_exponent_is_found_without_sinks(rows, suffixes):
     bare = claims.sink_recent.same_exponent(rows, suffixes, SLIDING, "online")
     assert any(item.flat for item in bare["policy"])
@@ -717,9 +744,40 @@ def test_policies_re_encoded_every_so_manieth_token_was_scored(rows):
     assert all(np.diff(np.sort(positions)).min() == every for positions in scored)
 
 
+def test_policies_most_words_hardly_move_a_few_carry_the_mean():
+    shown = claims.story.stored_passage()
+    kl = shown[(shown["policy"] == SINKS) & (shown["budget"] == 256)]["kl_nats"].sort_values()
+    assert (kl < 0.1).mean() > 0.8
+    assert kl.tail(len(kl) // 10).sum() > 0.45 * kl.sum()
+
+
+def test_policies_online_and_after_a_prefill_on_smollm2_every_fourth_token_was_scored(rows):
+    ours = rows[(rows["protocol"] == "online") | (rows["model"] == MODEL)]
+    ours = ours[ours["protocol"] != "reencode"]
+    for _, part in ours.groupby(["protocol", "model", "corpus", "policy"]):
+        assert set(np.diff(np.sort(part["position"].unique()))) == {4}
+
+
+def test_policies_gemma_after_a_prefill_was_scored_where_re_encoding_was(rows):
+    gemma = rows[rows["model"] == "gemma3-270m"]
+    at = gemma.groupby("protocol")["position"].unique().map(set)
+    assert at["prefill"] == at["reencode"]
+
+
+def test_policies_the_law_is_fitted_to_suffixes_of_up_to_512_tokens(suffixes):
+    assert {int(table["window"].max()) for table in suffixes.values()} == {512}
+
+
 def test_policies_online_most_of_the_advantage_is_owed_to_the_sinks_after_a_prefill_it_is_not(rows):
     fair = claims.policies.fair_ratios(rows)
     assert fair["online"].high < 3 < fair["prefill"].low
+
+
+def test_policies_the_factor_belongs_to_a_protocol_and_a_baseline(rows, ratio):
+    ours = ratio[(ratio["model"] == MODEL) & (ratio["corpus"] == CORPUS)]
+    plain = ours[(ours["policy"] == SINKS) & (ours["budget"] == 256)].set_index("protocol")["ratio"]
+    fair = claims.policies.fair_ratios(rows)
+    assert fair["online"].high < plain["online"].low < plain["online"].high < plain["prefill"].low
 
 
 def test_policies_for_heavy_hitters_and_tova_the_steps_change_little(steps):
@@ -760,8 +818,19 @@ def test_policies_without_sinks_it_is_none(laws):
     assert all(item.high < 1 for item in ours["stretched"])
 
 
+def test_policies_per_token_divergence_is_heavy_tailed(rows):
+    ours = claims.policy_rows.summary(online_of(rows, SINKS)).query("budget == 256")
+    assert (ours["median"] < ours["mean"]).all() and (ours["mean"] < ours["p95"] / 2).all()
+
+
 def test_policies_expected_attention_loses_more_than_sinks_and_recent_tokens(rows):
     assert claims.policies.expected_ratio(rows).low > 1
+
+
+def test_policies_the_score_based_policies_were_measured_on_fewer_documents(rows):
+    documents = rows.groupby(["policy", "protocol"])["doc"].nunique()
+    scored = ["h2o", "tova", "snapkv", "key-norm", "expected-attention"]
+    assert documents[scored].max() < documents[[SINKS, SLIDING, RANDOM]].min()
 
 
 # --- open_question --------------------------------------------------------------------------------
@@ -804,6 +873,12 @@ def test_open_question_one_exponent_three_answers(memory_table):
     assert outcomes == ["wins", "wins", "same exponent", "same exponent"]
 
 
+def test_open_question_for_recall_a_window_costs_a_constant_factor_more(needs):
+    recall = needs[needs["source"] == "recall"]
+    factor = recall["suffix"] / recall["recurrent"]
+    assert (factor > 1).all() and factor.max() < 1.5 * factor.min()
+
+
 def test_open_question_with_plus_signs_each_further_state_divides_the_loss_by_several(bank):
     assert (bank["plus"].to_numpy()[:-1] / bank["plus"].to_numpy()[1:] > 2).all()
 
@@ -819,8 +894,9 @@ def test_open_question_the_exponents_on_the_page_on_sensitivity_are_below_one(cu
 
 
 def test_open_question_below_one_the_bound_grows_with_one_over_alpha_less_one_then_hardly():
-    found = claims.open_question.converse_exponents()["recurrent, at least"]
-    for alpha, slope in found.items():
+    found = claims.open_question.converse_exponents()
+    assert found["window"].to_numpy() == pytest.approx(1 / found.index.to_numpy(), abs=0.01)
+    for alpha, slope in found["recurrent, at least"].items():
         if alpha < 1:
             assert slope == pytest.approx(1 / alpha - 1, abs=0.1)
         else:
@@ -893,3 +969,17 @@ def test_lab_the_probability_of_that_guess_falls(two_laws):
 def test_lab_eight_tokens_lose_more_than_six(recorded):
     kl = recorded.set_index("budget")["kl_nats"].groupby("budget").first()
     assert kl[8] > kl[6]
+
+
+def test_lab_six_thousand_characters_around_the_passage_above():
+    from kvlib.corpora import load_corpus
+    from kvlib.live import lab
+    from kvlib.models import small_gpt2
+
+    stretch = small_gpt2.split(load_corpus(CORPUS).text).held_out[1]
+    assert round(len(stretch), -3) == 6000
+    assert " ".join(lab.EXAMPLE.split())[:60] in " ".join(stretch.split())
+
+
+def test_lab_two_dozen_long_documents(curves):
+    assert all(data.n_documents == 24 for data in curves.values())

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
 from kvlib import claims, fit
 from kvlib.claims.claim import Verdict
@@ -102,6 +103,18 @@ def test_a_figure_in_a_line_says_what_it_has_and_nothing_else():
         "4 sinks + recent; budget 1,024",
         "α = none; n = 16; TV",
     ]
+
+
+def test_the_command_prints_what_the_front_page_rests_on(monkeypatch):
+    from kvlib import __main__ as command_line
+
+    claim = claims.claim.Claim("C0", "said", "sensitivity")
+    items = [Verdict(claim, "partly", "all", "a rule", (claims.claim.Figure("α", 0.5),))]
+    monkeypatch.setattr(claims.front, "verdicts", lambda: items)
+    run = CliRunner().invoke
+    assert run(command_line.app, ["verdicts"]).output == claims.front.to_text(items) + "\n"
+    (printed,) = json.loads(run(command_line.app, ["verdicts", "--json"]).output)
+    assert printed == json.loads(claims.front.to_json(items))[0]
 
 
 @pytest.mark.parametrize("bad", [("great", {}), ("partly", {"TV": "great"})])
