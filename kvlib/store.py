@@ -353,6 +353,15 @@ def load_table(path: Path) -> pd.DataFrame:
         raise ValueError(
             f"{path} is damaged: expected SHA-256 {manifest['sha256'][:12]}…, got {found[:12]}…"
         )
+    counted = {"rows": len(table)}
+    if "doc" in table:
+        counted["documents"] = int(table["doc"].nunique())
+    for key, number in counted.items():
+        if manifest.get(key, number) != number:
+            raise ValueError(
+                f"{path}: expected {_short(repr(manifest[key]))} {key} by its manifest, "
+                f"got {number}"
+            )
     if "policy" in table:  # rows once held the titles of policies; now they hold their keys
         table["policy"] = table["policy"].replace(names.KEYS)
     return table
@@ -481,7 +490,10 @@ def _tidy(folder: Path, names: str) -> None:
 
 def _locked(path: Path) -> filelock.FileLock:
     """The lock of a table, held; raises ValueError when another process holds it."""
-    lock = filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=0, thread_local=False)
+    file = path.with_name(f".{path.name}.lock")
+    if not _is_free(file):
+        raise _foreign(file, "an empty lock file")
+    lock = filelock.FileLock(file, timeout=0, thread_local=False)
     try:
         lock.acquire()
     except (filelock.Timeout, RuntimeError):  # the second: another measurement of this process
@@ -490,6 +502,15 @@ def _locked(path: Path) -> filelock.FileLock:
             "into this table"
         ) from None
     return lock
+
+
+def _is_free(file: Path) -> bool:
+    """Is there nothing, or an empty file as a lock leaves it?"""
+    try:
+        found = file.lstat()
+    except FileNotFoundError:
+        return True
+    return stat.S_ISREG(found.st_mode) and found.st_size == 0
 
 
 def _unlock(lock: filelock.FileLock) -> None:

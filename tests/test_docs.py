@@ -125,6 +125,13 @@ def test_what_a_page_names_is_there(page, complaints):
     assert complaints(read(page)) == []
 
 
+def test_messages_name_targets_that_there_are():
+    sources = [path.read_text("utf-8") for path in ROOT.glob("kvlib/**/*.py")]
+    named = [name for text in sources for name in re.findall(r"`make [a-z]+`", text)]
+    assert unknown_targets("\n".join(named)) == []
+    assert unknown_targets("run `make models` or `make book`") == ["models"]
+
+
 def test_the_tree_of_the_readme_is_that_of_the_repository():
     assert untrue_tree(read("README.md")) == []
 

@@ -823,3 +823,32 @@ def test_what_may_never_end_is_not_read(table_path, ending, make):
     with pytest.raises(ValueError, match="expected a") as error:
         load_table(table_path)
     one_line(error, path)
+
+
+@pytest.mark.parametrize("key", ["rows", "documents"])
+@pytest.mark.parametrize("number", [0, 7, -1, "many", None, [600], {"a": 1}])
+def test_a_manifest_that_counts_otherwise_is_refused(table_path, key, number):
+    manifest = table_path.with_suffix(".json")
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {key: number}))
+    with pytest.raises(ValueError, match=f"{key} by its manifest, got") as error:
+        load_table(table_path)
+    one_line(error, table_path)
+
+
+def test_every_stored_table_is_as_its_manifest_says_and_names_its_model():
+    for manifest in sorted(store.DATA.glob("*.json")):
+        load_table(manifest)
+        settings = read_manifest(manifest)["settings"]
+        assert "model" not in settings or len(settings["model_sha256"]) == 64, manifest
+
+
+@pytest.mark.parametrize(
+    "make", [lambda path: path.write_text("mine"), os.mkfifo, os.mkdir, lambda p: p.symlink_to("x")]
+)
+def test_a_lock_file_it_did_not_make_is_left_alone(tmp_path, make):
+    make(tmp_path / ".t.parquet.lock")
+    before = tree(tmp_path)
+    with pytest.raises(ValueError, match="expected an empty lock file") as error:
+        Measurement(tmp_path / "t", SETTINGS, 1)
+    one_line(error, tmp_path)
+    assert tree(tmp_path) == before

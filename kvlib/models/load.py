@@ -153,13 +153,14 @@ def _complete_model(files: ModelFiles, dtype: torch.dtype) -> Any:
     model, found = type(empty).from_pretrained(
         None,
         config=empty.config,
-        state_dict=weights,
+        state_dict=dict(weights),
         dtype=dtype,
         use_safetensors=True,
         ignore_mismatched_sizes=True,  # they are refused by name below
         output_loading_info=True,
     )
-    _check_found(found)
+    masks = {name for name, weight in weights.items() if _is_mask(name, weight)}
+    _check_found(found | {"unexpected_keys": set(found["unexpected_keys"]) - masks})
     for name, weight in model.named_parameters():
         if not torch.isfinite(weight).all():
             raise ValueError(f"expected finite weights, got NaN or infinity in {name}")
@@ -190,6 +191,15 @@ def _check_numbers(weights: dict[str, torch.Tensor], empty: torch.nn.Module) -> 
     asked, there = (sum(map(torch.numel, part)) for part in (empty.parameters(), weights.values()))
     if asked > 2 * there:  # a head or a layer that is missing is named later
         raise ValueError(f"expected {asked:,} weights by its config, got {there:,}")
+
+
+def _is_mask(name: str, weight: torch.Tensor) -> bool:
+    """A causal mask or its value, which old checkpoints store; models make them themselves."""
+    return weight.ndim in (0, 4) and name.endswith(
+        tuple(
+            f"{part}.{mask}" for part in ("attn", "attention") for mask in ("bias", "masked_bias")
+        )
+    )
 
 
 def _check_found(found: dict[str, Any]) -> None:

@@ -27,6 +27,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from kvlib import corpora, store
 from kvlib.models.embedded import cache_folder
+from kvlib.models.files import files_of
 
 NAME = "small-gpt2"
 FOLDER = store.DATA / NAME
@@ -321,6 +322,7 @@ def main(argv: list[str] | None = None) -> None:
     training = Training(work, ids, config_for(len(tokenizer)), args.seed)
     training.run(updates)
     export(training, tokenizer, FOLDER, sum(map(len, ids)))
+    print(f"to be pinned in kvlib.models.load.TRAINED: {files_of(FOLDER).model_sha256()}")
 
 
 if __name__ == "__main__":

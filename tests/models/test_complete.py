@@ -13,6 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
+    CONFIG_MAPPING,
+    AutoModelForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
     GPT2Config,
@@ -273,11 +275,29 @@ def test_buffers_that_old_checkpoints_carry_are_no_surplus(copy):
     frequencies = "model.layers.0.self_attn.rotary_emb.inv_freq"
     change_weights(copy, lambda weights: weights | {frequencies: torch.ones(4)})
     np.testing.assert_array_equal(law_of(copy), before)
-    save_gpt2(copy)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "gptj", "gpt_neo", "gpt_neox"])
+def test_masks_that_old_checkpoints_carry_are_no_surplus(copy, kind):
+    sizes = {"vocab_size": 258, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 48}
+    config = CONFIG_MAPPING[kind](**sizes, num_attention_heads=4, rotary_dim=4)
+    if kind == "gpt_neo":
+        config.attention_types = [[["global", "local"], 1]]
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(copy)
     before = law_of(copy)
-    mask = torch.ones(1, 1, 64, 64, dtype=torch.uint8).tril()
-    change_weights(copy, lambda weights: weights | {"transformer.h.0.attn.bias": mask})
+    layer = next(name for name in load_file(copy / "model.safetensors") if ".0." in name)
+    layer = layer.split(".0.")[0] + ".0."
+    inside = {"gpt_neox": "attention", "gpt_neo": "attn.attention"}.get(kind, "attn")
+    masks = {
+        f"{layer}{inside}.bias": torch.ones(1, 1, 64, 64, dtype=torch.bool).tril(),
+        f"{layer}{inside}.masked_bias": torch.tensor(-1e9),
+    }
+    change_weights(copy, lambda weights: weights | masks)
     np.testing.assert_array_equal(law_of(copy), before)
+    change_weights(copy, lambda weights: weights | {f"{layer}{inside}.bias": torch.zeros(32)})
+    if kind == "gptj":  # in the others transformers itself passes over anything of that name
+        assert "does not have" in refused(copy)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
