@@ -280,9 +280,9 @@ def test_buffers_that_old_checkpoints_carry_are_no_surplus(copy):
 @pytest.mark.parametrize("kind", ["gpt2", "gptj", "gpt_neo", "gpt_neox"])
 def test_masks_that_old_checkpoints_carry_are_no_surplus(copy, kind):
     sizes = {"vocab_size": 258, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 48}
-    config = CONFIG_MAPPING[kind](**sizes, num_attention_heads=4, rotary_dim=4)
     if kind == "gpt_neo":
-        config.attention_types = [[["global", "local"], 1]]
+        sizes["attention_types"] = [[["global", "local"], 1]]
+    config = CONFIG_MAPPING[kind](**sizes, num_attention_heads=4, rotary_dim=4)
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config).save_pretrained(copy)
     before = law_of(copy)
