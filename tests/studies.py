@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from kvlib import fit
+from kvlib import claims, fit
+from kvlib.fit import Estimate
 
 WINDOWS = 2.0 ** np.arange(2, 9.01, 0.25)
 
@@ -38,3 +39,67 @@ def noisy_curve(value_at, n_documents=24, seed=0, spread=0.3):
     factor = np.exp(rng.normal(0, spread, (n_documents, 1)))
     own = np.exp(rng.normal(0, spread, (n_documents, len(windows))))
     return fit.curve(table_of(truth * factor * own, windows))
+
+
+# --- rows of policies -----------------------------------------------------------------------------
+
+
+def rows_of(
+    law, policy: str, protocol: str = "online", docs: int = 8, spread: float = 0.05, seed: int = 0
+) -> pd.DataFrame:
+    """Rows whose document means scatter log-normally around `law(budget)`."""
+    rng = np.random.default_rng([seed, *policy.encode()])
+    position = np.arange(1024, 2048, 128)
+    parts = []
+    for doc in range(docs):
+        factor = np.exp(spread * rng.standard_normal())
+        for budget in (16, 64, 256, 512, 1024):
+            noise = np.exp(spread * rng.standard_normal(len(position)))
+            parts.append(
+                pd.DataFrame(
+                    {
+                        **{"model": "m", "corpus": "c", "protocol": protocol, "policy": policy},
+                        **{"budget": budget, "doc": doc, "position": position},
+                        "kl_nats": law(budget) * factor * noise,
+                        **{"top1_same": True, "nll_excess_nats": 0.0},
+                    }
+                )
+            )
+    return pd.concat(parts, ignore_index=True)
+
+
+def suffix_rows(alpha: float, docs: int = 8) -> pd.DataFrame:
+    """A truncation table whose law is C[(w+1)^-α - (T+1)^-α] with T = 1536."""
+    parts = []
+    for doc in range(docs):
+        window = np.unique(np.geomspace(1, 1024, 60).astype(int))
+        value = finite(alpha)(window) * np.exp(0.02 * np.sin(doc + window))
+        parts.append(
+            pd.DataFrame({"doc": doc, "position": 1535, "window": window, "kl_nats": value})
+        )
+    return pd.concat(parts, ignore_index=True).assign(context=1536)
+
+
+def finite(alpha: float, contexts: float = 1536.0):
+    """The finite-context power law of that exponent, as a function of the window."""
+    return lambda w: 3.0 * ((np.asarray(w) + 1.0) ** -alpha - (contexts + 1.0) ** -alpha)
+
+
+def estimates(*triples) -> list[Estimate]:
+    """Estimates from 16 documents, each from (low, value, high)."""
+    return [Estimate(value, low, high, 16) for low, value, high in triples]
+
+
+def online(**columns) -> pd.DataFrame:
+    """One row for sliding window, one for sinks."""
+    names = list(claims.policy_rows.RECENCY)
+    return pd.DataFrame(
+        {"protocol": "online", "policy": names, "model": "m", "corpus": "c"} | columns
+    )
+
+
+def three_protocols() -> pd.DataFrame:
+    """A policy in all protocols, re-encoded at every second token only."""
+    parts = [rows_of(lambda b: 1 / b, "random", p) for p in claims.policy_rows.PROTOCOLS]
+    parts[0] = parts[0][parts[0]["position"] % 256 == 0]
+    return pd.concat([*parts, rows_of(lambda b: 1 / b, "tova", "online")])

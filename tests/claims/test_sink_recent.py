@@ -1,0 +1,70 @@
+"""C4: on made-up rows whose exponents are known, the rule says what is so."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from studies import estimates, finite, rows_of, suffix_rows
+
+from kvlib import claims
+from kvlib.fit import Estimate
+
+
+def test_equal_exponents_are_found_equal_and_others_not():
+    suffix = {("m", "c"): suffix_rows(0.6)}
+    for alpha, verdict in ((0.6, "reproduced"), (1.2, "not reproduced")):
+        law = finite(alpha)
+        rows = rows_of(lambda b, law=law: law(b - 4), "sinks", spread=0.01)
+        same = claims.sink_recent.same_exponent(rows, suffix, "sinks", "online")
+        assert same["difference"].iloc[0].value == pytest.approx(alpha - 0.6, abs=0.08)
+        assert claims.sink_recent.rule(same) == verdict
+
+
+@pytest.mark.parametrize(
+    ("differences", "word"),
+    [
+        ([(-0.05, 0, 0.05)], "reproduced"),
+        ([(-0.05, 0, 0.05), (-0.16, -0.09, -0.02)], "partly"),
+        ([(-0.5, -0.4, -0.3), (0.2, 0.3, 0.4)], "not reproduced"),
+    ],
+)
+def test_the_verdict_on_sinks_is_a_test_of_equivalence(differences, word):
+    same = pd.DataFrame({"difference": estimates(*differences)})
+    assert claims.sink_recent.rule(same) == word
+
+
+def test_no_exponent_is_not_the_same_exponent():
+    same = pd.DataFrame({"difference": [Estimate(0.0, -0.01, 0.01, 16, flat=True)]})
+    assert claims.sink_recent.rule(same) == "not reproduced"
+    flat = rows_of(lambda b: 0.5 + 0 * b, "sinks", spread=0.01)
+    suffix = {("m", "c"): suffix_rows(0.6)}
+    found = claims.sink_recent.same_exponent(flat, suffix, "sinks", "online")
+    assert str(found["difference"].item()) == str(found["policy"].item()) == "no exponent"
+
+
+def test_exponents_are_compared_on_the_documents_of_that_policy():
+    """Documents 4 to 7 beside another policy on 0 to 7: the suffixes of 0 to 3 must not count."""
+    law = finite(0.6)
+    ours = rows_of(lambda b: law(b - 4), "sinks", spread=0.01)
+    other = rows_of(law, "random")
+    suffix = suffix_rows(0.6)
+    wild = suffix.assign(kl_nats=np.where(suffix["doc"] < 4, 1.0, suffix["kl_nats"]))
+    both = pd.concat([ours[ours["doc"] >= 4], other])
+    found = claims.sink_recent.same_exponent(both, {("m", "c"): wild}, "sinks", "online")
+    assert found["documents"].item() == 4
+    assert found["difference"].item().value == pytest.approx(0, abs=0.08)
+
+
+def test_without_a_measurement_the_verdict_is_to_come(tmp_path):
+    assert claims.sink_recent.rule(pd.DataFrame({"difference": []})) == "to come"
+    assert claims.sink_recent.judge(tmp_path)[0].word == "to come"
+
+
+def test_the_sentence_names_the_table_and_counts_documents():
+    row = {"model": "m", "corpus": "c", "documents": 16}
+    same = pd.DataFrame([row | {"difference": estimates((-0.2, -0.1, 0.0))[0]}])
+    said = claims.sink_recent.sentence(same)
+    assert "m on c \u22120.1 [\u22120.2,\u00a00]" in said and said.endswith(
+        "16 or more documents each"
+    )
