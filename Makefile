@@ -4,7 +4,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-DOCS ?= 24
 
 export KVLIB_STATIC := 1
 export OPENBLAS_NUM_THREADS := 1
@@ -57,60 +56,14 @@ PAGES ?=
 references: $(READY) ## write what `make test` compares pages with; of some: make references PAGES="lab"
 	$(BIN)/python tests/notebooks/references.py $(PAGES)
 
-measure: $(READY) ## measure the stored tables again (hours; goes on where it was)
-	set -e; for corpus in world-english-bible scipy-docs sympy-code; do \
-	  for model in smollm2-135m-instruct gemma3-270m; do \
-	    $(BIN)/python -m kvlib measure --model $$model --corpus $$corpus --docs $(DOCS) \
-	      --out kvlib/data/sensitivity-$$model-$$corpus; \
-	  done; done
-	set -e; near="--docs 16 --max-window 512 --seq-len 2048 --stride 3072"; \
-	for pair in smollm2-135m-instruct/world-english-bible smollm2-135m-instruct/scipy-docs \
-	  gemma3-270m/world-english-bible; do \
-	  model=$${pair%/*}; corpus=$${pair#*/}; $(BIN)/python -m kvlib measure --model $$model \
-	    --corpus $$corpus $$near --out kvlib/data/suffix-$$model-$$corpus; \
-	done
-	set -e; W=world-english-bible; S=smollm2-135m-instruct; \
-	D="$(BIN)/python -m kvlib distort"; \
-	all="--budget 16 --budget 64 --budget 256 --budget 512 --budget 1024"; \
-	some="--budget 64 --budget 256 --budget 512"; \
-	drawn="--policy sliding --policy sinks --policy random"; data=kvlib/data; \
-	$$D --model $$S --corpus $$W $$all $$drawn --policy random-sinks --out $$data/online-$$S-$$W; \
-	$$D --model $$S --corpus scipy-docs $$all $$drawn --policy random-sinks \
-	  --out $$data/online-$$S-scipy-docs; \
-	$$D --model $$S --corpus $$W --docs 8 $$some --policy sinks-cache-positions \
-	  --out $$data/cache_positions-$$S-$$W; \
-	$$D --model gemma3-270m --corpus $$W $$all $$drawn --out $$data/online-gemma3-270m-$$W; \
-	$$D --model $$S --corpus $$W $$all $$drawn --policy random-sinks --protocol prefill \
-	  --out $$data/prefill-$$S-$$W; \
-	$$D --model $$S --corpus $$W $$all --policy random-heads --protocol prefill \
-	  --out $$data/prefill_heads-$$S-$$W; \
-	$$D --model $$S --corpus $$W --docs 8 $$some --policy h2o --policy tova --policy snapkv \
-	  --policy key-norm --protocol prefill --out $$data/prefill_scored-$$S-$$W; \
-	$$D --model $$S --corpus $$W --docs 8 $$some --policy expected-attention --protocol prefill \
-	  --out $$data/prefill_expected-$$S-$$W; \
-	$$D --model $$S --corpus $$W --docs 8 $$some --policy h2o --policy tova --policy key-norm \
-	  --out $$data/scored-$$S-$$W; \
-	$$D --model $$S --corpus $$W --docs 2 --budget 64 --budget 256 --policy h2o --policy tova \
-	  --policy key-norm --step 1 --out $$data/stepwise-$$S-$$W; \
-	again="--protocol reencode --budget 16 --budget 64 --budget 256 --budget 512"; \
-	$$D --model $$S --corpus $$W $$again --every 64 $$drawn --policy random-closed-up \
-	  --out $$data/reencode-$$S-$$W; \
-	for protocol in reencode prefill; do \
-	  $$D --model gemma3-270m --corpus $$W --docs 8 --every 64 --budget 16 --budget 64 --budget 256 \
-	    --budget 512 --policy sliding --policy sinks --protocol $$protocol \
-	    --out $$data/$$protocol-gemma3-270m-$$W; \
-	done
-	$(BIN)/python -m kvlib.positions
-	$(BIN)/python -m kvlib.passages
-	$(BIN)/python tests/bench/bench_cache.py
-	$(BIN)/python -m kvlib.kv_rates
-	$(BIN)/python -m kvlib.diagnostics
+measure: $(READY) ## make the stored tables that are missing (hours; goes on where it was)
+	$(BIN)/python -m kvlib study
 
 calibrate: $(READY) ## count how often the intervals hold the truth (minutes)
-	$(BIN)/python tests/bench/calibrate.py
+	$(BIN)/python -m kvlib study calibration
 
 train: $(READY) ## train the small GPT-2 again (an hour or two; goes on where it was)
-	$(BIN)/python -m kvlib.models.small_gpt2 --tokens 8e6
+	$(BIN)/python -m kvlib train
 
 bench: $(READY) ## compare the fast measurement with the naive one (about half an hour)
 	@test ! -d _build/html || $(BIN)/python tests/bench/bench_book.py

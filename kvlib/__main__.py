@@ -1,30 +1,41 @@
-"""The command line: `python -m kvlib measure --model … --corpus … --docs … --out …`."""
+"""The command line: flags in, a `study.Study` out; `kvlib --help` lists what there is."""
 
 from __future__ import annotations
 
 import multiprocessing
+import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
-import pandas as pd
-import rich.progress
 import typer
-from rich.console import Console
 
-from kvlib import store
-from kvlib.corpora import load_corpus
-
-if TYPE_CHECKING:
-    from kvlib.models import LanguageModel
+from kvlib import __version__, names, store, study
+from kvlib.corpora import CORPORA
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
+MODEL = f"{', '.join(names.MODELS)}, a local folder, or a Hub id"
+CORPUS = f"{', '.join(CORPORA)}, or a UTF-8 text file of at least docs x stride tokens"
+OUT = "table to write: PATH.parquet and PATH.json"
+DTYPE = "auto (float32), bfloat16, float16, float64"
+DEVICE = "auto, cpu, cuda, cuda:1, ..."
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"kvlib {__version__}")
+        raise typer.Exit()
+
 
 @app.callback()
-def about() -> None:
+def about(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="say it and go")
+    ] = False,
+) -> None:
     """Measure what a language model may forget."""
 
 
@@ -40,107 +51,99 @@ def fetch() -> None:
 
 @app.command()
 def measure(
-    model: Annotated[str, typer.Option(help="embedded name, local folder or Hub id")],
-    corpus: Annotated[str, typer.Option(help="pinned name or a UTF-8 text file")],
-    out: Annotated[Path, typer.Option(help="table to write: PATH.parquet and PATH.json")],
+    model: Annotated[str, typer.Option(help=MODEL)],
+    corpus: Annotated[str, typer.Option(help=CORPUS)],
+    out: Annotated[Path, typer.Option(help=OUT)],
     docs: Annotated[int, typer.Option(help="documents")] = 24,
     max_window: Annotated[int, typer.Option(help="largest window, in tokens")] = 1024,
     seq_len: Annotated[int, typer.Option(help="tokens a document; 0: three windows")] = 0,
     stride: Annotated[int, typer.Option(help="tokens from document to document; 0: seq-len")] = 0,
-    pairs_per_octave: Annotated[int, typer.Option(help="pairs in a document's top octave")] = 0,
+    pairs_per_octave: Annotated[int, typer.Option(help="pairs in a document's top octave")] = 1024,
     seed: Annotated[int, typer.Option(help="draws documents and starts")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto (float32), bfloat16, …")] = "auto",
+    device: Annotated[str, typer.Option(help=DEVICE)] = "auto",
+    dtype: Annotated[str, typer.Option(help=DTYPE)] = "auto",
 ) -> None:
     """Truncation sensitivity of a model on a text, appended document by document.
 
     A run that was killed goes on where it was when the same command is given again. With a stride,
     documents are the first seq-len tokens of stretches of so many, as in `distort`.
     """
-    from kvlib.measure import PAIRS_PER_OCTAVE, design_for, measure_document
-    from kvlib.models import load_model
-
-    pairs_per_octave = pairs_per_octave or PAIRS_PER_OCTAVE
     seq_len = seq_len or 3 * max_window
-    design_for(seq_len, max_window, pairs_per_octave, seed)  # bad settings fail before the loads
-    check_stride(stride or seq_len, seq_len)
-    store.table_file(out)
-    text = load_corpus(corpus)
-    lm = load_model(model, device, dtype)
-    documents = text.documents(lm.tokenizer, stride or seq_len, docs, seed)
-    settings = {
-        "kind": "truncation_sensitivity",
-        "protocol": "reencode",
-        **store.subject_of(lm, text),
-        "seq_len": seq_len,
-        "max_window": max_window,
-        "pairs_per_octave": pairs_per_octave,
-        "seed": seed,
-        **({"stride": stride} if stride else {}),
-    }
-    _document_by_document(
-        store.Measurement(out, settings, docs),
-        lm,
-        lambda doc: measure_document(
-            lm, documents[doc][:seq_len], doc, max_window, pairs_per_octave, seed
-        ),
-    )
+    settings = {"max_window": max_window, "seq_len": seq_len, "stride": stride or seq_len}
+    settings |= {"pairs_per_octave": pairs_per_octave, "seed": seed}
+    _own("truncation_sensitivity", out, model, corpus, dtype, docs, settings, device)
 
 
 @app.command()
 def distort(
-    model: Annotated[str, typer.Option(help="embedded name, local folder or Hub id")],
-    corpus: Annotated[str, typer.Option(help="pinned name or a UTF-8 text file")],
-    out: Annotated[Path, typer.Option(help="table to write: PATH.parquet and PATH.json")],
-    policy: Annotated[list[str], typer.Option(help="name of a policy; may be repeated")],
+    model: Annotated[str, typer.Option(help=MODEL)],
+    corpus: Annotated[str, typer.Option(help=CORPUS)],
+    out: Annotated[Path, typer.Option(help=OUT)],
+    policy: Annotated[
+        list[str], typer.Option(help=f"{', '.join(names.POLICIES)}; may be repeated")
+    ],
     budget: Annotated[list[int], typer.Option(help="entries a query sees; may be repeated")],
-    protocol: Annotated[str, typer.Option(help="reencode, online or prefill")] = "online",
+    protocol: Annotated[str, typer.Option(help=", ".join(names.PROTOCOLS))] = "online",
     docs: Annotated[int, typer.Option(help="documents")] = 16,
     seq_len: Annotated[int, typer.Option(help="tokens a document")] = 2048,
     stride: Annotated[int, typer.Option(help="tokens from document to document")] = 3072,
     every: Annotated[int, typer.Option(help="every n-th token of the second half")] = 4,
     step: Annotated[int, typer.Option(help="tokens a forward, score-based online")] = 32,
     seed: Annotated[int, typer.Option(help="draws documents and random policies")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto (float32), bfloat16, …")] = "auto",
+    device: Annotated[str, typer.Option(help=DEVICE)] = "auto",
+    dtype: Annotated[str, typer.Option(help=DTYPE)] = "auto",
 ) -> None:
     """Distortion of cache policies at several budgets, appended document by document.
 
     Documents are the first seq-len tokens of stretches of stride tokens: with the default stride
     they begin the documents of `measure`.
     """
-    from kvlib.cache.policies import NAMED
-    from kvlib.measure import check_policies, measure_policies
-    from kvlib.models import load_model
+    settings = {"protocol": protocol, "policies": policy, "budgets": budget, "seed": seed}
+    settings |= {"seq_len": seq_len, "stride": stride, "every": every, "step": step}
+    _own("policy_distortion", out, model, corpus, dtype, docs, settings, device)
 
-    if unknown := sorted(set(policy) - NAMED.keys()):
-        raise ValueError(f"policy: expected one of {', '.join(NAMED)}, got {', '.join(unknown)}")
-    policies = [NAMED[name] for name in policy]
-    check_policies(policies, budget, protocol, every, seq_len)
-    check_stride(stride, seq_len)
-    store.table_file(out)
-    text = load_corpus(corpus)
-    lm = load_model(model, device, dtype)
-    documents = text.documents(lm.tokenizer, stride, docs, seed)
-    settings = {
-        "kind": "policy_distortion",
-        "protocol": protocol,
-        **store.subject_of(lm, text),
-        "policies": [repr(policy) for policy in policies],
-        "budgets": budget,
-        "seq_len": seq_len,
-        "stride": stride,
-        "every": every,
-        "step": step,
-        "seed": seed,
-    }
-    _document_by_document(
-        store.Measurement(out, settings, docs),
-        lm,
-        lambda doc: measure_policies(
-            lm, documents[doc][:seq_len], doc, policies, budget, protocol, seed, every, step
-        ),
-    )
+
+@app.command("study")
+def studies(
+    name: Annotated[list[str] | None, typer.Argument(help="studies or tables; none: all")] = None,
+    listed: Annotated[bool, typer.Option("--list", help="say what there is, make nothing")] = False,
+    file: Annotated[
+        Path, typer.Option(help="declares the studies; tables lie beside it")
+    ] = study.FILE,
+    device: Annotated[str, typer.Option(help=DEVICE)] = "auto",
+) -> None:
+    """Make the tables that are declared and missing; hours, and it goes on where it was.
+
+    A name is that of a table, of a study (`online` for all online-...), or a pattern with stars.
+    """
+    these = study.chosen(study.studies(file), name or [])
+    if listed:
+        _show(these, others=not name)
+        return
+    states = {one.table: study.state(one).word for one in these}
+    todo = [one for one in these if states[one.table] != "complete"]
+    for one in todo:  # all are tried before the first takes its hours
+        if states[one.table] not in ("missing", "begun"):
+            raise ValueError(
+                f"{one.path}: expected a table of this study or none, got one that is: "
+                f"{states[one.table]}; move it away, or give the table another name"
+            )
+        one.checked()
+    for one in todo:
+        _run(one, device)
+    if not todo:
+        print(f"{len(these)} of {len(these)} tables are complete: nothing to make")
+
+
+@app.command()
+def train(
+    tokens: Annotated[float, typer.Option(help="tokens to train on")] = 8e6,
+    seed: Annotated[int, typer.Option(help="draws weights and batches")] = 0,
+) -> None:
+    """Train the small GPT-2 again: an hour or two; it goes on where it was."""
+    from kvlib.models import small_gpt2
+
+    small_gpt2.train(tokens, seed)
 
 
 @app.command()
@@ -153,47 +156,55 @@ def verdicts(
     print((front.to_json if json else front.to_text)(front.verdicts()))
 
 
-def check_stride(stride: int, seq_len: int) -> None:
-    """Refuses documents that would overlap."""
-    if stride < seq_len:
-        raise ValueError(f"stride: expected at least seq-len {seq_len}, got {stride}")
-
-
-def _document_by_document(
-    measurement: store.Measurement,
-    lm: LanguageModel,
-    rows: Callable[[int], pd.DataFrame],
+def _own(
+    kind: str,
+    out: Path,
+    model: str,
+    corpus: str,
+    dtype: str,
+    docs: int,
+    settings: dict[str, Any],
+    device: str,
 ) -> None:
-    """Measure what is missing, show progress, finish the table."""
-    docs, todo = len(measurement.documents), measurement.missing()
-    with measurement:
-        with _progress() as progress:
-            title = f"{Path(lm.name).name} · {measurement.settings['corpus']}"
-            task = progress.add_task(title, total=docs, completed=docs - len(todo))
-            for doc in todo:
-                measurement.add(doc, rows(doc))
-                progress.advance(task)
-        table = measurement.finish(
-            store.run_of("python -m kvlib " + " ".join(sys.argv[1:]), lm.device.type)
-        )
-    print(f"{len(table):,} rows of {table['doc'].nunique()} documents in {measurement.path}")
+    """Declare a study of the user's own, and run it."""
+    table = store.table_file(out).name.removesuffix(".parquet")
+    dtype = study.DTYPES[0] if dtype == "auto" else dtype
+    settings = settings | {"model": model, "corpus": corpus, "dtype": dtype}
+    _run(study.Study(table, kind, study.KINDS[kind].settings | settings, docs, out.parent), device)
 
 
-def _progress() -> rich.progress.Progress:
-    return rich.progress.Progress(
-        rich.progress.TextColumn("{task.description}"),
-        rich.progress.BarColumn(),
-        rich.progress.MofNCompleteColumn(),
-        rich.progress.TextColumn("documents · elapsed"),
-        rich.progress.TimeElapsedColumn(),
-        rich.progress.TextColumn("· left"),
-        rich.progress.TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )
+def _run(one: study.Study, device: str) -> None:
+    table = study.run(one, "python -m kvlib " + shlex.join(sys.argv[1:]), device)
+    docs = table["doc"].nunique()
+    print(f"{len(table):,} rows of {docs} documents in {store.table_file(one.path)}")
+
+
+def _show(these: Sequence[study.Study], others: bool) -> None:
+    """A line a table; with `others` also for the tables that no study declares."""
+    lines = [("table", "kind", "documents", "rows", "state")]
+    for one in these:
+        found = study.state(one)
+        done = f"{found.done}/{one.docs}"
+        lines.append((one.table, one.kind, done, f"{found.rows:,}", found.word))
+    declared = {one.path for one in these}
+    for table in store.tables(these[0].folder) if others and these else []:
+        if (path := table.path.with_suffix("")) not in declared:
+            found = table.manifest
+            counts = f"{found['documents']}", f"{found['rows']:,}"
+            lines.append((path.name, table.settings.get("kind", ""), *counts, "not declared"))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = [
+            cell.rjust(width) if k in (2, 3) else cell.ljust(width)
+            for k, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        print("  ".join(cells).rstrip())
 
 
 def main() -> None:
     """Run the command line; a failure is one line on standard error and exit code 1."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # a terminal may know ASCII alone
     try:
         app()
     except (ValueError, OSError, ArithmeticError) as error:

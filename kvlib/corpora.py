@@ -27,6 +27,10 @@ class Corpus:
     licence: str
     source: str
 
+    def about(self) -> dict[str, str]:
+        """What a manifest says of the text beside its hash."""
+        return {"source": self.source, "licence": self.licence}
+
     def documents(self, tokenizer: Any, seq_len: int, n: int, seed: int = 0) -> list[np.ndarray]:
         """`n` disjoint stretches of `seq_len` token ids (int64), in an order drawn from `seed`.
 
@@ -143,7 +147,7 @@ def load_corpus(name: str) -> Corpus:
             f"unknown corpus: expected one of {', '.join(CORPORA)} or a text file, got {name!r}"
         )
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # a mark at the start is no part of the text
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path}: expected UTF-8 text, got byte {error.start}: {error.reason}"

@@ -16,6 +16,9 @@ NAMES = {
 }
 
 
+MODELS = ("smollm2-135m-instruct", "gemma3-270m", "small-gpt2")  # that come with the project
+
+
 SOURCES = {
     "renewal": "age counter (renewal source)",
     "plus": "Gaussian, plus signs",
@@ -61,3 +64,9 @@ def name_of(key: str) -> str:
 def sinks_of(policy: str) -> int:
     """How many first entries a policy always keeps; `policy` is its key."""
     return POLICIES[policy].n_sink if policy in POLICIES else 0
+
+
+def order(*keys: str) -> list[int]:
+    """Where models and texts stand in the order of the book; unknown ones come last."""
+    known = list(NAMES)
+    return [known.index(key) if key in known else len(known) for key in keys]

@@ -22,7 +22,7 @@ import stat
 import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import filelock
 import pandas as pd
@@ -33,6 +33,11 @@ from kvlib import names
 
 VERSIONED = ("torch", "transformers", "numpy", "scipy", "kvlib")
 DATA = Path(__file__).with_name("data")
+LAYOUT = 2  # of manifests; raise it when their keys change
+KEYS = {  # of a manifest, and their kinds
+    **{"settings": dict, "sha256": str, "rows": int, "documents": int},
+    **{"study": str, "about": dict, "run": dict},
+}
 PART = r"\d{5,}\.parquet"  # name of a part: the number of its document
 MARK = b"kvlib"  # key of what a Parquet file says of its own rows, in its schema's metadata
 
@@ -108,14 +113,12 @@ def digest(table: pd.DataFrame) -> str:
 
 
 def subject_of(lm: Any, text: Any) -> dict[str, Any]:
-    """What a manifest says of a `models.LanguageModel` and a `corpora.Corpus`: names and hashes."""
+    """What settings say of a `models.LanguageModel` and a `corpora.Corpus`: names and hashes."""
     return {
         "model": lm.name,
-        "model_description": lm.description,
         "weights_sha256": lm.weights_sha256,
         "model_sha256": lm.model_sha256,
         "corpus": text.name,
-        "corpus_source": text.source,
         "corpus_sha256": text.sha256,
         "dtype": str(lm.dtype).removeprefix("torch."),
     }
@@ -193,10 +196,16 @@ class Measurement:
         mark = {"settings_sha256": self._settings_sha256, "doc": doc}
         save_table(self._part(doc), rows, **mark)
 
-    def finish(self, run: dict[str, Any]) -> pd.DataFrame:
+    def finish(
+        self,
+        run: dict[str, Any],
+        study: str = "",
+        about: dict[str, Any] | None = None,
+    ) -> pd.DataFrame:
         """Join the parts into the table, write its manifest, remove the parts, close.
 
         `run` is what may differ between equal measurements: versions, command, date, device.
+        `study` is what tables of one study share, `about` what a page must know of model and text.
         Raises ValueError when documents are missing, or parts are not as they were written.
         """
         table = self._joined()
@@ -207,14 +216,16 @@ class Measurement:
                 )
         save_table(self.path, table, settings_sha256=self._settings_sha256)
         manifest = {
+            "layout": LAYOUT,
+            "study": study,
             "settings": self.settings,
+            "about": about or {},
             "run": run,
             "rows": len(table),
             "documents": int(table["doc"].nunique()),
             "sha256": _sha256(self.path),
         }
-        text = json.dumps(manifest, indent=1) + "\n"
-        write_atomically(self.manifest, lambda file: file.write_text(text))
+        write_manifest(self.manifest, manifest)
         self._remove_parts()
         self.close()
         return table
@@ -347,12 +358,8 @@ def table_file(path: Path, ending: str = ".parquet") -> Path:
 def load_table(path: Path) -> pd.DataFrame:
     """Read a finished table and check it against its manifest."""
     path = table_file(path)
-    manifest = read_manifest(path)
+    manifest = checked_manifest(path)
     table = read_table(path)
-    if (found := _sha256(path)) != manifest["sha256"]:
-        raise ValueError(
-            f"{path} is damaged: expected SHA-256 {manifest['sha256'][:12]}…, got {found[:12]}…"
-        )
     counted = {"rows": len(table)}
     if "doc" in table:
         counted["documents"] = int(table["doc"].nunique())
@@ -373,23 +380,92 @@ def read_manifest(path: Path) -> dict[str, Any]:
     manifest = _read_json(path)
     if missing := {"settings", "sha256"} - manifest.keys():
         raise ValueError(f"{path}: expected a manifest with {' and '.join(sorted(missing))}")
-    for key, kind in {"settings": dict, "sha256": str}.items():
-        if not isinstance(manifest[key], kind):
-            got = type(manifest[key]).__name__
+    layout = manifest.get("layout", 1)
+    if layout != LAYOUT:
+        raise ValueError(
+            f"{path}: expected a manifest of layout {LAYOUT}, got one of layout "
+            f"{_short(str(layout))}, made by another version of kvlib; `store.read_table` reads "
+            "the rows"
+        )
+    for key, kind in KEYS.items():
+        if not isinstance(manifest.get(key), kind):
+            got = type(manifest.get(key)).__name__
             raise ValueError(
                 f"{path}: expected a manifest whose {key} is a {kind.__name__}, got {got}"
             )
     return manifest
 
 
-def stored(kind: str, folder: Path = DATA) -> dict[tuple[str, str], Path]:
-    """Tables of one kind that travel with the library: (model, corpus) → path."""
+def checked_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a table whose file has the SHA-256 that it says; ValueError otherwise."""
+    manifest, path = read_manifest(path), table_file(path)
+    try:
+        found = _sha256(path)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: expected a Parquet file, found none") from None
+    except OSError as error:
+        raise ValueError(str(error)) from None
+    if found != manifest["sha256"]:
+        raise ValueError(
+            f"{path} is damaged: expected SHA-256 {manifest['sha256'][:12]}…, got {found[:12]}…"
+        )
+    return manifest
+
+
+def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
+    """Write a manifest in one piece."""
+    text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
+    write_atomically(path, lambda file: file.write_text(text, encoding="utf-8"))
+
+
+class Stored(NamedTuple):
+    """A finished table: where it lies, and its manifest."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What was measured: kind, model, corpus, design."""
+        return self.manifest["settings"]
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """What is known of the model: family, parameters, licence, bytes a cached token costs."""
+        return self.manifest["about"].get("model", {})
+
+    def load(self) -> pd.DataFrame:
+        """Its rows, checked."""
+        return load_table(self.path)
+
+
+def tables(folder: Path = DATA, study: str | None = None, **settings: Any) -> list[Stored]:
+    """The finished tables of a folder whose manifests hold these settings, in the order of names.
+
+    `tables(kind="policy_distortion", protocol="online")`. `study` is what the tables of one study
+    share, such as `sensitivity`.
+    """
+    found = [
+        Stored(table_file(path), read_manifest(path)) for path in sorted(folder.glob("*.json"))
+    ]
+    return [
+        table
+        for table in found
+        if study in (None, table.manifest["study"])
+        and all(table.settings.get(key) == value for key, value in settings.items())
+    ]
+
+
+def stored(study: str, folder: Path = DATA) -> dict[tuple[str, str], Path]:
+    """The tables of a study by model and corpus."""
     found = {}
-    for path in sorted(folder.glob(f"{kind}-*.json")):
-        settings = read_manifest(path)["settings"]
-        if missing := {"model", "corpus"} - settings.keys():
-            raise ValueError(f"{path}: expected settings with {' and '.join(sorted(missing))}")
-        found[settings["model"], settings["corpus"]] = table_file(path)
+    for table in tables(folder, study):
+        if missing := {"model", "corpus"} - table.settings.keys():
+            raise ValueError(
+                f"{table.path.with_suffix('.json')}: expected settings with "
+                f"{' and '.join(sorted(missing))}"
+            )
+        found[table.settings["model"], table.settings["corpus"]] = table.path
     return found
 
 

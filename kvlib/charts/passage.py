@@ -1,6 +1,6 @@
 """A passage of real text, token by token: what breaks when the cache shrinks.
 
-`python -m kvlib.passages` measures and stores one; `Passage` draws it: words shaded by KL, policy
+`kvlib study passage` measures and stores one; `Passage` draws it: words shaded by KL, policy
 and budget to choose, and for a token the model's first guesses, with the full cache and with the
 bounded one.
 """

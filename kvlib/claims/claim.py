@@ -131,13 +131,27 @@ def stored_curves(
 ) -> dict[tuple[str, str], fit.Curve]:
     """(model, corpus) → curve, for every stored truncation-sensitivity table."""
     tables = store.stored("sensitivity", folder)
-    order = list(names.NAMES)
     return {
         key: fit.curve(store.load_table(tables[key]), value)
-        for key in sorted(
-            tables, key=lambda key: [order.index(k) if k in order else len(order) for k in key]
-        )
+        for key in sorted(tables, key=lambda key: names.order(*key))
     }
+
+
+def cache_costs(study: str | None = None, folder: Path = store.DATA) -> dict[str, tuple[int, ...]]:
+    """Model → bytes that a token of its 16-bit cache weighs: in layers that see everything, in
+    those that see `local` tokens, and `local`. Of the models of a study, or of all; by manifests.
+    """
+    found = {}
+    for table in store.tables(folder, study):
+        if model := table.settings.get("model"):
+            cost = table.model.get("cache_bytes")
+            if not isinstance(cost, dict) or not {"full", "sliding", "local"} <= cost.keys():
+                raise ValueError(
+                    f"{table.path}: expected a manifest that says what a cached token of {model} "
+                    "weighs (about, model, cache_bytes), got none"
+                )
+            found[model] = cost["full"], cost["sliding"], cost["local"]
+    return {model: found[model] for model in sorted(found, key=names.order)}
 
 
 def sizes(curves: dict[tuple[str, str], fit.Curve]) -> pd.DataFrame:

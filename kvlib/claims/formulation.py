@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from kvlib import store
+from kvlib import names, store
 from kvlib.claims.claim import Claim, Verdict, figure_of, rule_text, to_come
 from kvlib.fit import Estimate
 from kvlib.theory import bottleneck, closed_forms, coding
@@ -33,11 +33,12 @@ PARTS = ("key", "value")
 
 
 def stored_rates(folder: Path = store.DATA) -> pd.DataFrame:
-    """The measured table that travels with the library (SmolLM2 on the World English Bible)."""
+    """The measured table that travels with the library (SmolLM2 on the World English Bible): where
+    there are several, the first in the order of the book."""
     tables = store.stored("kv_rates", folder)
     if not tables:
-        raise ValueError(f"{folder}: expected a table kv_rates-…, found none")
-    return store.load_table(next(iter(tables.values())))
+        raise ValueError(f"{folder}: expected a table of the study kv_rates, found none")
+    return store.load_table(tables[min(tables, key=lambda key: names.order(*key))])
 
 
 def rates_summary(table: pd.DataFrame) -> pd.DataFrame:

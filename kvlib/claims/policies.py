@@ -112,6 +112,8 @@ def step_effect(folder: Path = store.DATA) -> pd.DataFrame:
     table = []
     steps = store.stored("scored", folder)
     for (model, corpus), path in store.stored("stepwise", folder).items():
+        if (model, corpus) not in steps:
+            continue
         tokens = store.load_table(path)
         keys = ["policy", "budget", "doc"]
         one = tokens.groupby(keys, sort=False)["kl_nats"].mean()

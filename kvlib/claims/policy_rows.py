@@ -14,29 +14,24 @@ import pandas as pd
 
 from kvlib import fit, store
 from kvlib.fit import log_mean, log_ratio
-from kvlib.names import NAMES, PROTOCOLS, name_of, sinks_of
+from kvlib.names import POLICIES, PROTOCOLS, name_of, order, sinks_of
 
-KINDS = (  # of stored tables, in the order in which pages show them
-    *("online", "cache_positions", "scored"),
-    *("prefill", "prefill_heads", "prefill_scored", "prefill_expected", "reencode"),
-)
 KEYS = ["model", "corpus", "protocol", "policy", "budget"]
 SLIDING, SINKS = RECENCY = ("sliding", "sinks")
 RANDOM, FAIR_RANDOM = "random", "random-sinks"
 EXPECTED = "expected-attention"
 MODEL, CORPUS = "smollm2-135m-instruct", "world-english-bible"  # singled out by sentences
 LAW = "finite-context power"
+STEP = 32  # tokens a forward; what other steps give is for `policies.step_effect`
 LEAST_BUDGETS = 4  # for a fit in the budget
 
 
 def stored_rows(folder: Path = store.DATA) -> pd.DataFrame:
     """Every stored row of a policy, with its `model` and `corpus`; empty when there is no table."""
+    found = store.tables(folder, kind="policy_distortion", step=STEP)
     parts = [
-        store.load_table(path).assign(model=model, corpus=corpus)
-        for kind in KINDS
-        for (model, corpus), path in sorted(
-            store.stored(kind, folder).items(), key=lambda item: [*map(_place, item[0])]
-        )
+        table.load().assign(model=table.settings["model"], corpus=table.settings["corpus"])
+        for table in sorted(found, key=_place)
     ]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=KEYS)
 
@@ -182,9 +177,11 @@ def documents_behind(table: pd.DataFrame, column: str = "") -> str:
     return f"{min(item.n_documents for item in table[column])} or more documents each"
 
 
-def _place(key: str) -> int:
-    """Where a model or text stands in the order of the book."""
-    return [*NAMES, key].index(key)
+def _place(table: store.Stored) -> tuple[object, ...]:
+    """Where a table of policies stands in the order of the book."""
+    settings, known = table.settings, list(POLICIES)
+    first = min(known.index(key) if key in known else len(known) for key in settings["policies"])
+    return settings["protocol"], first, order(settings["model"], settings["corpus"])
 
 
 def online_recency(table: pd.DataFrame) -> pd.DataFrame:

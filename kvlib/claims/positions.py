@@ -6,7 +6,7 @@ For a target t and a window w, the next-token law is computed from
 `moved`: as `kept`, and the prefix moved along, so that nothing changes but the origin;
 `shuffled`: the whole context, of which all but the suffix is put in random order: as long as the
 full one, and without its content.
-All are re-encoded from scratch. `kvlib.measure.positions` measures the tables.
+All are re-encoded from scratch. `kvlib study positions` measures and stores the tables.
 """
 
 from __future__ import annotations

@@ -8,16 +8,18 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from kvlib import fit, store
+from kvlib import fit, names, store
 from kvlib.claims.claim import MIN_WINDOW
 from kvlib.claims.policy_rows import SINKS
 from kvlib.names import name_of
 
 
 def stored_passage(folder: Path = store.DATA) -> pd.DataFrame:
-    """The stored passage."""
-    (path,) = store.stored("passage", folder).values()
-    return store.load_table(path)
+    """The stored passage: where there are several, the first in the order of the book."""
+    tables = store.stored("passage", folder)
+    if not tables:
+        raise ValueError(f"{folder}: expected a table of the study passage, found none")
+    return store.load_table(tables[min(tables, key=lambda key: names.order(*key))])
 
 
 POLICY, PROTOCOL = SINKS, "online"

@@ -13,9 +13,9 @@ finite-context law being exact there; for `Recall` eq. Δ ~ w^-α holds only in 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import cast
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -33,6 +33,10 @@ LAW = LAWS["finite-context power"]
 METHODS = (  # the last is what resampling tokens tends to when there are many
     *("documents, percentile", "documents, studentised", "documents, BCa"),
     *("documents, jackknife-t", "tokens, as if independent"),
+)
+COLUMNS = (  # of a check's rows; contests have no interval, and NaN in the second line
+    *("method", "studies", "hits", "share", "low", "high"),
+    *("alpha", "estimand", "mean_estimate", "mean_width", "check", "source"),
 )
 CHUNK = 480  # documents sampled at once
 LEVELS = np.array([0.025, 0.975])
@@ -257,3 +261,45 @@ def contest(design: Design, studies: int, n_boot: int = 200, seed: int = 0) -> p
             named.setdefault(f"exponential surely before {rival}", []).append(ratio.high < 1)
     rows = [{"method": method, **share(sum(hits), studies)} for method, hits in named.items()]
     return pd.DataFrame(rows).assign(check="contest", source=design.name)
+
+
+# --- as a study -------------------------------------------------------------------------------
+
+
+def checked(settings: dict[str, Any], docs: int) -> dict[str, Any]:
+    """The settings of a study of this kind, with all designs; its documents are their checks."""
+    if docs != len(_checks()):
+        raise ValueError(f"docs: expected {len(_checks())}, one a check, got {docs}")
+    for key in ("studies", "resamples"):
+        if settings[key] < 1:
+            raise ValueError(f"{key}: expected at least 1, got {settings[key]}")
+    designs = power_designs() + geometric_designs()
+    return settings | {
+        "designs": [asdict(design) | {"source": repr(design.source)} for design in designs]
+    }
+
+
+def item_rows(
+    lm: None, text: None, settings: dict[str, Any], docs: int
+) -> Callable[[int], pd.DataFrame]:
+    """The number of a check → its rows."""
+    s, checks = settings, _checks()
+
+    def rows(number: int) -> pd.DataFrame:
+        check, design = checks[number]
+        seed = s["seed"] + 10_000 * number  # no two checks share their random numbers
+        if check == "interval":
+            found = coverage(design, s["studies"], s["resamples"], seed)
+        else:
+            found = contest(design, s["studies"], seed=seed)
+        return found.reindex(columns=COLUMNS).assign(doc=np.int16(number))
+
+    return rows
+
+
+def _checks() -> list[tuple[str, Design]]:
+    """What is checked: intervals where the exponent is known; contests where there is no power
+    law, and where α = 1."""
+    power = power_designs()
+    contested = [*geometric_designs(), *(d for d in power if d.source.alpha == 1)]
+    return [("interval", d) for d in power] + [("contest", d) for d in contested]

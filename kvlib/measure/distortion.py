@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ import torch
 
 from kvlib import names
 from kvlib.cache import protocols
-from kvlib.cache.policies import Policy
+from kvlib.cache.policies import NAMED, Policy
 from kvlib.measure.laws import HEAD_ROWS, log_laws
 from kvlib.models import LanguageModel, check_length, masks
 
@@ -131,6 +132,44 @@ def check_policies(
             )
         for budget in budgets:
             policy.check(budget)
+
+
+def named_policies(keys: Sequence[str]) -> list[Policy]:
+    """The policies of these keys; ValueError names the known ones."""
+    if unknown := [key for key in keys if key not in NAMED]:
+        raise ValueError(
+            f"policy: expected one of {', '.join(NAMED)}, got {', '.join(map(str, unknown))}"
+        )
+    return [NAMED[key] for key in keys]
+
+
+def checked(settings: dict[str, Any], docs: int) -> dict[str, Any]:
+    """The settings of a study of this kind, with what the policies are; ValueError for those that
+    cannot be run."""
+    s, policies = settings, named_policies(settings["policies"])
+    check_policies(policies, s["budgets"], s["protocol"], s["every"], s["seq_len"])
+    if s["step"] < 1:
+        raise ValueError(f"step: expected at least 1, got {s['step']}")
+    return s | {"policies_are": [repr(policy) for policy in policies]}
+
+
+def item_rows(
+    lm: LanguageModel, text: Any, settings: dict[str, Any], docs: int
+) -> Callable[[int], pd.DataFrame]:
+    """The number of a document → its rows."""
+    s, policies = settings, named_policies(settings["policies"])
+    documents = text.documents(lm.tokenizer, s["stride"], docs, s["seed"])
+    return lambda doc: measure_policies(
+        lm,
+        documents[doc][: s["seq_len"]],
+        doc,
+        policies,
+        s["budgets"],
+        s["protocol"],
+        s["seed"],
+        s["every"],
+        s["step"],
+    )
 
 
 def _compare_rows(

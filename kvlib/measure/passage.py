@@ -2,48 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from kvlib import store
+from kvlib import names
 from kvlib.cache import protocols
-from kvlib.cache.policies import NAMED
-from kvlib.corpora import load_corpus
+from kvlib.cache.policies import Policy
+from kvlib.measure.distortion import check_policies, named_policies
 from kvlib.measure.laws import log_laws
-from kvlib.models import LanguageModel, load_model
+from kvlib.models import LanguageModel
 
-MODEL, CORPUS, DOCUMENT = "smollm2-135m-instruct", "world-english-bible", 0
-CONTEXT, SHOWN = 1024, 176  # tokens before the passage, and tokens of it
-POLICIES = ("sinks", "sliding", "random")
-BUDGETS = (16, 32, 64, 128, 256, 512)
 GUESSES = 3
 FULL = "full cache"
 
 
-def measure_passage(lm: LanguageModel, ids: np.ndarray) -> pd.DataFrame:
-    """Laws of the last SHOWN tokens of `ids` under each policy, online, and with the full cache.
+def measure_passage(
+    lm: LanguageModel,
+    ids: np.ndarray,
+    shown: int,
+    policies: Sequence[Policy],
+    budgets: Sequence[int],
+    seed: int = 0,
+    doc: int = 0,
+) -> pd.DataFrame:
+    """Laws of the last `shown` tokens of `ids` under each policy, online, and with the full cache.
 
     Row (t, policy, budget) is about the law *of* token t, made after token t-1. Columns: `doc,
     position, token` (its text), `policy, budget, kl_nats, probability` (of the token itself), and
     `guess_k, share_k` for the GUESSES likeliest tokens. The full cache has budget 0 and KL 0.
     """
-    targets = np.arange(len(ids) - SHOWN - 1, len(ids) - 1)
+    targets = np.arange(len(ids) - shown - 1, len(ids) - 1)
     whole = torch.as_tensor(ids, device=lm.device)
     full = protocols.FullPass(lm, whole, targets)
     reference = log_laws(lm, full.states[targets])
     tokens = [lm.tokenizer.decode([i]) for i in ids[targets + 1]]
     parts = [_rows(lm, ids, targets, tokens, reference, reference, FULL, 0)]
-    for name in POLICIES:
-        policy = NAMED[name]
-        for budget in BUDGETS:
-            rng = np.random.default_rng([0, budget])
+    for policy in policies:
+        key = names.KEYS.get(policy.name, policy.name)
+        for budget in budgets:
+            rng = np.random.default_rng([seed, budget])
             hidden = protocols.online_hidden(full, policy, budget, rng)
             laws = log_laws(lm, hidden)
-            parts.append(_rows(lm, ids, targets, tokens, reference, laws, name, budget))
-    return pd.concat(parts, ignore_index=True)
+            parts.append(_rows(lm, ids, targets, tokens, reference, laws, key, budget))
+    table = pd.concat(parts, ignore_index=True)
+    table.insert(0, "doc", np.int16(doc))
+    return table
 
 
 def _rows(
@@ -61,7 +68,6 @@ def _rows(
     top = log_q.topk(GUESSES, dim=-1)
     own = np.exp(log_q.cpu().numpy()[np.arange(len(targets)), ids[targets + 1]])
     columns = {
-        "doc": np.int16(DOCUMENT),
         "position": (targets + 1).astype(np.int32),
         "token": tokens,
         "policy": policy,
@@ -75,24 +81,27 @@ def _rows(
     return pd.DataFrame(columns)
 
 
-def main() -> None:
-    """Measure the passage and store it."""
-    lm, text = load_model(MODEL), load_corpus(CORPUS)
-    ids = text.documents(lm.tokenizer, 3072, 1)[DOCUMENT][: CONTEXT + SHOWN]
-    settings = {
-        "kind": "passage",
-        "protocol": "online",
-        **store.subject_of(lm, text),
-        "context": CONTEXT,
-        "shown": SHOWN,
-        "policies": list(POLICIES),
-        "budgets": list(BUDGETS),
-        "seed": 0,
-    }
-    measurement = store.Measurement(store.DATA / f"passage-{MODEL}-{CORPUS}", settings, {DOCUMENT})
-    measurement.add(DOCUMENT, measure_passage(lm, ids))
-    measurement.finish(store.run_of("python -m kvlib.passages", lm.device.type))
+def checked(settings: dict[str, Any], docs: int) -> dict[str, Any]:
+    """The settings of a study of this kind; ValueError for those that cannot be run."""
+    s, policies = settings, named_policies(settings["policies"])
+    check_policies(policies, s["budgets"], "online", 1, s["context"] + s["shown"])
+    if s["protocol"] != "online":
+        raise ValueError(f"protocol: expected online, got {s['protocol']!r}")
+    if not (s["shown"] >= 1 and s["context"] >= 1 and s["context"] + s["shown"] <= s["stride"]):
+        raise ValueError(
+            f"context and shown: expected at least 1 each and {s['stride']} (stride) together at "
+            f"most, got {s['context']} and {s['shown']}"
+        )
+    return s | {"policies_are": [repr(policy) for policy in policies]}
 
 
-if __name__ == "__main__":
-    main()
+def item_rows(
+    lm: LanguageModel, text: Any, settings: dict[str, Any], docs: int
+) -> Callable[[int], pd.DataFrame]:
+    """The number of a document → the rows of what follows its first `context` tokens."""
+    s, policies = settings, named_policies(settings["policies"])
+    documents = text.documents(lm.tokenizer, s["stride"], docs, s["seed"])
+    end = s["context"] + s["shown"]
+    return lambda doc: measure_passage(
+        lm, documents[doc][:end], s["shown"], policies, s["budgets"], s["seed"], doc
+    )

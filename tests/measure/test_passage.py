@@ -5,15 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kvlib import charts, claims, measure
+from kvlib import charts, claims, measure, store
 from kvlib.measure import passage as measured
 
 
-def test_rows_are_the_laws_of_the_model(smollm2, passage, monkeypatch):
-    monkeypatch.setattr(measured, "SHOWN", 6)
-    monkeypatch.setattr(measured, "BUDGETS", (16,))
+def test_rows_are_the_laws_of_the_model(smollm2, passage):
     ids = passage(smollm2, 60)
-    rows = measured.measure_passage(smollm2, ids)
+    policies = [passages_policy(key) for key in ("sinks", "sliding", "random")]
+    rows = measured.measure_passage(smollm2, ids, 6, policies, [16])
     assert rows["position"].unique().tolist() == list(range(54, 60))
     full = rows[rows["policy"] == measured.FULL].set_index("position")
     law = np.exp(measure.next_token_law(smollm2, ids[:57]))
@@ -38,13 +37,15 @@ def test_the_stored_passage_reads_as_text_and_its_payload_holds_every_cell():
     rows = claims.story.stored_passage()
     drawn = charts.passage.Passage(rows, "a passage")
     payload = drawn.payload()
-    assert len(payload["tokens"]) == measured.SHOWN
+    (table,) = store.tables(study="passage")
+    shown = table.settings["shown"]
+    assert len(payload["tokens"]) == shown
     assert set(payload["cells"]) == {
         payload["full"],
         *(f"{p}|{b}" for p in payload["policies"] for b in payload["budgets"]),
     }
     for cell in payload["cells"].values():
-        assert len(cell["kl"]) == len(cell["own"]) == len(cell["guesses"]) == measured.SHOWN
+        assert len(cell["kl"]) == len(cell["own"]) == len(cell["guesses"]) == shown
         assert max(i for row in cell["guesses"] for i in row[::2]) < len(payload["texts"])
 
 

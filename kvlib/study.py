@@ -1,0 +1,308 @@
+"""Studies: what is measured is declared, and one loop makes every table.
+
+A study is a table's name, its kind, its settings and how many documents it holds. `studies.toml`
+declares those of the book; `kvlib measure` and `kvlib distort` declare one by their flags. A kind
+is an entry of `KINDS`: its settings, and the module that has
+
+    checked(settings, docs) -> settings       with what the code itself decides, or a ValueError
+    item_rows(lm, text, settings, docs)       -> function: number of a document -> its rows
+
+for kinds that need no model `lm` and `text` are None.
+"""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import re
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+import rich.progress
+from rich.console import Console
+
+from kvlib import corpora, store
+
+FILE = store.DATA / "studies.toml"
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+MOST_DOCS = 2**15  # tables number documents with 16 bits
+
+
+COLUMNS = (  # of the progress that a run shows
+    rich.progress.TextColumn("{task.description}"),
+    rich.progress.BarColumn(),
+    rich.progress.MofNCompleteColumn(),
+    rich.progress.TextColumn("documents · elapsed"),
+    rich.progress.TimeElapsedColumn(),
+    rich.progress.TextColumn("· left"),
+    rich.progress.TimeRemainingColumn(),
+)
+
+
+class Kind(NamedTuple):
+    """A kind of table: who makes its rows, and its settings with their defaults; a type in place
+    of a default is of a setting that must be said."""
+
+    module: str
+    settings: dict[str, Any]
+    docs: int
+    device: str = "auto"
+
+
+TEXT = {"model": str, "corpus": str, "dtype": "float32", "seed": 0}
+READ = TEXT | {"protocol": "reencode", "seq_len": 3072, "stride": 3072}
+POLICIES = TEXT | {"protocol": "online", "policies": list, "budgets": list, "stride": 3072}
+KINDS = {
+    "truncation_sensitivity": Kind(
+        "measure.truncation", READ | {"max_window": 1024, "pairs_per_octave": 1024}, docs=24
+    ),
+    "policy_distortion": Kind(
+        "measure.distortion", POLICIES | {"seq_len": 2048, "every": 4, "step": 32}, docs=16
+    ),
+    "passage": Kind("measure.passage", POLICIES | {"context": 1024, "shown": 176}, docs=1),
+    "diagnostics": Kind("measure.nested", READ | {"windows": [32, 256], "targets": 8}, docs=12),
+    "positions": Kind(
+        "measure.positions",
+        READ
+        | {"stretches": "drawn", "seq_len": 1024}
+        | {"variants": list, "windows": list, "targets": int},
+        docs=24,
+    ),
+    "kv_rates": Kind("measure.rates", TEXT | {"seq_len": 1024, "stride": 1024}, docs=16),
+    "cache_run": Kind(
+        "measure.cache_run",
+        TEXT
+        | {"budget": 512, "n_sink": 4, "tokens": 8000, "every": 50, "prompt": 64}
+        | {"temperature": 1.0},
+        docs=2,
+        device="cpu",
+    ),
+    "calibration": Kind(
+        "fit.calibration", {"studies": 1000, "resamples": 1000, "seed": 0}, docs=12
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Study:
+    """One table, declared: `settings` are all there are, but for hashes and what code decides."""
+
+    table: str
+    kind: str
+    settings: dict[str, Any]
+    docs: int
+    folder: Path = store.DATA
+    pattern: str = field(default="", compare=False)
+
+    @property
+    def path(self) -> Path:
+        """Where the table lies, without ending."""
+        return self.folder / self.table
+
+    @property
+    def label(self) -> str:
+        """The table's name without its model and text: what tables of one study share."""
+        parts = (Path(str(self.settings.get(key, ""))).name for key in ("corpus", "model"))
+        label = self.table
+        for part in parts:
+            label = label.removesuffix(f"-{part}") or label
+        return label
+
+    def checked(self) -> dict[str, Any]:
+        """The settings with what the code itself decides; ValueError for what cannot be done."""
+        found = _module(self.kind).checked(self.settings, self.docs)
+        _check_numbers(self.settings | {"docs": self.docs})
+        return {"kind": self.kind} | found
+
+
+# --- declared ---------------------------------------------------------------------------------
+
+
+def declare(
+    kind: str, table: str, settings: dict[str, Any], docs: int | None, folder: Path
+) -> list[Study]:
+    """The studies that an entry stands for: one for each combination of what it lists.
+
+    Raises ValueError with one line: an unknown kind, an unknown or missing setting, one of another
+    type, a name in braces that is no setting.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"{table}: kind: expected one of {', '.join(KINDS)}, got {kind!r}")
+    known = KINDS[kind].settings
+    if unknown := sorted(settings.keys() - known.keys()):
+        raise ValueError(
+            f"{table}: expected settings of {kind} ({', '.join(known)}), got {', '.join(unknown)}"
+        )
+    if missing := [k for k, v in known.items() if isinstance(v, type) and k not in settings]:
+        raise ValueError(f"{table}: expected {' and '.join(missing)} too, got no such setting")
+    types = {key: v if isinstance(v, type) else type(v) for key, v in known.items()}
+    docs = _typed(table, "docs", KINDS[kind].docs if docs is None else docs, int)
+    listed = [k for k, v in settings.items() if isinstance(v, list) and types[k] is not list]
+    found = []
+    for values in itertools.product(*(settings[key] for key in listed)):
+        said = known | settings | dict(zip(listed, values, strict=True))
+        typed = {key: _typed(table, key, value, types[key]) for key, value in said.items()}
+        found.append(Study(_named(table, typed), kind, typed, docs, folder, table))
+    if not found:
+        raise ValueError(f"{table}: expected something in each list, got nothing")
+    return found
+
+
+def studies(file: Path = FILE) -> list[Study]:
+    """All tables that a file declares, in its order.
+
+    Raises ValueError with one line where `declare` does, for what is no TOML (with the place), and
+    for two tables of one name.
+    """
+    try:
+        entries = tomllib.loads(file.read_text(encoding="utf-8-sig"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file}: expected TOML, got {error}") from None
+    listed = entries.pop("study", [])
+    if entries or not isinstance(listed, list) or not all(isinstance(e, dict) for e in listed):
+        raise ValueError(f"{file}: expected [[study]] and nothing else, got {', '.join(entries)}")
+    found: list[Study] = []
+    for entry in listed:
+        kind, table = (str(entry.pop(key, "")) for key in ("kind", "table"))
+        try:
+            found += declare(kind, table, entry, entry.pop("docs", None), file.parent)
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from None
+    names = [study.table for study in found]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{file}: expected each table once, got {', '.join(twice)} twice")
+    return found
+
+
+def chosen(declared: Sequence[Study], names: Sequence[str]) -> list[Study]:
+    """The studies of these names; a name is a table's, a study's (its label or its pattern), or a
+    pattern with stars. All of them without any. ValueError names the known ones."""
+
+    def meant(study: Study, name: str) -> bool:
+        return name in (study.label, study.pattern) or fnmatchcase(study.table, name)
+
+    for name in names:
+        if not any(meant(study, name) for study in declared):
+            known = ", ".join(dict.fromkeys(study.label for study in declared))
+            raise ValueError(
+                f"unknown study or table: expected one of {known}, or a table that --list names, "
+                f"got {name!r}"
+            )
+    return [study for study in declared if not names or any(meant(study, n) for n in names)]
+
+
+# --- what there is ------------------------------------------------------------------------------
+
+
+class State(NamedTuple):
+    """Of a table: documents done, rows, and a word: `complete`, `begun`, `missing`, `damaged`,
+    `older layout`, or `other …`, the settings that differ."""
+
+    done: int
+    rows: int
+    word: str
+
+
+def state(study: Study) -> State:
+    """What there is of a table, without measuring or loading anything."""
+    parts = list(store.table_file(study.path, ".parts").glob("[0-9]*.parquet"))
+    if not store.table_file(study.path, ".json").exists():
+        return State(len(parts), 0, "begun" if parts else "missing")
+    try:
+        manifest = store.checked_manifest(study.path)
+    except (ValueError, OSError) as error:
+        return State(0, 0, "older layout" if "layout" in str(error) else "damaged")
+    done, rows = manifest["documents"], manifest["rows"]
+    ours = {"kind": study.kind} | study.settings
+    if "corpus" in ours:
+        ours["corpus"] = Path(ours["corpus"]).name  # what a manifest says of a file
+    if other := [k for k, v in ours.items() if manifest["settings"].get(k) != v]:
+        return State(done, rows, f"other {', '.join(other)}")
+    if done < study.docs or parts:
+        return State(max(done, len(parts)), rows, "begun")
+    return State(done, rows, "complete")
+
+
+# --- the loop -----------------------------------------------------------------------------------
+
+
+def run(study: Study, command: str, device: str = "auto") -> pd.DataFrame:
+    """Measure what is missing of a table, one document at a time, and finish it.
+
+    A run that was killed goes on where it was. Bad settings fail before text and model are loaded.
+    """
+    kind, settings = KINDS[study.kind], study.checked()
+    store.table_file(study.path)
+    lm = text = None
+    about: dict[str, Any] = {}
+    if "model" in settings:
+        from kvlib.models import about as about_model
+        from kvlib.models import load_model
+
+        text = corpora.load_corpus(settings["corpus"])
+        device = kind.device if device == "auto" else device
+        lm = load_model(settings["model"], device, settings["dtype"])
+        settings |= store.subject_of(lm, text)
+        about = {"model": about_model(lm), "corpus": text.about()}
+    rows = _module(study.kind).item_rows(lm, text, settings, study.docs)
+    with store.Measurement(study.path, settings, study.docs) as measurement:
+        with rich.progress.Progress(*COLUMNS, console=Console(stderr=True)) as progress:
+            done = study.docs - len(measurement.missing())
+            parts = [Path(settings[key]).name for key in ("model", "corpus") if key in settings]
+            title = " · ".join(parts) or study.table
+            task = progress.add_task(title, total=study.docs, completed=done)
+            for item in measurement.missing():
+                measurement.add(item, rows(item))
+                progress.advance(task)
+        made = store.run_of(command, lm.device.type if lm else "cpu")
+        return measurement.finish(made, study.label, about)
+
+
+# --- small parts --------------------------------------------------------------------------------
+
+
+def _module(kind: str) -> Any:
+    return importlib.import_module(f"kvlib.{KINDS[kind].module}")
+
+
+def _typed(table: str, key: str, value: Any, wanted: type) -> Any:
+    """The value, if it is of the kind that is wanted; a whole number may stand for a real one."""
+    if wanted is float and type(value) is int:
+        return float(value)
+    if type(value) is not wanted:
+        raise ValueError(f"{table}: {key}: expected {wanted.__name__}, got {value!r}")
+    return value
+
+
+def _named(pattern: str, settings: dict[str, Any]) -> str:
+    """The table's name, with settings in the place of their names in braces."""
+
+    def value(found: re.Match) -> str:
+        if found[1] not in settings:
+            raise ValueError(f"{pattern}: expected settings in braces, got {found[1]!r}")
+        return Path(str(settings[found[1]])).name
+
+    name = re.sub(r"\{(.*?)\}", value, pattern)
+    if Path(name).name != name or not name:
+        raise ValueError(f"table: expected the name of a table, got {name!r}")
+    return name
+
+
+def _check_numbers(settings: dict[str, Any]) -> None:
+    """Refuses counts below zero or beyond what tables hold, and documents that would overlap."""
+    if not 1 <= settings["docs"] <= MOST_DOCS:
+        raise ValueError(f"docs: expected at least 1 to {MOST_DOCS}, got {settings['docs']}")
+    for key, value in settings.items():
+        for number in value if isinstance(value, list) else [value]:
+            if type(number) is int and not 0 <= number < 2**31:
+                raise ValueError(f"{key}: expected 0 to {2**31 - 1}, got {number}")
+    if settings.get("dtype", DTYPES[0]) not in DTYPES:
+        raise ValueError(f"dtype: expected auto, {', '.join(DTYPES)}, got {settings['dtype']!r}")
+    if settings.get("stride", 0) < settings.get("seq_len", 0):
+        length, stride = settings["seq_len"], settings["stride"]
+        raise ValueError(f"stride: expected at least seq-len {length}, got {stride}")

