@@ -208,6 +208,17 @@ def test_sensitivity_every_table_is_fitted_from_the_same_window_to_1024_tokens(c
         assert (fitted.first[0], fitted.last[-1]) == (shown.first[0], 1024)
 
 
+def test_sensitivity_the_tables_are_of_two_small_models_and_three_kinds_of_text(curves):
+    models, texts = map(set, zip(*curves, strict=True))
+    assert (len(models), len(texts), len(curves)) == (2, 3, 6)
+
+
+def test_sensitivity_the_lines_bend_down_at_the_right_edge(curves):
+    for data in curves.values():
+        slopes = fit.local_slopes(data, n_boot=2)["slope"]
+        assert slopes.iloc[-1] > slopes.median()
+
+
 def test_sensitivity_the_naive_fit_overshoots_by_a_third_and_the_corrected_returns_the_truth():
     window, context = 2.0 ** np.arange(2, 9.01, 0.25), np.array([1024.0])
     exact = (window + 1) ** -0.5 - (context + 1) ** -0.5
@@ -218,6 +229,11 @@ def test_sensitivity_the_naive_fit_overshoots_by_a_third_and_the_corrected_retur
 
 def test_sensitivity_no_exponent_lies_at_an_end_of_what_is_fitted(decay):
     assert all(0 < item.low and item.high < 4 for item in decay["exponent"])
+
+
+def test_sensitivity_we_simulated_a_thousand_studies_on_each_source():
+    studies = claims.sensitivity.interval_studies()
+    assert (studies["studies"] == 1000).all() and studies["source"].nunique() > 3
 
 
 def test_sensitivity_the_plain_percentile_bootstrap_runs_a_little_narrow():
@@ -275,6 +291,18 @@ def test_sensitivity_no_one_slope_lies_in_all_the_intervals_even_far_from_the_en
     assert far["low"].max() > far["high"].min()
 
 
+def test_sensitivity_the_exponential_is_a_weak_opponent(decay):
+    assert all(item.low > 1 for item in decay["exponential"])
+
+
+def test_sensitivity_the_stretched_exponential_is_a_fair_one_with_a_small_b(curves, decay):
+    assert all(item.low < 1 < item.high for item in decay["stretched"])
+    for data in curves.values():
+        long = data.between(claims.claim.MIN_WINDOW)
+        law = fit.fit_law("stretched exponential", long.window, long.mean, long.weights)
+        assert law.shape < 0.2
+
+
 def test_sensitivity_the_windows_span_two_decades(bible):
     fitted = bible.between(claims.claim.MIN_WINDOW)
     assert 2 <= np.log10(fitted.last[-1] / fitted.first[0]) < 2.2
@@ -323,6 +351,22 @@ def test_extrapolation_an_exact_power_law_is_foretold_better_the_more_a_law_know
         miss = fitted.log_value(window[~seen]) - np.log(exact[~seen])
         errors.append(np.sqrt(np.mean(miss**2)))
     assert errors == sorted(errors, reverse=True)
+
+
+def test_extrapolation_resampled_curves_miss_by_more_so_that_some_intervals_lean(far):
+    assert any(2 * item.value < item.low + item.high for item in far["power"])
+
+
+def test_extrapolation_the_ratio_shrinks_at_the_largest_split(curves, far):
+    for data, ratio in zip(curves.values(), far["exponential"], strict=True):
+        data = data.between(claims.claim.MIN_WINDOW)
+        last = fit.extrapolation(data, data.last[-3], ("power", "exponential"), n_boot=2)
+        assert last.ratios["exponential"].value < ratio.value
+
+
+def test_extrapolation_the_reference_is_of_two_to_three_thousand_tokens(curves):
+    for data in curves.values():
+        assert 2000 <= data.contexts.min() and data.contexts.max() < 3100
 
 
 def test_extrapolation_our_data_do_not_say_which_of_the_two_foretells_better(far):
@@ -384,6 +428,11 @@ def test_positions_with_everything_moved_and_on_smollm2_the_laws_agree_to_roundi
 
 def test_positions_when_gemmas_bos_stays_at_0_the_law_really_changes(agreement):
     assert agreement.loc[("gemma3-270m", "kept"), "mean"] > 0.1
+
+
+def test_positions_for_the_rotary_models_fewer_windows_were_measured(placed, small_table):
+    for model in claims.positions.ROPE:
+        assert placed[model]["window"].nunique() < small_table["window"].nunique()
 
 
 def test_positions_no_curve_of_the_small_model_ends_on_a_floor(small_table):
@@ -474,9 +523,30 @@ def test_formulation_hiding_the_side_information_from_the_writer_costs_something
     assert (solved["formula"] > conditional).all() and solved["D"].between(0, 0.25).all()
 
 
+def test_formulation_with_d_0_the_two_lower_curves_meet_and_with_d_p_no_note_is_needed():
+    distortion, p = np.array([1e-9, 0.24]), 0.24
+    reader = closed_forms.doubly_symmetric_rate(distortion, p)
+    both = closed_forms.binary_rate(distortion, p)
+    np.testing.assert_allclose(reader, both, atol=1e-6)
+    assert abs(reader[1]) < 1e-12
+
+
 def test_formulation_the_query_saves_bits_for_keys_and_for_values(rates):
     for part in claims.formulation.PARTS:
         assert claims.formulation.mean_saving(rates, part).low > 0
+
+
+def test_formulation_the_layers_differ(rates):
+    summary = claims.formulation.rates_summary(rates)
+    keys = summary.query("head == 'mean' and part == 'key'")
+    keys = keys[np.isclose(keys["distortion"], 0.09)]
+    assert keys.loc[keys["saving"].idxmax(), "low"] > 2 * keys.loc[keys["saving"].idxmin(), "high"]
+
+
+def test_formulation_that_is_a_modest_share_even_from_a_genie(rates, solved, bits):
+    summary = claims.formulation.rates_summary(rates)
+    facts = claims.formulation.facts(rates, summary, 0.09, solved, bits)
+    assert max(int(facts[name]) for name in ("key-share", "value-share")) < 20
 
 
 def test_formulation_on_held_out_documents_the_saving_on_keys_is_smaller_than_both(rates):
