@@ -103,9 +103,17 @@ class Shaker:
         return (mixed >> np.uint64(63)).astype(bool).reshape(value.shape)
 
     def table(self, value: pd.Series | pd.DataFrame) -> pd.Series | pd.DataFrame:
-        """A table whose columns are moved; its index stays."""
+        """A table whose columns are moved; its index stays.
+
+        Columns in single precision stay: those are stored, read as they are, and computed with in
+        double precision. Their neighbours are a thousand million times further away.
+        """
         if isinstance(value, pd.Series):
-            if value.dtype.kind not in ("f", "O") or not isinstance(value.dtype, np.dtype):
+            if (
+                value.dtype == np.float32
+                or value.dtype.kind not in ("f", "O")
+                or not isinstance(value.dtype, np.dtype)
+            ):
                 return value
             return pd.Series(self.array(value.to_numpy()), value.index, name=value.name)
         if not value.columns.is_unique:

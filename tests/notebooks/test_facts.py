@@ -168,6 +168,9 @@ def test_a_shaker_reaches_into_results_and_leaves_counts_settings_and_words():
     new = shaker.moved({"found": (Found(1 / 3, 24), table)})["found"]
     assert new[0].value != 1 / 3 and new[0].n == 24
     assert new[1]["mean"][0] != 1 / 3 and np.isnan(new[1]["mean"][1])
+    stored = pd.DataFrame({"kl_nats": np.array([1 / 3, 2 / 3], dtype=np.float32)})
+    pd.testing.assert_frame_equal(shaker.moved(stored), stored)
+    assert (shaker.moved(stored["kl_nats"].to_numpy()) != stored["kl_nats"]).all()
     pd.testing.assert_frame_equal(new[1].drop(columns="mean"), table.drop(columns="mean"))
     assert shaker.moved([2.0, math.inf, "0.1", None]) == [2.0, math.inf, "0.1", None]
     shaker.settings_stay = False
