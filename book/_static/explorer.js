@@ -6,18 +6,8 @@
   const DRAW_AHEAD = "400px 0px"; // draw a picture when it comes this close to the screen
   const REST = 1500; // milliseconds after loading, before pictures off the screen are drawn
 
-  const INKS = { // colours of the pictures as they were built → the page's own, light or dark
-    "#222832": "--pst-color-text-base",
-    "#48566b": "--pst-color-text-muted",
-    "#e3e6ea": "--kv-grid",
-    "#0072B2": "--kv-series-1",
-    "#D55E00": "--kv-series-2",
-    "#009E73": "--kv-series-3",
-    "#A8478A": "--kv-series-4",
-    "#806400": "--kv-series-5",
-    "#8A8A8A": "--kv-series-6",
-  };
-  const MARKED = new RegExp(`${Object.keys(INKS).join("|")}|"font":"sans-serif"`, "g");
+  const INKS = window.kvInks || {}; // colours of the pictures as they were built → the page's own, light or dark
+  const MARKED = new RegExp([...Object.keys(INKS), '"font":"sans-serif"'].join("|"), "g");
 
   /** The page's present colour for each ink. */
   function palette() {
@@ -48,7 +38,7 @@
   function connectSlider(slider, input, moved) {
     const log = slider.scale === "log";
     const places = slider.values.map((value, i) => (log ? Math.log(value) : i));
-    const output = input.parentElement.querySelector("output");
+    const output = input.parentElement.querySelector(".kv-value");
     let at = slider.values.indexOf(slider.value);
     input.min = places[0];
     input.max = places[places.length - 1];
@@ -99,7 +89,18 @@
       const { texts, places } = columns[name];
       return texts ? places.map((place) => texts[place]) : columns[name];
     });
+    if (values.some((column) => column.length !== values[0].length)) throw new Error("a table's columns are not equally long");
     return (values[0] || []).map((_, i) => Object.fromEntries(names.map((name, j) => [name, values[j][i]])));
+  }
+
+  /** Says in one line, where the picture would be, why there is none. */
+  function complain(root, error) {
+    const message = document.createElement("p");
+    message.className = "kv-error";
+    message.setAttribute("role", "alert");
+    const [line] = String(error.message || error).split("\n");
+    message.textContent = `This picture could not be drawn: ${line}`;
+    (root.querySelector(".kv-picture") || root).replaceChildren(message);
   }
 
   /** One explorer: returns a function that draws it, or draws it anew in the page's present theme. */
@@ -114,15 +115,27 @@
     let drawn = null; // what vegaEmbed returned
     let queue = Promise.resolve(); // one drawing at a time
     let stale = false; // a control moved since the picture was last brought up to date
-    let busy = false;
+    let updating = false;
 
-    function fail(error) {
-      const message = document.createElement("p");
-      message.className = "kv-error";
-      message.setAttribute("role", "alert");
-      message.textContent = `This picture could not be drawn: ${error.message || error}`;
-      picture.replaceChildren(message);
-    }
+    const fail = (error) => complain(root, error);
+    let trouble = null; // what Vega would say on the console and nowhere else
+    const logger = {
+      level: (...given) => (given.length ? logger : 2),
+      error: (...said) => ((trouble ||= new Error(said.map((part) => part.message || part).join(" "))), logger),
+      warn: (...said) => (console.warn(...said), logger),
+      info: () => logger,
+      debug: () => logger,
+    };
+    const check = () => {
+      const error = trouble;
+      trouble = null;
+      if (error) throw error;
+    };
+    let waits = 0; // pictures that are asked for and not yet there
+    const busy = (more) => {
+      waits += more;
+      root.setAttribute("aria-busy", waits > 0);
+    };
 
     function say() {
       if (!reading) return;
@@ -134,19 +147,22 @@
     /** Moves that come while the picture is being computed are drawn together, with the last values. */
     async function update() {
       stale = true;
-      if (busy || !drawn) return;
-      busy = true;
+      if (updating || !drawn) return;
+      updating = true;
+      busy(1);
       try {
         while (stale) {
           stale = false;
           for (const name in values) drawn.view.signal(name, values[name]);
           await drawn.view.runAsync();
+          check();
           say();
         }
       } catch (error) {
         fail(error);
       } finally {
-        busy = false;
+        updating = false;
+        busy(-1);
       }
     }
 
@@ -168,6 +184,8 @@
         defaultStyle: false,
         tooltip: { disableDefaultStyle: true },
       });
+      drawn.view.logger(logger);
+      if (!picture.querySelector("svg .role-mark > *")) throw new Error("it has no marks");
       const image = picture.querySelector("svg"); // one image with a name: sentence and table say the rest
       for (const part of image.children) part.setAttribute("aria-hidden", "true");
       image.setAttribute("role", "img");
@@ -186,6 +204,7 @@
 
     for (const control of controls) {
       const input = root.querySelector(`[name="${CSS.escape(control.name)}"]`);
+      if (!input || !control.values.includes(control.value)) throw new Error(`the control ${control.name} is damaged`);
       const connect = control.kind === "slider" ? connectSlider : connectChoice;
       values[control.name] = control.value;
       const set = connect(control, input, (value) => {
@@ -217,7 +236,10 @@
     }
 
     tools = kvTools(root, settings, data, svg);
-    return () => (queue = queue.then(draw).catch(fail));
+    return () => {
+      busy(1);
+      queue = queue.then(draw).catch(fail).finally(() => busy(-1));
+    };
   }
 
   const waiting = new Map(); // element → its draw function, until it comes near the screen
@@ -236,7 +258,12 @@
     { rootMargin: DRAW_AHEAD },
   );
   for (const root of document.querySelectorAll(".kv-chart")) {
-    waiting.set(root, explorer(root));
+    try {
+      waiting.set(root, explorer(root));
+    } catch (error) {
+      complain(root, error); // the others are drawn all the same
+      continue;
+    }
     if (root.getBoundingClientRect().top < window.innerHeight) show(root); // the reader looks at it
     else near.observe(root);
   }

@@ -8,7 +8,7 @@
   function passage(root) {
     const data = JSON.parse(root.querySelector(".kv-data").textContent);
     const [policy, budget] = [root.querySelector("select"), root.querySelector("input")];
-    const output = root.querySelector("output");
+    const output = root.querySelector(".kv-value");
     const words = Array.from(root.querySelectorAll(".kv-words .kv-token"));
     const reading = root.querySelector(".kv-reading");
     const table = root.querySelector(".kv-guesses");
@@ -125,5 +125,13 @@
     tools = kvTools(root, settings, () => [{ rows: rows(), shown: rows() }]);
   }
 
-  document.querySelectorAll(".kv-passage").forEach(passage);
+  for (const root of document.querySelectorAll(".kv-passage")) {
+    try {
+      passage(root);
+    } catch (error) {
+      const reading = root.querySelector(".kv-reading") || root;
+      reading.textContent = `This passage could not be shaded: ${String(error.message || error).split("\n")[0]}`;
+      reading.classList.add("kv-error");
+    }
+  }
 })();

@@ -1,15 +1,25 @@
 // What stands under every explorer: reset, a link to the setting, downloads, the data as a table.
-// The setting lives in the address's fragment: #view-2:window=64&model=gemma3-270m. Classic script, no eval.
+// The setting lives in the address's fragment, by the figure's name: #fig-curve:window=64&model=gemma3-270m.
+// A classic script without eval.
 (function () {
   "use strict";
 
   const LINK_DELAY = 250; // milliseconds of rest before the address is brought up to date
   const SHOWN_ROWS = 200; // of a table; the CSV has all
-  const FRAGMENT = /^#(view-\d+):(.*)$/;
+  const FRAGMENT = /^#([\w-]+):(.*)$/;
+  const UNNAMED = /^id\d+$/; // the name of a figure that its page gives none
   const HIDDEN = new Set(["sentence"]); // columns that the sentence under the picture already says
 
-  const roots = Array.from(document.querySelectorAll(".kv-chart, .kv-passage"));
-  roots.forEach((root, i) => (root.id = `view-${i + 1}`));
+  /** A text as a part of a name or an address. */
+  const slug = (text) => text.toLowerCase().replace(/[^a-z0-9]+/g, "-").slice(0, 48).replace(/-$/, "");
+
+  const labelOf = (root) => slug(root.getAttribute("aria-label") || "chart");
+
+  /** The name of an explorer: its figure's, or its label; links hold it, wherever on the page it stands. */
+  function nameOf(root) {
+    const figure = root.closest("figure");
+    return figure && figure.id && !UNNAMED.test(figure.id) ? figure.id : labelOf(root);
+  }
 
   function element(name, properties, ...children) {
     const made = Object.assign(document.createElement(name), properties);
@@ -19,8 +29,8 @@
 
   /** The settings that the address asks of this explorer; null when it speaks of another or of none. */
   function asked(root) {
-    const [, id, text] = location.hash.match(FRAGMENT) || [];
-    return id === root.id ? new URLSearchParams(text) : null;
+    const [, name, text] = location.hash.match(FRAGMENT) || [];
+    return name === nameOf(root) ? new URLSearchParams(text) : null;
   }
 
   function download(name, type, text) {
@@ -53,7 +63,7 @@
    * `svg(): Promise<string>` or nothing. Returns `moved()`, to be called when a control has moved.
    */
   function addTools(root, settings, tables, svg) {
-    const name = (root.getAttribute("aria-label") || "chart").toLowerCase().replace(/[^a-z0-9]+/g, "-").slice(0, 48).replace(/-$/, "");
+    const name = labelOf(root);
     const bar = element("div", { className: "kv-tools" });
     const status = element("span", { className: "kv-status", role: "status" });
     const panel = element("div", { className: "kv-table", hidden: true, tabIndex: 0, role: "region" });
@@ -69,7 +79,7 @@
 
     function fragment() {
       const moved = Object.entries(settings).filter(([, setting]) => setting.get() !== setting.initial);
-      return `#${root.id}:${new URLSearchParams(moved.map(([key, setting]) => [key, setting.get()]))}`;
+      return `#${nameOf(root)}:${new URLSearchParams(moved.map(([key, setting]) => [key, setting.get()]))}`;
     }
 
     function fill() {

@@ -1,8 +1,8 @@
 """A passage of real text, token by token: what breaks when the cache shrinks.
 
-`kvlib study passage` measures and stores one; `Passage` draws it: words shaded by KL, policy
-and budget to choose, and for a token the model's first guesses, with the full cache and with the
-bounded one.
+`kvlib study passage` measures and stores one; `Passage` draws it: words shaded by KL, policy and
+budget to choose, and for a token the model's first guesses, with the full cache and with the
+bounded one. `book/_static/passage.js` brings it to life.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Passage:
             '<label class="kv-control"><span class="kv-label">Policy, online</span>'
             f'<select name="policy" autocomplete="off">{options}</select></label>'
             '<label class="kv-control"><span class="kv-label">Budget</span>'
-            '<output class="kv-value" aria-hidden="true"></output>'
+            '<span class="kv-value" aria-hidden="true"></span>'
             f'<input type="range" name="budget" min="0" max="{len(self.budgets) - 1}" step="1"'
             ' autocomplete="off"></label></div>'
             f'<p class="kv-key">Shaded from {key}of divergence at that word.</p>'

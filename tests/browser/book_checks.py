@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, ElementHandle, Page
+from playwright.sync_api import Browser, ElementHandle, Page, TimeoutError
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,7 +23,7 @@ def pages_of(toc: dict) -> list[str]:
 
 PAGES = pages_of(yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8")))
 EXPLORERS = ".kv-chart, .kv-passage"
-SETTLE = 350  # milliseconds: longer than the address of a page waits
+PATIENCE = 10_000  # milliseconds; a busy machine takes its time
 WHOLE = {"resultTypes": ["violations"], "preload": False}  # axe needn't fetch the styles again
 COLOURS = WHOLE | {"runOnly": {"type": "rule", "values": ["color-contrast", "link-in-text-block"]}}
 # Waits for something to come about; returns whether it did.
@@ -109,6 +109,12 @@ FAINT = """() => {
   return complaints;
 }"""
 
+UNFIT = """() => Array.from(document.querySelectorAll(".kv-picture"), (picture) => {
+  const drawn = picture.querySelector("svg")?.getBoundingClientRect().width ?? 0;
+  const room = picture.clientWidth;
+  return Math.abs(drawn - room) > 2 ? `picture of ${drawn} px in a box of ${room} px` : "";
+}).filter(Boolean)"""
+
 TOO_WIDE = """() => {
   const complaints = [];
   const page = document.documentElement.scrollWidth;
@@ -182,6 +188,30 @@ def visit(
     page.evaluate("window.MathJax?.startup?.promise?.then(() => true)")
     yield seen
     context.close()
+
+
+def until(page: Page, condition: str, argument: object = None) -> None:
+    """Waits until a JavaScript function of one argument says yes; fails with its text."""
+    page.wait_for_function(condition, arg=argument, timeout=PATIENCE)
+
+
+def still(page: Page) -> None:
+    """Waits until no picture is being drawn or brought up to date."""
+    until(page, "() => !document.querySelector('[aria-busy=true]')")
+
+
+def lasting(page: Page, check: str) -> list[str]:
+    """The complaints of a check that don't go away while the page comes to rest."""
+    try:
+        until(page, f"() => !({check})().length")
+    except TimeoutError:
+        return page.evaluate(check)
+    return []
+
+
+def at_link(page: Page, link: str) -> None:
+    """Waits until the address of the page ends with a link."""
+    until(page, "link => decodeURI(location.href).endsWith(decodeURI(link))", link)
 
 
 def draw(explorer: ElementHandle) -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from playwright.sync_api import sync_playwright
 
 sys.path.insert(0, str(Path(__file__).parent))
-from book_checks import PAGES, ROOT, draw_all  # noqa: E402
+from book_checks import PAGES, ROOT, draw_all, still  # noqa: E402
 from conftest import BOOK, FLAGS, chromium  # noqa: E402
 
 PICTURE = ROOT / "book" / "_static" / "front.png"
@@ -23,7 +23,8 @@ def main() -> None:
         page = browser.new_page(viewport={"width": 1200, "height": 900})
         page.goto(f"{BOOK.resolve().as_uri()}/{PAGES[0]}.html")
         assert draw_all(page) == []
-        page.wait_for_timeout(500)
+        still(page)
+        page.evaluate("document.fonts.ready.then(() => true)")
         page.query_selector(".kv-chart").screenshot(path=PICTURE)
         browser.close()
     print(f"{PICTURE.relative_to(ROOT)}: {PICTURE.stat().st_size / 1000:.0f} kB")

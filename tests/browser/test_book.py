@@ -5,7 +5,19 @@ from __future__ import annotations
 import re
 
 import pytest
-from book_checks import COLOURS, FAINT, PAGES, TOO_WIDE, UNTYPESET, draw_all, serious, visit
+from book_checks import (
+    COLOURS,
+    FAINT,
+    PAGES,
+    TOO_WIDE,
+    UNFIT,
+    UNTYPESET,
+    draw_all,
+    lasting,
+    serious,
+    until,
+    visit,
+)
 
 from kvlib import claims, fit
 from kvlib.measure import passage
@@ -54,11 +66,7 @@ def test_nothing_overflows_on_a_phone_and_a_wider_window_refits_the_pictures(
         complaints = draw_all(seen.page) + seen.page.evaluate(TOO_WIDE)
         for width in (640, 800, 1280):
             seen.page.set_viewport_size({"width": width, "height": 900})
-            for _ in range(10):  # the pictures follow the window, on a busy machine after a while
-                seen.page.wait_for_timeout(400)
-                if not (wide := seen.page.evaluate(TOO_WIDE)):
-                    break
-            complaints += wide
+            complaints += lasting(seen.page, UNFIT) + lasting(seen.page, TOO_WIDE)
         assert complaints == []
 
 
@@ -72,6 +80,9 @@ def test_first_page_is_light(browser, address):
             sizes[response.url] = len(response.body())
     weight = sum(sizes.values())
     assert 0 < weight <= FIRST_PAGE_BYTES, f"limit {FIRST_PAGE_BYTES} bytes, got {weight}"
+
+
+SAYS = "text => document.querySelector('.kv-reading').textContent.includes(text)"
 
 
 def ratio_read_aloud(page) -> float:
@@ -91,8 +102,8 @@ def test_the_browser_fits_what_the_library_fits(browser, address, presses):
         slider = seen.page.query_selector(".kv-chart input")
         for _ in range(presses):
             slider.press("ArrowRight")
-        seen.page.wait_for_timeout(200)
         split = int(slider.get_attribute("aria-valuetext").split()[0])
+        until(seen.page, SAYS, f"windows up to {split} tokens")
         shown = ratio_read_aloud(seen.page)
     assert (split == claims.extrapolation.SPLIT) == (presses == 0)
     contest = fit.extrapolation(first, split, ("power", "exponential"), n_boot=2)

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from book_checks import FAINT, TOO_WIDE, UNTYPESET, dead_controls, draw_all, visit
+from book_checks import FAINT, TOO_WIDE, UNTYPESET, dead_controls, draw, draw_all, visit
 
 pytestmark = pytest.mark.browser
 
@@ -56,6 +56,45 @@ def test_a_missing_drawing_library_is_found_and_said_on_the_page(browser, copy):
     assert any("the drawing library did not load" in complaint for complaint in found)
 
 
+DAMAGES = {
+    "data that are cut short": ('class="kv-data">{', 'class="kv-data">{"'),
+    "a control without its input": (
+        '<input type="range" name="window"',
+        '<input type="range" name="w"',
+    ),
+    "a value that isn't on the track": ('"value":128,', '"value":128.5,'),
+    "no signals": ('"signals":', '"sign":'),
+    "a column that is too short": ('"mean":[', '"mean":[1],"low":[1],"old":['),
+    "an unknown mark": ('"type":"line"', '"type":"lion"'),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_explorer_says_so_in_a_line_and_leaves_the_others_alone(browser, copy, damage):
+    page = copy / "notebooks" / "story.html"
+    whole = page.read_text(encoding="utf-8")
+    place = whole.index('class="kv-chart"')
+    old, new = DAMAGES[damage]
+    assert old in whole[place:]
+    page.write_text(whole[:place] + whole[place:].replace(old, new, 1), encoding="utf-8")
+    with visit(browser, page.as_uri(), copy.as_uri()) as seen:
+        charts = seen.page.query_selector_all(".kv-chart")
+        drawn = [draw(chart) == [] for chart in charts]
+        assert drawn == [False] + [True] * (len(charts) - 1) and len(charts) > 2
+        message = charts[0].query_selector(".kv-error").inner_text()
+        assert message.startswith("This picture could not be drawn: ") and "\n" not in message
+        assert not any(text.startswith("script error") for text in seen.complaints)
+
+
+def test_a_damaged_passage_says_so_and_the_charts_are_drawn(browser, copy):
+    page = copy / "notebooks" / "story.html"
+    spoil(page, '{"tokens":', '{"token":')
+    with visit(browser, page.as_uri(), copy.as_uri()) as seen:
+        said = seen.page.inner_text(".kv-passage .kv-reading")
+        assert said.startswith("This passage could not be shaded: ")
+        assert draw_all(seen.page) + seen.complaints == []
+
+
 def test_an_image_from_outside_is_found(browser, copy):
     page = page_with(copy, 'class="kv-chart"')
     spoil(page, "</article>", '<img src="https://example.org/pixel.png" alt=""></article>')
@@ -91,7 +130,7 @@ def test_a_light_panel_in_dark_mode_is_found(browser, copy):
 
 
 def test_faint_text_is_found(browser, copy):
-    spoil(copy / "_static" / "explorer.js", '"--pst-color-text-base"', '"--kv-grid"')
+    spoil(copy / "_static" / "inks.js", '"--pst-color-text-base"', '"--kv-grid"')
     page = page_with(copy, 'class="kv-chart"')
     found = complaints(browser, page, lambda page: page.evaluate(FAINT))
     assert any("contrast" in complaint for complaint in found)

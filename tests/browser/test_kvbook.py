@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
+from types import SimpleNamespace
 
+import altair as alt
+import pandas as pd
 import pytest
 from book_checks import ROOT
 
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
-from kvbook import pages, pictures  # noqa: E402
+from kvbook import markup, pages, pictures, terms  # noqa: E402
+
+from kvlib.charts import inks, parts  # noqa: E402
+from kvlib.charts.controls import Explorer, Slider  # noqa: E402
 
 THEME = "document.documentElement.dataset.theme = 'auto'"
 PAGE = f"""<head><meta charset="utf-8"><script>{THEME}</script></head>
@@ -17,25 +23,145 @@ PAGE = f"""<head><meta charset="utf-8"><script>{THEME}</script></head>
 <script type="application/json">{{"c": 3}}</script><button onclick="window.print()">"""
 
 
+def hardened(page: str) -> tuple[str, dict[str, str]]:
+    """A page after hardening, and the files that it now needs."""
+    files: dict[str, str] = {}
+    return pages.harden(page, "page.html", "../", files), files
+
+
+def body(content: str) -> str:
+    """A page that holds a piece of markup."""
+    return f'<!doctype html><head><meta charset="utf-8"></head><body>{content}</body>'
+
+
 def test_hardening_moves_scripts_and_clicks_out_and_sets_the_policy_once():
-    scripts: dict[str, str] = {}
-    hard = pages.harden(PAGE, "page.html", "../", scripts)
+    hard, scripts = hardened(PAGE)
     theme, file = scripts
-    assert scripts[file] == "let a = 1" and f'<script defer src="../_static/inline/{file}">' in hard
+    assert scripts[file] == "let a = 1"
+    assert f'<script src="../_static/inline/{file}" defer="">' in hard
     assert hard.count("Content-Security-Policy") == 1 and 'data-click="window.print()"' in hard
     assert '{"c": 3}' in hard and "onclick" not in hard
-    assert '<script defer src="b.js">' in hard and '<script defer src="c.js">' in hard
+    assert '<script src="b.js" defer="">' in hard and '<script defer="" src="c.js">' in hard
     assert scripts[theme].startswith(THEME) and "prefers-color-scheme" in scripts[theme]
     assert f'<script src="../_static/inline/{theme}">' in hard  # before the first paint
     assert hard.index(file) < hard.index("b.js") < hard.index("c.js")  # a setting comes first
-    assert pages.harden(hard, "page.html", "../", {}) == hard
+    assert hardened(hard) == (hard, {})
 
 
-def test_a_page_that_cannot_be_hardened_raises_with_its_name():
-    with pytest.raises(ValueError, match="page.html: expected <meta charset"):
-        pages.harden("<p>", "page.html", "", {})
-    with pytest.raises(ValueError, match="page.html: expected onclick .* got 'evil"):
-        pages.harden('<button onclick="evil()">', "page.html", "", {})
+@pytest.mark.parametrize(
+    "script",
+    [
+        "<SCRIPT>go()</SCRIPT>",
+        "<script\n type='text/javascript'\n>go()</script >",
+        "<script type=module>go()</script>",
+        "<script type=' TEXT/JavaScript '>go()</script>",
+        "<script data-x=\"</script>\" title='a > b'>go()</script>",
+    ],
+)
+def test_an_inline_script_is_moved_however_it_is_written(script):
+    hard, files = hardened(body(script))
+    ((name, text),) = files.items()
+    assert text == "go()" and "go()" not in hard and f"_static/inline/{name}" in hard
+    assert [tag.text for tag in markup.read(hard).tags if tag.name == "script"] == ["", ""]
+
+
+def test_a_script_in_a_comment_goes_with_the_comment_and_data_stay():
+    data = '<script type="application/json">{"a": "<b onclick=evil()>"}</script>'
+    hard, files = hardened(body(f"a<!-- <script>go()</script> --><?php go() ?>b{data}"))
+    assert files == {} and f"ab{data}" in hard and "go()" not in hard
+
+
+@pytest.mark.parametrize("hidden", ["<!--><script>go()</script>-->", "<![CDATA[<b>go()</b>]]>"])
+def test_what_a_browser_may_not_take_for_a_comment_is_gone_all_the_same(hidden):
+    hard, files = hardened(body(f"a{hidden}b"))
+    assert "go()" not in hard and files == {} and ">ab<" in hard
+
+
+@pytest.mark.parametrize(
+    ("page", "complaint"),
+    [
+        (body('<button onclick="evil()">'), "onclick to be one of .* got onclick='evil"),
+        (body("<img/ONERROR=evil() src=x>"), "onclick to be one of .* got onerror='evil"),
+        (body("<body onload='window.print()'>"), "got onload="),
+        (body("<a href='JaVa&#9;Script:evil()'>"), "expected an address in href, got 'JaVa"),
+        (body('<form action=" javascript:evil()">'), "expected an address in action"),
+        (body('<a xlink:href="java\nscript:evil()">'), "expected an address in xlink:href"),
+        (body("<iframe srcdoc='javascript:evil()'>"), "expected an address in srcdoc"),
+        (body("a < b"), "expected < in a text to be written &lt;, got '< b"),
+        (body("<!-- a --!><script>evil()</script>"), "to be written &lt;"),
+        (body("<script>evil()"), "expected </script>, got the end"),
+        (body("<style>a{}</style"), "expected </style>, got the end"),
+        (body("<script type=a><!--<script></script>"), "expected data without <!--"),
+        ("<p>", "expected <meta charset"),
+        ('<meta charset="utf-8"><style>a{}</style>', "expected </head> in a page with a <style>"),
+    ],
+)
+def test_a_page_that_cannot_be_hardened_raises_with_its_name(page, complaint):
+    with pytest.raises(ValueError, match=f"^page.html: .*{complaint}") as raised:
+        hardened(page)
+    assert "\n" not in str(raised.value)
+
+
+def test_of_an_attribute_given_twice_the_first_counts_as_in_a_browser():
+    hard, files = hardened(body('<script type="" type="application/json">go()</script>'))
+    assert list(files.values()) == ["go()"] and "go()" not in hard
+
+
+def test_styles_are_moved_to_the_head_each_once_and_a_page_has_one_viewport():
+    view = '<meta name="viewport" content="width=device-width">'
+    style = "<STYLE scoped>\n th > td { color: red }\n</STYLE>"
+    page = f'<head><meta charset="utf-8">{view}{view.upper()}</head><p>{style}<b>{style}'
+    hard, files = hardened(page)
+    ((name, text),) = files.items()
+    assert name.endswith(".css") and text == "\n th > td { color: red }\n"
+    assert f'<link rel="stylesheet" href="../_static/inline/{name}"></head><p><b>' in hard
+    assert hard.lower().count("viewport") == 1 and "style " not in hard.lower().split("</head>")[1]
+
+
+def test_roles_that_docutils_gives_in_vain_are_gone_and_others_stay():
+    roles = '<div role="list" class="a citation-list"><div role="doc-biblioentry"><ul role="list">'
+    assert '<div class="a citation-list"><div><ul role="list">' in hardened(body(roles))[0]
+
+
+def test_what_is_not_edited_stays_letter_by_letter():
+    odd = "<P  CLASS=a\n>x &amp; &lt;y&gt; &unknown <svg viewBox='0 0 1 1'/><br/></P >"
+    assert f"<body>{odd}</body>" in hardened(body(odd))[0]
+
+
+def test_edits_that_overlap_raise():
+    with pytest.raises(ValueError, match="edits that don't overlap, got two at 2"):
+        markup.edited("abcdef", [(1, 3, "x"), (2, 4, "y")])
+
+
+def test_links_to_terms_and_signs_hold_what_they_mean():
+    links = '<a class="x" href="g.html#term-window">w</a><A HREF="#sign-a">a</A>'
+    meanings = {"term-window": 'so "many"', "sign-a": "a < b", "b": "c"}
+    said = terms.define_terms(f'{links}<a href="#term-b">b</a>', meanings)
+    assert '<a class="x" href="g.html#term-window" data-definition="so &quot;many&quot;">w' in said
+    assert '<a href="#sign-a" data-definition="a &lt; b" aria-label="a &lt; b">a' in said
+    assert said.endswith('<a href="#term-b">b</a>')
+
+
+def explorer() -> Explorer:
+    """A chart with a sentence and a slider."""
+    rows = alt.Chart(pd.DataFrame({"x": [1, 2, 3]})).transform_filter("datum.x >= least")
+    points = rows.mark_point().encode(x="x:Q")
+    said = parts.reading(rows, "'From <' + least + '> on & further.'")
+    return Explorer(
+        parts.picture(points, said, parameters=["least"]), [Slider("least", "x", 1, 3)], "x"
+    )
+
+
+def test_explorers_are_compiled_and_get_a_still_picture_once(tmp_path):
+    page = f"<p>{explorer().to_html()}</p>{explorer().to_html()}"
+    finished = pictures.finish_explorers(page, "../", tmp_path)
+    assert finished.count("<p>From &lt;1&gt; on &amp; further.</p></noscript>") == 2
+    (file,) = tmp_path.iterdir()
+    assert finished.count(f'<img class="kv-still" src="../_static/stills/{file.name}"') == 2
+    for chart in markup.within(markup.read(finished).tags, "div", "kv-chart"):
+        (data,) = [json.loads(tag.text) for tag in chart if "kv-data" in tag.classes]
+        assert "/vega/" in data["spec"]["$schema"]
+    assert pictures.finish_explorers(finished, "../", tmp_path) == finished
 
 
 def test_a_compiled_explorer_keeps_its_tables_and_signals_and_has_the_books_inks():
@@ -55,7 +181,26 @@ def test_a_compiled_explorer_keeps_its_tables_and_signals_and_has_the_books_inks
     assert "/vega/" in vega["$schema"] and said["tables"] == tables and said["controls"] == []
     assert {"name": "least", "value": 2} in vega["signals"]
     assert [part["values"] for part in vega["data"] if part["name"] == "points"] == [[]]
-    loader = (ROOT / "book" / "_static" / "explorer.js").read_text()
-    inks = [pictures.TEXT, pictures.MUTED, pictures.GRID, *pictures.INKS]
-    assert all(f'"{ink}": "--' in loader for ink in inks)  # each becomes the page's own
-    assert pictures.TEXT in json.dumps(vega) and pictures.INKS[0] in json.dumps(vega)
+    inked = {inks.TEXT, inks.MUTED, inks.GRID, inks.BLUE}
+    assert all(ink in json.dumps(vega) for ink in inked) and inked < set(inks.PAGE)
+
+
+def test_each_ink_becomes_a_colour_that_the_page_has(tmp_path):
+    pictures.write_inks(SimpleNamespace(outdir=tmp_path))
+    written = (tmp_path / "_static" / "inks.js").read_text()
+    assert json.loads(written.removeprefix("window.kvInks = ").removesuffix(";\n")) == inks.PAGE
+    sheet = (ROOT / "book" / "_static" / "book.css").read_text()
+    ours = [name for name in inks.PAGE.values() if name.startswith("--kv-")]
+    assert all(sheet.count(f"{name}:") == 2 for name in ours)  # light and dark
+
+
+def test_no_ink_is_written_a_second_time():
+    """`kvlib.charts.inks` is where they stand."""
+    files = [path for kind in ("py", "js") for path in ROOT.glob(f"[bk]*/**/*.{kind}")]
+    named = {ink.lower() for ink in inks.PAGE}
+    again = [
+        str(path.relative_to(ROOT))
+        for path in files
+        if path.name != "inks.py" and any(ink in path.read_text().lower() for ink in named)
+    ]
+    assert len(files) > 50 and again == []

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from book_checks import PAGES, SETTLE, draw_all, tool, visit
+from book_checks import PAGES, draw_all, tool, until, visit
 
 pytestmark = pytest.mark.browser
+
+SAYS = "text => document.querySelector('#fig-ranking .kv-reading').textContent.includes(text)"
 
 
 def open_page(browser, address, name, **how):
@@ -16,24 +18,26 @@ def open_page(browser, address, name, **how):
 def test_a_link_on_the_page_itself_sets_the_explorer(browser, address):
     with open_page(browser, address, "notebooks/policies") as seen:
         draw_all(seen.page)
-        seen.page.evaluate("location.hash = '#view-2:budget=256'")
-        seen.page.wait_for_timeout(SETTLE)
-        assert "With 256 entries" in seen.page.inner_text("#view-2 .kv-reading")
+        seen.page.evaluate("location.hash = '#fig-ranking:budget=256'")
+        until(seen.page, SAYS, "With 256 entries")
 
 
-@pytest.mark.parametrize("fragment", ["#view-2:budget=999", "#view-99:budget=16", "#view-2:%%%"])
+BROKEN = ["#fig-ranking:budget=999", "#fig-none:budget=16", "#fig-ranking:%%%", "#view-2:budget=16"]
+
+
+@pytest.mark.parametrize("fragment", BROKEN)
 def test_a_broken_link_leaves_the_first_setting(browser, address, fragment):
     url = f"{address['file']}/notebooks/policies.html{fragment}"
     with visit(browser, url, address["file"]) as seen:
         draw_all(seen.page)
-        assert "With 64 entries" in seen.page.inner_text("#view-2 .kv-reading")
+        assert "With 64 entries" in seen.page.inner_text("#fig-ranking .kv-reading")
         assert seen.complaints == []
 
 
 def test_the_table_shows_the_rows_of_the_setting(browser, address):
     with open_page(browser, address, "notebooks/policies") as seen:
         draw_all(seen.page)
-        root = seen.page.query_selector("#view-2")
+        root = seen.page.query_selector("#fig-ranking .kv-chart")
         button = tool(root, "Table")
         assert button.get_attribute("aria-expanded") == "false"
         button.click()

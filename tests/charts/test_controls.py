@@ -98,6 +98,20 @@ def test_two_controls_for_one_parameter_raise():
         Explorer(chart("window"), [WINDOWS, WINDOWS], "label")
 
 
+def test_a_parameter_without_a_control_or_a_value_raises():
+    unset = chart("window").add_params(alt.param(name="model"))
+    with pytest.raises(ValueError, match=r"control or a value for parameters \['model'\]"):
+        Explorer(unset, [WINDOWS], "label")
+    by_rule = chart("window").add_params(alt.param(name="double", expr="2 * window"))
+    assert Explorer(by_rule, [WINDOWS], "label").spec()["params"][1]["expr"] == "2 * window"
+
+
+def test_a_choice_of_one_thing_sets_its_parameter_and_is_not_shown():
+    only = Explorer(chart("window", "model"), [WINDOWS, Choice("model", "M", [("a", "A")])], "x")
+    assert {"name": "model", "value": "a"} in only.spec()["params"]
+    assert "<select" not in only.to_html() and len(payload(only.to_html())["controls"]) == 1
+
+
 def test_the_control_sets_the_parameter_and_takes_its_bind_away():
     bound = chart().add_params(alt.param(name="window", value=3, bind=alt.binding_range()))
     before = bound.to_dict()
@@ -113,7 +127,11 @@ def test_html_holds_the_spec_the_controls_and_the_label():
     assert [control["name"] for control in data["controls"]] == ["window", "model"]
     assert data["spec"] | {"datasets": explorer().spec()["datasets"]} == explorer().spec()
     assert data["spec"]["width"] == "container"
-    assert 'aria-valuetext="64 tokens"' in html and html.count("<option") == 2
+    assert (
+        'aria-valuetext="64 tokens"' in html
+        and "<output" not in html
+        and html.count("<option") == 2
+    )
 
 
 def test_a_table_is_kept_by_columns_with_each_text_once():

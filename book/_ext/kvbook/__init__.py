@@ -19,9 +19,11 @@ import os
 
 from sphinx.application import Sphinx
 
+from kvbook import markup
 from kvbook.cache import bring_outputs, choose_cache
 from kvbook.libraries import VEGA, write_libraries
 from kvbook.pages import finish_pages
+from kvbook.pictures import write_inks
 from kvbook.terms import define_terms, definitions
 
 FIRST = 100  # a script's place among others, which stand at 200 and above
@@ -29,14 +31,17 @@ FIRST = 100  # a script's place among others, which stand at 200 and above
 
 def add_scripts(app: Sphinx, pagename: str, templatename: str, context: dict, doctree) -> None:
     """Vega and the explorers' loader, ahead of all else, on pages that have an explorer."""
+    body = define_terms(context.get("body", ""), definitions(app))
+    context["body"] = body
+    tags = markup.read(body).tags
+    here = {name for tag in tags for name in tag.classes}
+    charts, passages = "kv-chart" in here, "kv-passage" in here
     app.add_js_file("clicks.js", defer="defer")
-    body = context.get("body", "")
-    charts, passages = ('class="kv-chart"' in body), ('class="kv-passage"' in body)
-    wanted = {"tools.js": charts or passages, VEGA: charts, "explorer.js": charts}
-    for file in [name for name, here in (wanted | {"passage.js": passages}).items() if here]:
+    wanted = {"tools.js": charts or passages, VEGA: charts, "inks.js": charts}
+    wanted |= {"explorer.js": charts, "passage.js": passages}
+    for file in [name for name, needed in wanted.items() if needed]:
         app.add_js_file(file, priority=FIRST, defer="defer")
-    context["body"] = define_terms(body, definitions(app))
-    if "data-definition" in context["body"]:
+    if any("data-definition" in tag.attributes for tag in tags):
         app.add_js_file("terms.js", defer="defer")
 
 
@@ -46,6 +51,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("config-inited", choose_cache)
     app.connect("env-get-outdated", bring_outputs)
     app.connect("builder-inited", write_libraries)
+    app.connect("builder-inited", write_inks)
     app.connect("html-page-context", add_scripts)
     app.connect("build-finished", finish_pages, priority=900)  # after the theme's own index.html
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import json
-import re
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import vl_convert
+from sphinx.application import Sphinx
 
+from kvbook import markup
 from kvbook.libraries import VEGA_LITE_VERSION
+from kvlib.charts import inks
 
-DRAWN_LATER = re.compile(  # what `kvlib.controls.Explorer` leaves for browsers without scripts
-    r"<noscript><p>This picture is drawn in the browser[^<]*</p></noscript>"
-    r'(?P<rest><script type="application/json" class="kv-data">(?P<data>[^<]*)</script>)'
-)
-READING_MARKS = re.compile(r'<g class="[^"]*reading_marks.*?</g>', re.S)
+VEGA_LITE = "/vega-lite/"  # in the schema of a spec that waits to be compiled
 STILL_WIDTH = 620  # pixels
-TEXT, MUTED, GRID = "#222832", "#48566b", "#e3e6ea"  # explorer.js knows them, and the series' inks
-INKS = ["#0072B2", "#D55E00", "#009E73", "#A8478A", "#806400", "#8A8A8A"]
 LABELS = {
-    **{"labelColor": TEXT, "labelFontSize": 12},
-    **{"titleColor": TEXT, "titleFontSize": 13, "titleFontWeight": 600},
+    **{"labelColor": inks.TEXT, "labelFontSize": 12},
+    **{"titleColor": inks.TEXT, "titleFontSize": 13, "titleFontWeight": 600},
 }
 THEME = {  # how all pictures look; colours and font become the page's own when they are drawn
     "background": "transparent",
@@ -29,7 +27,12 @@ THEME = {  # how all pictures look; colours and font become the page's own when 
     "view": {"stroke": None},
     "axis": {
         **LABELS,
-        **{"gridColor": GRID, "gridOpacity": 0.8, "domainColor": MUTED, "tickColor": MUTED},
+        **{
+            "gridColor": inks.GRID,
+            "gridOpacity": 0.8,
+            "domainColor": inks.MUTED,
+            "tickColor": inks.MUTED,
+        },
         **{"titlePadding": 8, "labelOverlap": True},
     },
     "legend": {
@@ -37,12 +40,12 @@ THEME = {  # how all pictures look; colours and font become the page's own when 
         **{"orient": "top", "symbolStrokeWidth": 2, "columns": {"expr": "width < 460 ? 2 : 0"}},
     },
     "header": LABELS,
-    "title": {"color": TEXT, "fontSize": 14, "anchor": "start"},
-    "mark": {"color": INKS[0]},
+    "title": {"color": inks.TEXT, "fontSize": 14, "anchor": "start"},
+    "mark": {"color": inks.BLUE},
     "line": {"strokeWidth": 2.5},
-    "rule": {"color": MUTED},
-    "text": {"color": TEXT, "fontSize": 13},
-    "range": {"category": INKS},
+    "rule": {"color": inks.MUTED},
+    "text": {"color": inks.TEXT, "fontSize": 13},
+    "range": {"category": inks.SERIES},
 }
 
 
@@ -66,9 +69,14 @@ def still(data: str) -> tuple[str, str]:
     """An explorer's first picture as SVG, and the sentence that reads it aloud."""
     spec = spec_of(json.loads(data)) | {"width": STILL_WIDTH, "background": "white"}
     svg = vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE_VERSION)
-    marks = READING_MARKS.search(svg)
-    lines = re.findall(r"<(?:text|tspan)[^>]*>([^<]+)<", marks[0]) if marks else []
-    return svg, " ".join(lines)
+    return svg, reading_of(svg)
+
+
+def reading_of(svg: str) -> str:
+    """The sentence of a picture: the text of its layer "reading"."""
+    groups = ET.fromstring(svg).iter("{http://www.w3.org/2000/svg}g")
+    marks = [group for group in groups if "reading_marks" in group.get("class", "")]
+    return " ".join(text.strip() for mark in marks for text in mark.itertext() if text.strip())
 
 
 def compiled(data: str) -> str:
@@ -82,15 +90,28 @@ def compiled(data: str) -> str:
 
 
 def finish_explorers(page: str, to_root: str, folder: Path) -> str:
-    """The page whose explorers are compiled and have still pictures for want of scripts."""
+    """The page whose explorers are compiled and have still pictures for want of scripts.
 
-    def picture(match: re.Match) -> str:
-        file = folder / f"{hashlib.sha256(match['data'].encode()).hexdigest()[:16]}.svg"
-        svg, sentence = still(match["data"])
+    An explorer that is compiled already stays as it is.
+    """
+    edits = []
+    folder.mkdir(exist_ok=True)
+    for chart in markup.within(markup.read(page).tags, "div", "kv-chart"):
+        script = next(tag for tag in chart if "kv-data" in tag.classes)
+        if VEGA_LITE not in json.loads(script.text)["spec"]["$schema"]:
+            continue
+        svg, sentence = still(script.text)
+        file = folder / f"{hashlib.sha256(script.text.encode()).hexdigest()[:16]}.svg"
         file.write_text(svg, encoding="utf-8")
         image = f'<img class="kv-still" src="{to_root}_static/stills/{file.name}" alt="">'
-        ready = match["rest"].replace(match["data"], compiled(match["data"]))
-        return f"<noscript>{image}<p>{sentence}</p></noscript>{ready}"
+        begin, end = (tag for tag in chart if tag.name == "noscript")
+        edits.append((begin.end, end.start, f"{image}<p>{html.escape(sentence)}</p>"))
+        edits.append((script.end, script.end + len(script.text), compiled(script.text)))
+    return markup.edited(page, edits)
 
-    folder.mkdir(exist_ok=True)
-    return DRAWN_LATER.sub(picture, page)
+
+def write_inks(app: Sphinx) -> None:
+    """Writes for the explorers' script which of the page's colours each ink becomes."""
+    static = Path(app.outdir) / "_static"
+    static.mkdir(parents=True, exist_ok=True)
+    (static / "inks.js").write_text(f"window.kvInks = {json.dumps(inks.PAGE)};\n")

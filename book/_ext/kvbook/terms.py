@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import html
-import re
-
 from docutils import nodes
 from sphinx.application import Sphinx
 
+from kvbook import markup
+
 GLOSSARY = "book/glossary"
 NOTATION = "book/notation"
-TERM = re.compile(r'(?P<link><a [^>]*href="[^"]*#(?P<anchor>(?:term|sign)-[^"]+)"[^>]*)>')
 
 
 def definitions(app: Sphinx) -> dict[str, str]:
@@ -34,10 +32,13 @@ def ids_of(node: nodes.Node) -> list[str]:
 
 def define_terms(body: str, meanings: dict[str, str]) -> str:
     """The page's text in which each link to a term or sign holds what it means."""
-
-    def define(match: re.Match) -> str:
-        text = html.escape(meanings.get(match["anchor"], ""))
-        name = f' aria-label="{text}"' if match["anchor"].startswith("sign-") else ""  # a formula
-        return f'{match["link"]} data-definition="{text}"{name}>' if text else match[0]
-
-    return TERM.sub(define, body)
+    edits = []
+    for tag in markup.read(body).tags:
+        anchor = tag.attributes.get("href", "").partition("#")[2]
+        meaning = meanings.get(anchor) if anchor.startswith(("term-", "sign-")) else None
+        if tag.name == "a" and meaning:
+            said = {"data_definition": meaning}
+            if anchor.startswith("sign-"):  # its text is a formula
+                said["aria_label"] = meaning
+            edits.append((tag.start, tag.end, tag.written(**said)))
+    return markup.edited(body, edits)
