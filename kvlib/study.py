@@ -1,13 +1,12 @@
 """Studies: what is measured is declared, and one loop makes every table.
 
-A study is a table's name, its kind, its settings and how many documents it holds. `studies.toml`
-declares those of the book; `kvlib measure` and `kvlib distort` declare one by their flags. A kind
-is an entry of `KINDS`: its settings, and the module that has
+`studies.toml` declares those of the book; `kvlib measure` and `kvlib distort` declare one by their
+flags. A new kind of table is an entry of `KINDS` and a module that has
 
     checked(settings, docs) -> settings       with what the code itself decides, or a ValueError
     item_rows(lm, text, settings, docs)       -> function: number of a document -> its rows
 
-for kinds that need no model `lm` and `text` are None.
+where `lm` and `text` are None for kinds that need no model.
 """
 
 from __future__ import annotations
@@ -82,9 +81,7 @@ KINDS = {
         docs=2,
         device="cpu",
     ),
-    "calibration": Kind(
-        "fit.calibration", {"studies": 1000, "resamples": 1000, "seed": 0}, docs=12
-    ),
+    "calibration": Kind("fit.calibration", {"studies": 1000, "resamples": 1000, "seed": 0}, 12),
 }
 
 
@@ -107,10 +104,9 @@ class Study:
     @property
     def label(self) -> str:
         """The table's name without its model and text: what tables of one study share."""
-        parts = (Path(str(self.settings.get(key, ""))).name for key in ("corpus", "model"))
         label = self.table
-        for part in parts:
-            label = label.removesuffix(f"-{part}") or label
+        for key in ("corpus", "model"):
+            label = label.removesuffix(f"-{Path(self.settings.get(key, '')).name}") or label
         return label
 
     def checked(self) -> dict[str, Any]:
@@ -165,7 +161,8 @@ def studies(file: Path = FILE) -> list[Study]:
         raise ValueError(f"{file}: expected TOML, got {error}") from None
     listed = entries.pop("study", [])
     if entries or not isinstance(listed, list) or not all(isinstance(e, dict) for e in listed):
-        raise ValueError(f"{file}: expected [[study]] and nothing else, got {', '.join(entries)}")
+        got = ", ".join(entries) or "something else"
+        raise ValueError(f"{file}: expected [[study]] and nothing else, got {got}")
     found: list[Study] = []
     for entry in listed:
         kind, table = (str(entry.pop(key, "")) for key in ("kind", "table"))
@@ -200,8 +197,8 @@ def chosen(declared: Sequence[Study], names: Sequence[str]) -> list[Study]:
 
 
 class State(NamedTuple):
-    """Of a table: documents done, rows, and a word: `complete`, `begun`, `missing`, `damaged`,
-    `older layout`, or `other …`, the settings that differ."""
+    """Documents done, rows, and `complete`, `begun`, `missing`, `damaged`, `older layout` or
+    `other …`, with the settings that differ."""
 
     done: int
     rows: int
@@ -216,16 +213,14 @@ def state(study: Study) -> State:
     try:
         manifest = store.checked_manifest(study.path)
     except (ValueError, OSError) as error:
-        return State(0, 0, "older layout" if "layout" in str(error) else "damaged")
-    done, rows = manifest["documents"], manifest["rows"]
+        return State(0, 0, "older layout" if "manifest of layout" in str(error) else "damaged")
+    found = manifest["documents"], manifest["rows"]
     ours = {"kind": study.kind} | study.settings
     if "corpus" in ours:
         ours["corpus"] = Path(ours["corpus"]).name  # what a manifest says of a file
     if other := [k for k, v in ours.items() if manifest["settings"].get(k) != v]:
-        return State(done, rows, f"other {', '.join(other)}")
-    if done < study.docs or parts:
-        return State(max(done, len(parts)), rows, "begun")
-    return State(done, rows, "complete")
+        return State(*found, f"other {', '.join(other)}")
+    return State(*found, "begun" if found[0] < study.docs or parts else "complete")
 
 
 # --- the loop -----------------------------------------------------------------------------------
@@ -236,16 +231,13 @@ def run(study: Study, command: str, device: str = "auto") -> pd.DataFrame:
 
     A run that was killed goes on where it was. Bad settings fail before text and model are loaded.
     """
-    kind, settings = KINDS[study.kind], study.checked()
-    store.table_file(study.path)
-    lm = text = None
-    about: dict[str, Any] = {}
+    settings, lm, text, about = study.checked(), None, None, {}
     if "model" in settings:
         from kvlib.models import about as about_model
         from kvlib.models import load_model
 
         text = corpora.load_corpus(settings["corpus"])
-        device = kind.device if device == "auto" else device
+        device = KINDS[study.kind].device if device == "auto" else device
         lm = load_model(settings["model"], device, settings["dtype"])
         settings |= store.subject_of(lm, text)
         about = {"model": about_model(lm), "corpus": text.about()}

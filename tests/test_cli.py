@@ -6,6 +6,7 @@ import datetime
 import hashlib
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -17,7 +18,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+import kvlib
 from kvlib import __main__ as command_line
+from kvlib import names
 from kvlib.corpora import CORPORA
 from kvlib.store import Measurement, load_table, read_manifest
 
@@ -445,3 +448,148 @@ def test_distort_refuses_in_one_line_and_writes_nothing(
     code, stdout, stderr = here([*args, "--out", str(tmp_path / "x"), *extra])
     assert code == 1 and stderr.startswith("error: ") and message in stderr
     assert stderr.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+# --- studies --------------------------------------------------------------------------------------
+
+STUDIES = """
+[[study]]
+table = "near-{{model}}"
+kind = "truncation_sensitivity"
+model = '{model}'
+corpus = '{corpus}'
+max_window = 16
+seq_len = 64
+stride = 80
+docs = 2
+
+[[study]]
+table = "kept-{{protocol}}"
+kind = "policy_distortion"
+model = '{model}'
+corpus = '{corpus}'
+protocol = ["online", "prefill"]
+policies = ["sinks"]
+budgets = [8]
+seq_len = 64
+stride = 80
+docs = 1
+"""
+
+
+@pytest.fixture
+def declared(tiny_folder, text_file, tmp_path) -> Path:
+    """A file of studies of the tiny model, in a folder of its own."""
+    file = tmp_path / "mine.toml"
+    file.write_text(STUDIES.format(model=tiny_folder, corpus=text_file), encoding="utf-8")
+    return file
+
+
+def study_of(file: Path, *args: str) -> list[str]:
+    return ["study", *args, "--file", str(file)]
+
+
+def listed(out: str) -> dict[str, list[str]]:
+    """table → the other cells of its line, after the head."""
+    return {line.split()[0]: line.split()[1:] for line in out.splitlines()[1:]}
+
+
+def test_studies_are_listed_made_and_left(here, declared, tmp_path):
+    code, out, err = here(study_of(declared, "--list"))
+    assert code == 0 and err == ""
+    assert out.splitlines()[0].split() == ["table", "kind", "documents", "rows", "state"]
+    assert listed(out)["kept-online"] == ["policy_distortion", "0/1", "0", "missing"]
+    assert files_under(tmp_path) == {"mine.toml"}
+    code, out, err = here(study_of(declared, "kept"))
+    assert code == 1 and "got 'kept'" in err
+    code, out, err = here(study_of(declared, "kept-*"))
+    assert code == 0 and "1/1" in err
+    assert out == "".join(
+        f"8 rows of 1 documents in {tmp_path / name}.parquet\n"
+        for name in ("kept-online", "kept-prefill")
+    )
+    code, out, _ = here(study_of(declared))
+    assert code == 0 and out.endswith(
+        f"rows of 2 documents in {tmp_path}/near-tiny-llama.parquet\n"
+    )
+    before = {name: (tmp_path / name).read_bytes() for name in files_under(tmp_path)}
+    code, out, err = here(study_of(declared))
+    assert (code, out, err) == (0, "3 of 3 tables are complete: nothing to make\n", "")
+    assert {name: (tmp_path / name).read_bytes() for name in files_under(tmp_path)} == before
+    found = listed(here(study_of(declared, "--list"))[1])
+    assert [line[-1] for line in found.values()] == ["complete"] * 3
+    assert found["near-tiny-llama"][1] == "2/2"
+
+
+def test_a_table_that_no_study_declares_is_listed_too(here, declared, good, tmp_path):
+    assert here(arguments(**good | {"out": tmp_path / "own"}))[0] == 0
+    found = listed(here(study_of(declared, "--list"))[1])
+    assert found["own"] == ["truncation_sensitivity", "2", found["own"][2], "not", "declared"]
+    assert "own" not in listed(here(study_of(declared, "near", "--list"))[1])
+
+
+def test_a_study_whose_table_has_other_settings_is_refused_before_any_is_made(
+    here, declared, tmp_path
+):
+    assert here(study_of(declared, "kept-prefill"))[0] == 0
+    declared.write_text(declared.read_text().replace("[8]", "[8, 16]"))
+    before = {name: (tmp_path / name).read_bytes() for name in files_under(tmp_path)}
+    line = assert_one_error_line(*here(study_of(declared)))
+    assert "kept-prefill: expected a table of this study or none, got one that is: " in line
+    assert "other budgets" in line
+    assert {name: (tmp_path / name).read_bytes() for name in files_under(tmp_path)} == before
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (("[8]", "[8"), "expected TOML, got "),
+        (('"kept-{protocol}"', '"kept"'), "expected each table once, got kept twice"),
+        (('"policy_distortion"', '"distort"'), "kind: expected one of truncation_sensitivity"),
+        (('["sinks"]', '["lucky"]'), "policy: expected one of sliding, sinks"),
+        (("budgets", "sizes"), "expected settings of policy_distortion"),
+        (("[8]", "[4]"), "budget: expected at least 5, got 4"),
+    ],
+)
+def test_bad_studies_give_one_line_and_make_nothing(here, declared, tmp_path, change, expected):
+    declared.write_text(declared.read_text().replace(*change))
+    assert expected in assert_one_error_line(*here(study_of(declared)))
+    assert files_under(tmp_path) == {"mine.toml"}
+
+
+def test_a_missing_file_of_studies_is_one_line(here, tmp_path):
+    line = assert_one_error_line(*here(study_of(tmp_path / "none.toml")))
+    assert "No such file" in line and "none.toml" in line
+
+
+def test_the_stored_studies_are_listed_without_torch():
+    code = "import runpy, sys; sys.modules['torch'] = None; sys.argv = ['kvlib', 'study', '--list']"
+    code += "; runpy.run_module('kvlib', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert {line[-1] for line in listed(done.stdout).values()} == {"complete"}
+
+
+# --- help -----------------------------------------------------------------------------------------
+
+
+def test_the_version_is_that_of_the_package(here):
+    assert here(["--version"]) == (0, f"kvlib {kvlib.__version__}\n", "")
+
+
+@pytest.mark.parametrize("command", ["measure", "distort", "study", "verdicts"])
+def test_help_names_what_there_is_in_a_locale_that_knows_ascii_alone(command):
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-m", "kvlib", command, "--help"],
+        capture_output=True,
+        timeout=120,
+        env=os.environ | ascii_only | {"PYTHONIOENCODING": "ascii", "COLUMNS": "300"},
+    )
+    assert done.returncode == 0, done.stderr
+    text = done.stdout.decode("ascii")
+    known = [*names.MODELS, *CORPORA] if command in ("measure", "distort") else []
+    known += [*names.POLICIES, *names.PROTOCOLS] if command == "distort" else []
+    words = re.sub(r"[^\w.-]+", " ", text).split()
+    assert set(known) <= set(words)
+    assert "docs x stride tokens" in text or command in ("study", "verdicts")

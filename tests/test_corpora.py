@@ -150,6 +150,16 @@ def test_any_utf8_file_is_a_corpus(tmp_path):
     assert corpus.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def test_line_ends_and_a_mark_at_the_start_do_not_change_a_text(tmp_path):
+    found = []
+    for k, content in enumerate((b"a\nb\n", b"a\r\nb\r\n", b"\xef\xbb\xbfa\nb\n")):
+        path = tmp_path / f"{k}.txt"
+        path.write_bytes(content)
+        found.append(corpora.load_corpus(str(path)))
+    assert {text.text for text in found} == {"a\nb\n"}
+    assert len({text.sha256 for text in found}) == 1
+
+
 def test_a_file_that_is_not_utf8_is_refused_with_the_place(tmp_path):
     path = tmp_path / "latin.txt"
     path.write_bytes("a café".encode("latin-1"))
