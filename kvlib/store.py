@@ -29,9 +29,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kvlib import names
+from kvlib import __version__, names
 
-VERSIONED = ("torch", "transformers", "numpy", "scipy", "kvlib")
+VERSIONED = ("torch", "transformers", "numpy", "scipy")
 DATA = Path(__file__).with_name("data")
 LAYOUT = 2  # of manifests; raise it when their keys change
 KEYS = {  # of a manifest, and their kinds
@@ -131,7 +131,7 @@ def run_of(command: str, device: str) -> dict[str, Any]:
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "device": device,
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in VERSIONED},
+        "versions": {name: _version(name) for name in VERSIONED} | {"kvlib": __version__},
     }
 
 

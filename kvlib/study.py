@@ -227,10 +227,8 @@ def state(study: Study) -> State:
 
 
 def run(study: Study, command: str, device: str = "auto") -> pd.DataFrame:
-    """Measure what is missing of a table, one document at a time, and finish it.
-
-    A run that was killed goes on where it was. Bad settings fail before text and model are loaded.
-    """
+    """Measure what is missing of a table, one document at a time, and finish it; a run that was
+    killed goes on where it was. Bad settings fail before text and model are loaded."""
     settings, lm, text, about = study.checked(), None, None, {}
     if "model" in settings:
         from kvlib.models import about as about_model
