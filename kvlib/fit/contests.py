@@ -15,10 +15,16 @@ from kvlib.fit.laws import LAWS, Fit, fit_law
 
 RIVALS = tuple(name for name in LAWS if name != "root power")  # that one is a total variation's
 
+ERRORS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {  # of (log said, log measured)
+    "log": lambda said, measured: said - measured,
+    "relative": lambda said, measured: np.expm1(said - measured),
+    "linear": lambda said, measured: np.exp(said) - np.exp(measured),
+}
+
 
 @dataclass(frozen=True)
 class Contest:
-    """Laws fitted on windows ≤ split, scored on the rest by the RMSE of log D (nats of log).
+    """Laws fitted on windows ≤ split, scored on the rest by the root mean square of an error.
 
     `errors[law]` and `ratios[law]` (its error over the power law's) carry bootstrap intervals.
     """
@@ -36,12 +42,18 @@ def extrapolation(
     n_boot: int = BOOTSTRAPS,
     seed: int = 0,
     against: str = "power",
+    error: str = "log",
 ) -> Contest:
     """Fit each law on the short windows of a curve and score it on the long ones.
 
     Weights are those of the fitted part; the scored bins count the same, being log-spaced. In
-    every bootstrap sample the same documents are used to fit and to score.
+    every bootstrap sample the same documents are used to fit and to score. `error` is one of
+    ERRORS: of log D (nats of log), of D in shares of what was measured, or of D in its unit. A law
+    that falls to nothing misses by any amount of log D, but by no more than all in shares.
+    Raises ValueError for another `error`, or with fewer than 2 windows beyond the split.
     """
+    if error not in ERRORS:
+        raise ValueError(f"error: expected one of {', '.join(ERRORS)}, got {error!r}")
     short, long = data.split_at(split)
     if len(long.window) < 2:
         raise ValueError(f"split: expected at least 2 windows beyond it, got {len(long.window)}")
@@ -50,7 +62,7 @@ def extrapolation(
     fits, scores = {}, {}
     for law in laws:
         fitted = fit_law(law, short.window, stacked[:, keep], short.weights, data.contexts)
-        miss = fitted.log_value(long.window) - np.log(stacked[:, ~keep])
+        miss = ERRORS[error](fitted.log_value(long.window), np.log(stacked[:, ~keep]))
         scores[law] = np.sqrt((miss**2).mean(axis=-1))
         fits[law] = Fit(
             fitted.law, fitted.intercept[0], fitted.slope[0], fitted.shape[0], fitted.contexts

@@ -118,6 +118,39 @@ def test_an_exponential_loses_the_contest_on_a_power_law_and_wins_it_on_its_own(
     assert contest.ratios["exponential"].high < 1
 
 
+@pytest.mark.parametrize(
+    ("error", "miss"),
+    [
+        ("log", lambda said, measured: np.log(said / measured)),
+        ("relative", lambda said, measured: (said - measured) / measured),
+        ("linear", lambda said, measured: said - measured),
+    ],
+)
+def test_the_errors_of_a_contest_are_those_of_polyfit(error, miss):
+    data, scores = noisy_curve(lambda w: w**-0.6, spread=0.05), {}
+    near, weights = data.last <= 64, data.split_at(64)[0].weights
+    for law, x in (("power", np.log(data.window)), ("exponential", data.window)):
+        line = np.polyfit(x[near], np.log(data.mean)[near], 1, w=np.sqrt(weights))
+        said = np.exp(np.polyval(line, x[~near]))
+        scores[law] = np.sqrt(np.mean(miss(said, data.mean[~near]) ** 2))
+    contest = fit.extrapolation(data, 64, tuple(scores), n_boot=20, error=error)
+    for law, score in scores.items():
+        assert contest.errors[law].value == pytest.approx(score, rel=1e-9)
+        assert contest.ratios[law].value == pytest.approx(score / scores["power"], rel=1e-9)
+
+
+def test_a_law_that_falls_to_nothing_misses_by_no_more_than_all_in_shares():
+    """Why an exponential loses by much more in the logarithm than in shares."""
+    data = noisy_curve(lambda w: w**-0.6, spread=0.05)
+    ratios = {
+        error: fit.extrapolation(data, 64, ("power", "exponential"), n_boot=20, error=error)
+        for error in ("log", "relative")
+    }
+    assert ratios["relative"].errors["exponential"].value <= 1
+    log, relative = (ratios[e].ratios["exponential"].value for e in ("log", "relative"))
+    assert log > 3 * relative
+
+
 def test_held_out_documents_prefer_the_law_that_made_them():
     laws = ("finite-context power", "exponential")
     power = fit.held_out(noisy_curve(lambda w: exact_curve(0.6, 2560, w)), laws, n_boot=200)
@@ -230,6 +263,7 @@ def test_contest_tables_fit_the_split_that_they_name():
         (lambda: fit.curve(table_of(np.ones((1, 3)), [1, 2, 4])), "at least 2"),
         (lambda: fit.curve(table_of(np.array([[1, -1, 1], [1, 1, 1.0]]), [1, 2, 4])), "finite"),
         (lambda: fit.extrapolation(noisy_curve(lambda w: 1 / w), split=1024), "beyond"),
+        (lambda: fit.extrapolation(noisy_curve(lambda w: 1 / w), 64, error="square"), "log, rel"),
         (lambda: fit.held_out(noisy_curve(lambda w: 1 / w, n_documents=3)), "at least 4"),
         (lambda: fit.fit_law("exponential", WINDOWS, 1 / WINDOWS).exponent, "power law"),
         (lambda: fit.exponent(noisy_curve(lambda w: 1 / w), interval="BCa"), "jackknife-t"),
