@@ -1,45 +1,216 @@
-"""Which entries a bounded KV cache keeps: one small dataclass for each policy.
+"""Which entries a bounded KV cache keeps: the contract of a policy, and one small class for each.
 
 A `budget` counts the entries that a query sees in each layer and KV head, its own included; the
 tokens that a model puts before every text (Gemma's BOS) count like any other. A static policy
-looks at positions only. A score-based one looks at what a layer did: attention weights and keys,
-one of them at queries and values too. Each of its scores is "higher stays". How a policy is run
-(`reencode`, `online`, `prefill`) is the business of `kvlib.cache.protocols`; `protocols` in each
-class says which of the three it has.
+looks at positions only. A scored one looks at what a layer did: attention weights and keys, one of
+them at queries and values too. How a policy is run is the business of `kvlib.cache.protocols.run`.
+
+A policy is a frozen dataclass that derives from `Static`, `Scored` or `Stepwise` and fills in what
+is abstract there; one line, `register(…)`, gives it to the command line.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
 
 from kvlib.models.rotary import LayerPass, turned
+from kvlib.names import PROTOCOLS, name_of
 
 Positions = Literal["true", "cache"]
-ALL = ("reencode", "online", "prefill")
+NAMED: dict[str, Policy] = {}  # by their keys: what the command line offers
 
 
-class Policy(Protocol):
-    """What every policy has: a name for tables and charts, and the protocols it can be run in."""
+def register(*policies: Policy) -> None:
+    """Offer policies by their keys; ValueError for a key that is taken."""
+    for policy in policies:
+        if policy.key in NAMED:
+            raise ValueError(f"policy: expected a key that is free, got {policy.key!r} again")
+        NAMED[policy.key] = policy
+
+
+# --- the contract ---------------------------------------------------------------------------
+
+
+class Policy(ABC):
+    """What every policy has. Instances are compared and hashed by value.
+
+    `kind` says by which of its methods a policy is run: "static" or "scored". `n_sink` are the
+    first entries that it keeps whatever comes; predictions do not count them as recent tokens.
+    `draws` says whether what it keeps is drawn at random.
+    """
+
+    kind: ClassVar[Literal["static", "scored"]]
+    draws: ClassVar[bool] = False
+    n_sink: int = 0
 
     @property
-    def name(self) -> str: ...
+    @abstractmethod
+    def key(self) -> str:
+        """Its name in rows, in manifests and on the command line: lower case, with hyphens."""
 
     @property
-    def protocols(self) -> tuple[str, ...]: ...
+    def title(self) -> str:
+        """How a sentence calls it: what `kvlib.names` says of the key, else the key."""
+        return name_of(self.key)
+
+    @property
+    @abstractmethod
+    def protocols(self) -> tuple[str, ...]:
+        """Those of `kvlib.names.PROTOCOLS` in which it can be run."""
+
+    @property
+    @abstractmethod
+    def least(self) -> int:
+        """The least budget, in entries, within which it can work."""
 
     def check(self, budget: int) -> None:
-        """Raises ValueError when the policy cannot work within `budget`."""
+        """Raises ValueError when the policy cannot work within `budget` entries."""
+        if budget < self.least:
+            raise ValueError(f"budget: expected at least {self.least}, got {budget}")
+
+    def check_protocol(self, protocol: str) -> None:
+        """Raises ValueError for a protocol that the policy does not have."""
+        if protocol not in self.protocols:
+            raise ValueError(
+                f"{self.title}: expected one of its protocols {', '.join(self.protocols)}, "
+                f"got {protocol!r}"
+            )
+
+
+class Static(Policy):
+    """A policy that looks at positions only.
+
+    An entry that has gone must not come back: what `survivors` keeps of the past only shrinks.
+    `by_head`: whether each layer and KV head draws by itself (not in `reencode`, where tokens are
+    kept). `positions`: where sinks stand online once entries have gone; `"cache"`, where they lie,
+    is `BoundedCache`'s and for sinks and recent entries alone. `closed_up`: whether tokens that are
+    read again in `reencode` stand as if nothing had stood between them.
+    """
+
+    kind: ClassVar[Literal["static", "scored"]] = "static"
+    by_head: bool = False
+    positions: Positions = "true"
+    closed_up: bool = True
+
+    @property
+    def protocols(self) -> tuple[str, ...]:
+        """All three."""
+        return PROTOCOLS
+
+    @property
+    def least(self) -> int:
+        """The sinks and the query's own entry."""
+        return self.n_sink + 1
+
+    @abstractmethod
+    def kept(self, context: int, budget: int, rng: np.random.Generator) -> Int[np.ndarray, " kept"]:
+        """Positions kept for the query at `context - 1`, out of 0 … context - 1.
+
+        Ascending, min(budget, context) of them, the query's own last. `rng` is for policies that
+        draw. Raises ValueError for a budget below `least`.
+        """
+
+    def survivors(
+        self, length: int, budget: int, rng: np.random.Generator
+    ) -> Bool[np.ndarray, "queries entries"]:
+        """Who is seen by whom when entries go as tokens come, for a text of `length` tokens.
+
+        Row t holds what the query at t sees: causal, itself included, at most `budget` entries.
+        Here row by row from `kept`, which is right where what is kept of the past only shrinks;
+        a policy that draws, or knows a faster way, has its own.
+        """
+        seen = np.zeros((length, length), dtype=bool)
+        for t in range(length):
+            seen[t, self.kept(t + 1, budget, rng)] = True
+        return seen
+
+
+class Scored(Policy):
+    """A policy that ranks entries by what a layer did with them, in each layer and KV head.
+
+    Of every score: higher stays. `heads` are the query heads of a layer, `kv_heads` its KV heads;
+    heads h·n … (h+1)·n - 1 share KV head h, where n = heads / kv_heads. Without more, a scored
+    policy is run after a prefill only: see `Stepwise`.
+    """
+
+    kind: ClassVar[Literal["static", "scored"]] = "scored"
+
+    @property
+    def protocols(self) -> tuple[str, ...]:
+        """Scores need a cache, and these need all of a prompt."""
+        return ("prefill",)
+
+    @property
+    def least(self) -> int:
+        """The sinks, one entry that was chosen, and the query's own."""
+        return self.n_sink + 2
+
+    @abstractmethod
+    def protected(self, budget: int) -> int:
+        """How many of the newest entries stay whatever their score."""
+
+    @abstractmethod
+    def target_scores(
+        self, layer: LayerPass, targets: Int[Tensor, " targets"]
+    ) -> Float[Tensor, "kv_heads targets tokens"]:
+        """Scores of a whole pass at several moments: before each target is read.
+
+        Args:
+            layer: what one layer did in a pass with full attention over all tokens: `attention`
+                (heads, tokens, tokens) weights, each row a query's, causal and adding up to 1;
+                `keys` and `values` (kv_heads, tokens, head_dim) as the cache holds them, rotated;
+                `queries` (heads, tokens, head_dim) before rotation.
+            targets: token numbers, the prefix counted, each 1 or more.
+
+        Returns:
+            The score of each token as an entry of the cache that holds the tokens before a target
+            t. It may look at queries and keys 0 … t - 1 alone; scores of tokens from t on are
+            ignored. `inf` keeps an entry for certain. Comparable within a KV head only.
+        """
+
+
+class Stepwise(Scored):
+    """A scored policy whose scores can be kept up while entries come and go: run online too."""
+
+    @property
+    def protocols(self) -> tuple[str, ...]:
+        """Whatever has a cache."""
+        return ("online", "prefill")
+
+    @abstractmethod
+    def step_scores(
+        self,
+        previous: Float[Tensor, "kv_heads old"],
+        attention: Float[Tensor, "heads queries entries"],
+        keys: Float[Tensor, "kv_heads entries head_dim"],
+    ) -> Float[Tensor, "kv_heads entries"]:
+        """Scores of the entries that a layer holds after a forward of a few tokens.
+
+        Args:
+            previous: scores of the entries held before, in the order of the first `old` entries;
+                empty (kv_heads, 0) in the beginning.
+            attention: weights of the forward's queries over all entries, their own among them;
+                entries = old + queries, the new ones last. Weights of later entries are 0.
+            keys: of all entries, as the cache holds them, rotated.
+
+        Returns:
+            One score an entry. `target_scores` at t equals it for a single forward of the tokens
+            0 … t - 1.
+        """
 
 
 # --- static policies: positions decide ------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class SinkRecent:
+class SinkRecent(Static):
     """The first `n_sink` entries and the most recent ones: StreamingLLM.
 
     Keeps {0..n_sink-1} ∪ {t-(budget-n_sink)+1..t} for the query at t. `positions` says where the
@@ -52,29 +223,26 @@ class SinkRecent:
     positions: Positions = "true"
 
     @property
-    def protocols(self) -> tuple[str, ...]:
-        """Cache positions are tried online only: there they are what a server would use."""
-        return ("online",) if self.positions == "cache" else ALL
+    def key(self) -> str:
+        key = {0: "sliding", 4: "sinks"}.get(self.n_sink, f"sinks-{self.n_sink}")
+        return key + ("-cache-positions" if self.positions == "cache" else "")
 
     @property
-    def name(self) -> str:
-        base = f"{self.n_sink} sinks + recent" if self.n_sink else "sliding window"
-        return base + (", cache positions" if self.positions == "cache" else "")
+    def protocols(self) -> tuple[str, ...]:
+        """Cache positions are tried online only: there they are what a server would use."""
+        return ("online",) if self.positions == "cache" else PROTOCOLS
 
-    def check(self, budget: int) -> None:
-        """Raises ValueError when sinks fill the budget."""
-        _check_budget(budget, self.n_sink + 1)
-
-    def kept(self, context: int, budget: int, rng: np.random.Generator) -> np.ndarray:
-        """Sorted positions kept for the query at `context - 1`; all of them when they fit."""
+    def kept(self, context: int, budget: int, rng: np.random.Generator) -> Int[np.ndarray, " kept"]:
         self.check(budget)
         if context <= budget:
             return np.arange(context)
         recent = np.arange(context - (budget - self.n_sink), context)
         return np.concatenate([np.arange(self.n_sink), recent])
 
-    def survivors(self, length: int, budget: int, rng: np.random.Generator) -> np.ndarray:
-        """(length, length) bool: row t holds what the query at t sees when eviction is online."""
+    def survivors(
+        self, length: int, budget: int, rng: np.random.Generator
+    ) -> Bool[np.ndarray, "queries entries"]:
+        """As in the contract, in one comparison of positions."""
         self.check(budget)
         query, entry = np.arange(length)[:, None], np.arange(length)
         recent = (entry <= query) & (entry > query - (budget - self.n_sink))
@@ -93,8 +261,11 @@ class SlidingWindow(SinkRecent):
     n_sink: int = 0
 
 
+register(SlidingWindow(), SinkRecent(), SinkRecent(positions="cache"))
+
+
 @dataclass(frozen=True)
-class RandomRetention:
+class RandomRetention(Static):
     """Random older entries, the newest, and the first `n_sink`: the baseline to beat.
 
     `online`: when the cache is full, one uniformly drawn older entry goes for each that comes, so
@@ -106,29 +277,35 @@ class RandomRetention:
     tokens stand at their true positions or closed up (`"cache"`).
     """
 
+    draws: ClassVar[bool] = True
     n_sink: int = 0
     scope: Literal["shared", "heads"] = "shared"
     positions: Positions = "true"
 
     @property
-    def protocols(self) -> tuple[str, ...]:
-        """Heads of their own need a cache; tokens closed up need to be encoded again."""
-        if self.scope == "heads":
-            return ("online", "prefill")
-        return ("reencode",) if self.positions == "cache" else ALL
+    def key(self) -> str:
+        sinks = {0: "", 4: "-sinks"}.get(self.n_sink, f"-sinks-{self.n_sink}")
+        heads = "-heads" if self.by_head else ""
+        return f"random{sinks}{heads}" + ("-closed-up" if self.closed_up else "")
 
     @property
-    def name(self) -> str:
-        name = f"{self.n_sink} sinks + random" if self.n_sink else "random"
-        name += ", each head its own" if self.scope == "heads" else ""
-        return name + (", closed up" if self.positions == "cache" else "")
+    def by_head(self) -> bool:
+        """Whether each layer and KV head draws by itself."""
+        return self.scope == "heads"
 
-    def check(self, budget: int) -> None:
-        """Raises ValueError when sinks fill the budget."""
-        _check_budget(budget, self.n_sink + 1)
+    @property
+    def closed_up(self) -> bool:
+        """Whether tokens that are read again stand closed up."""
+        return self.positions == "cache"
 
-    def kept(self, context: int, budget: int, rng: np.random.Generator) -> np.ndarray:
-        """Sorted positions kept for the query at `context - 1`; all of them when they fit."""
+    @property
+    def protocols(self) -> tuple[str, ...]:
+        """Heads of their own need a cache; tokens closed up need to be encoded again."""
+        if self.by_head:
+            return ("online", "prefill")
+        return ("reencode",) if self.closed_up else PROTOCOLS
+
+    def kept(self, context: int, budget: int, rng: np.random.Generator) -> Int[np.ndarray, " kept"]:
         self.check(budget)
         if context <= budget:
             return np.arange(context)
@@ -136,8 +313,10 @@ class RandomRetention:
         older = np.sort(drawn) + self.n_sink
         return np.concatenate([np.arange(self.n_sink), older, [context - 1]])
 
-    def survivors(self, length: int, budget: int, rng: np.random.Generator) -> np.ndarray:
-        """(length, length) bool: row t holds what the query at t sees when eviction is online."""
+    def survivors(
+        self, length: int, budget: int, rng: np.random.Generator
+    ) -> Bool[np.ndarray, "queries entries"]:
+        """As in the contract, by one draw a token: row by row, what went would come back."""
         self.check(budget)
         room = budget - self.n_sink - 1  # places for older entries; the newest has its own
         seen = np.tri(length, dtype=bool)
@@ -152,11 +331,15 @@ class RandomRetention:
         return seen
 
 
-# --- score-based policies: attention and keys decide ----------------------------------------
+register(RandomRetention(), RandomRetention(n_sink=4), RandomRetention(scope="heads"))
+register(RandomRetention(positions="cache"), RandomRetention(n_sink=4, positions="cache"))
+
+
+# --- scored policies: attention and keys decide ---------------------------------------------
 
 
 @dataclass(frozen=True)
-class HeavyHitter:
+class HeavyHitter(Stepwise):
     """The entries with the largest attention received so far, and recent ones: H2O.
 
     Score of an entry: the attention weights of all queries since it came, summed, averaged over
@@ -165,59 +348,65 @@ class HeavyHitter:
     """
 
     recent_share: float = 0.5
-    protocols: ClassVar[tuple[str, ...]] = ("online", "prefill")
-    name: ClassVar[str] = "heavy hitters (H2O)"
-
-    def check(self, budget: int) -> None:
-        """Raises ValueError for a budget without room for an older entry."""
-        _check_budget(budget, 2)
+    key: ClassVar[str] = "h2o"
 
     def protected(self, budget: int) -> int:
         """Newest entries that stay whatever their score."""
         return round(budget * self.recent_share)
 
     def step_scores(
-        self, previous: torch.Tensor, attention: torch.Tensor, keys: torch.Tensor
-    ) -> torch.Tensor:
+        self,
+        previous: Float[Tensor, "kv_heads old"],
+        attention: Float[Tensor, "heads queries entries"],
+        keys: Float[Tensor, "kv_heads entries head_dim"],
+    ) -> Float[Tensor, "kv_heads entries"]:
         new = _by_kv_head(attention.sum(-2), len(keys))
         new[:, : previous.shape[1]] += previous
         return new
 
-    def target_scores(self, layer: LayerPass, targets: torch.Tensor) -> torch.Tensor:
+    def target_scores(
+        self, layer: LayerPass, targets: Int[Tensor, " targets"]
+    ) -> Float[Tensor, "kv_heads targets tokens"]:
         sums = _by_kv_head(layer.attention, len(layer.keys)).cumsum_(1)
         return sums[:, targets - 1]
 
 
+register(HeavyHitter())
+
+
 @dataclass(frozen=True)
-class TOVA:
+class TOVA(Stepwise):
     """The entries that the newest query attends to most, the same for all heads of a layer.
 
     Score: the last query's attention weights, averaged over the heads of the layer. Source: Oren
     et al., Transformers are Multi-State RNNs, EMNLP 2024, arXiv 2401.06104.
     """
 
-    protocols: ClassVar[tuple[str, ...]] = ("online", "prefill")
-    name: ClassVar[str] = "TOVA"
-
-    def check(self, budget: int) -> None:
-        """Raises ValueError for a budget without room for an older entry."""
-        _check_budget(budget, 2)
+    key: ClassVar[str] = "tova"
 
     def protected(self, budget: int) -> int:
         """Only the newest entry: the model must see what it has just read."""
         return 1
 
     def step_scores(
-        self, previous: torch.Tensor, attention: torch.Tensor, keys: torch.Tensor
-    ) -> torch.Tensor:
+        self,
+        previous: Float[Tensor, "kv_heads old"],
+        attention: Float[Tensor, "heads queries entries"],
+        keys: Float[Tensor, "kv_heads entries head_dim"],
+    ) -> Float[Tensor, "kv_heads entries"]:
         return attention[:, -1].mean(0).expand(len(keys), -1).contiguous()
 
-    def target_scores(self, layer: LayerPass, targets: torch.Tensor) -> torch.Tensor:
+    def target_scores(
+        self, layer: LayerPass, targets: Int[Tensor, " targets"]
+    ) -> Float[Tensor, "kv_heads targets tokens"]:
         return layer.attention[:, targets - 1].mean(0).expand(len(layer.keys), -1, -1)
 
 
+register(TOVA())
+
+
 @dataclass(frozen=True)
-class SnapKV:
+class SnapKV(Scored):
     """The entries that the last `window` queries of a prompt attend to most, and that window.
 
     Score: attention weights averaged over those queries and over the query heads that share the KV
@@ -227,18 +416,20 @@ class SnapKV:
 
     window: int = 32
     kernel: int = 5
-    protocols: ClassVar[tuple[str, ...]] = ("prefill",)
-    name: ClassVar[str] = "SnapKV"
+    key: ClassVar[str] = "snapkv"
 
-    def check(self, budget: int) -> None:
-        """Raises ValueError when the observation window and the query fill the budget."""
-        _check_budget(budget, self.window + 2)
+    @property
+    def least(self) -> int:
+        """The observation window, one entry that was chosen, and the query's own."""
+        return self.window + 2
 
     def protected(self, budget: int) -> int:
         """The observation window stays."""
         return self.window
 
-    def target_scores(self, layer: LayerPass, targets: torch.Tensor) -> torch.Tensor:
+    def target_scores(
+        self, layer: LayerPass, targets: Int[Tensor, " targets"]
+    ) -> Float[Tensor, "kv_heads targets tokens"]:
         attention, kv_heads, rows = layer.attention, len(layer.keys), []
         for t in targets.tolist():
             before = t - self.window  # the window itself is protected
@@ -254,36 +445,42 @@ class SnapKV:
         return torch.stack(rows, 1)
 
 
+register(SnapKV())
+
+
 @dataclass(frozen=True)
-class KeyNorm:
+class KeyNorm(Stepwise):
     """The entries whose keys are shortest: a key of small norm tends to draw attention.
 
     Score: -‖k‖₂, each layer and KV head by itself. Source: Devoto et al., A Simple and Effective
     L2 Norm-Based Strategy for KV Cache Compression, EMNLP 2024, arXiv 2406.11430.
     """
 
-    protocols: ClassVar[tuple[str, ...]] = ("online", "prefill")
-    name: ClassVar[str] = "key norm"
-
-    def check(self, budget: int) -> None:
-        """Raises ValueError for a budget without room for an older entry."""
-        _check_budget(budget, 2)
+    key: ClassVar[str] = "key-norm"
 
     def protected(self, budget: int) -> int:
         """None: the norm alone decides."""
         return 0
 
     def step_scores(
-        self, previous: torch.Tensor, attention: torch.Tensor, keys: torch.Tensor
-    ) -> torch.Tensor:
+        self,
+        previous: Float[Tensor, "kv_heads old"],
+        attention: Float[Tensor, "heads queries entries"],
+        keys: Float[Tensor, "kv_heads entries head_dim"],
+    ) -> Float[Tensor, "kv_heads entries"]:
         return -keys.norm(dim=-1)
 
-    def target_scores(self, layer: LayerPass, targets: torch.Tensor) -> torch.Tensor:
+    def target_scores(
+        self, layer: LayerPass, targets: Int[Tensor, " targets"]
+    ) -> Float[Tensor, "kv_heads targets tokens"]:
         return -layer.keys.norm(dim=-1)[:, None].expand(-1, len(targets), -1)
 
 
+register(KeyNorm())
+
+
 @dataclass(frozen=True)
-class ExpectedAttention:
+class ExpectedAttention(Scored):
     """The entries that queries still to come can be expected to weigh most, and the first `n_sink`.
 
     Past queries q before rotation (without those of the sinks) have mean μ and covariance Σ; R is
@@ -295,18 +492,15 @@ class ExpectedAttention:
 
     future: int = 512
     n_sink: int = 4
-    protocols: ClassVar[tuple[str, ...]] = ("prefill",)
-    name: ClassVar[str] = "expected attention"
-
-    def check(self, budget: int) -> None:
-        """Raises ValueError for a budget that the sinks and the query fill."""
-        _check_budget(budget, self.n_sink + 2)
+    key: ClassVar[str] = "expected-attention"
 
     def protected(self, budget: int) -> int:
         """No recent entry; the sinks stay by an infinite score."""
         return 0
 
-    def target_scores(self, layer: LayerPass, targets: torch.Tensor) -> torch.Tensor:
+    def target_scores(
+        self, layer: LayerPass, targets: Int[Tensor, " targets"]
+    ) -> Float[Tensor, "kv_heads targets tokens"]:
         queries, sinks = layer.queries, self.n_sink
         kv_heads, tokens, width = layer.keys.shape
         center = queries.mean(1, keepdim=True)  # near every mean: the sums below lose no digits
@@ -335,30 +529,11 @@ class ExpectedAttention:
         return scores
 
 
-Static = SinkRecent | RandomRetention
-Scored = HeavyHitter | TOVA | SnapKV | KeyNorm | ExpectedAttention
-NAMED: dict[str, Policy] = {  # what the command line offers
-    "sliding": SlidingWindow(),
-    "sinks": SinkRecent(),
-    "sinks-cache-positions": SinkRecent(positions="cache"),
-    "random": RandomRetention(),
-    "random-sinks": RandomRetention(n_sink=4),
-    "random-heads": RandomRetention(scope="heads"),
-    "random-closed-up": RandomRetention(positions="cache"),
-    "random-sinks-closed-up": RandomRetention(n_sink=4, positions="cache"),
-    "h2o": HeavyHitter(),
-    "tova": TOVA(),
-    "snapkv": SnapKV(),
-    "key-norm": KeyNorm(),
-    "expected-attention": ExpectedAttention(),
-}
+register(ExpectedAttention())
 
 
-def _by_kv_head(weights: torch.Tensor, kv_heads: int) -> torch.Tensor:
+def _by_kv_head(
+    weights: Float[Tensor, "heads ..."], kv_heads: int
+) -> Float[Tensor, "kv_heads ..."]:
     """(heads, …) → (kv_heads, …): the mean over the query heads that share a KV head."""
     return weights.unflatten(0, (kv_heads, -1)).mean(1)
-
-
-def _check_budget(budget: int, least: int) -> None:
-    if budget < least:
-        raise ValueError(f"budget: expected at least {least}, got {budget}")

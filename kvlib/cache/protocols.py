@@ -7,9 +7,10 @@
 `prefill`: one eviction after a pass with full attention. The kept entries were computed with the
     evicted ones in sight: omniscient, and no bound of the book covers it.
 
-Each function returns last hidden states (targets, width) of the model's body, for targets given as
-positions in `ids`; `kvlib.measure.policy_distortion` applies the head. Policies become attention
-masks (`kvlib.models.masks`), or evict from a real cache.
+`run` is the door to all of them. It returns last hidden states (targets, width) of the model's
+body, for targets given as positions in `ids`; `kvlib.measure.policy_distortion` applies the head.
+Policies become attention masks (`kvlib.models.masks`), or evict from a real cache. What a policy
+has to offer for that is in `kvlib.cache.policies`.
 
 On models with sliding layers (Gemma: 512 tokens) a policy is intersected with them: an entry that
 such a layer's own window has passed is invisible there, kept or not, sinks included.
@@ -26,11 +27,10 @@ import torch
 from transformers import DynamicCache
 
 from kvlib.cache.bounded import BoundedCache
-from kvlib.cache.policies import RandomRetention, Scored, Static
+from kvlib.cache.policies import Policy, Scored, Static, Stepwise
 from kvlib.models import LanguageModel, masks
 from kvlib.models.rotary import LayerPass
 
-PROTOCOLS = ("reencode", "online", "prefill")
 STEP = 32  # tokens a step of a score-based policy; never more than an eighth of the budget
 BATCH_TOKENS = 1024  # tokens of one re-encoding pass
 CHUNK = 256  # tokens a forward through a cache whose sinks are copied for each query
@@ -40,9 +40,9 @@ class FullPass:
     """A pass with full attention over `ids` behind the prefix: the reference of every protocol.
 
     `whole` are the tokens with the prefix, `states` (tokens, width) the last hidden states of
-    `ids`, `cache` holds each layer's keys and values. For the score-based policies in `scored` it
-    keeps, a layer each, their `target_scores` at `targets` (kv_heads, targets, tokens); then
-    attention weights are computed openly.
+    `ids`, `cache` holds each layer's keys and values. For the scored policies in `scored`
+    (`to_score` finds them) it keeps, a layer each, their `target_scores` at `targets` (kv_heads,
+    targets, tokens); then attention weights are computed openly.
     """
 
     def __init__(
@@ -52,8 +52,8 @@ class FullPass:
         targets: np.ndarray,
         scored: Sequence[Scored] = (),
     ) -> None:
-        self.lm, self.targets = lm, targets
-        self.whole = _with_prefix(lm, ids)
+        self.lm, self.ids, self.targets = lm, ids, targets
+        self.whole = lm.prefixed(ids)
         self.rows = _rows(lm, targets)
         self.scores: dict[Scored, list[torch.Tensor]] = {policy: [] for policy in scored}
         self.cache = DynamicCache()  # without a config: sliding layers keep all their entries too
@@ -81,6 +81,44 @@ class FullPass:
         for k, layer in enumerate(self.cache.layers):
             cache.update(layer.keys[:, :, :tokens], layer.values[:, :, :tokens], k)
         return cache
+
+
+def to_score(policies: Sequence[Policy], protocol: str) -> list[Policy]:
+    """The policies whose scores a `FullPass` has to keep for a protocol."""
+    return [p for p in policies if protocol == "prefill" and p.kind == "scored"]
+
+
+def draws(policy: Policy, budget: int, seed: int = 0, doc: int = 0) -> np.random.Generator:
+    """Where a policy draws from: anew for each document and budget.
+
+    The stored tables were drawn by titles; a random policy with another title draws otherwise.
+    """
+    return np.random.default_rng([seed, doc, budget, *policy.title.encode()])
+
+
+def run(
+    full: FullPass,
+    policy: Policy,
+    protocol: str,
+    budget: int,
+    rng: np.random.Generator,
+    step: int = STEP,
+) -> torch.Tensor:
+    """A policy in a protocol: last hidden states (targets, width) at the targets of `full`.
+
+    Args:
+        full: the reference. For a scored policy after a prefill it must hold its scores.
+        budget: entries that a query sees in each layer and KV head, itself included.
+        rng: for policies that draw; see `draws`.
+        step: tokens a forward of a scored policy online; at most an eighth of the budget.
+
+    Raises:
+        ValueError: an unknown protocol, one that the policy does not have, a budget below its
+            least.
+    """
+    policy.check_protocol(protocol)
+    policy.check(budget)
+    return _ROUTES[protocol, policy.kind](full, policy, budget, rng, step)
 
 
 def online_hidden(
@@ -131,7 +169,7 @@ def decode_hidden(
     lm: LanguageModel,
     ids: torch.Tensor,
     targets: np.ndarray,
-    policy: Static | Scored,
+    policy: Static | Stepwise,
     budget: int,
     rng: np.random.Generator,
     step: int = 1,
@@ -142,8 +180,7 @@ def decode_hidden(
     sees more than `budget`. Static policies need step = 1. Attention weights come from the model's
     own eager implementation.
     """
-    whole = _with_prefix(lm, ids)
-    static = hasattr(policy, "survivors")
+    whole, static = lm.prefixed(ids), policy.kind == "static"
     if static and step != 1:
         raise ValueError(f"step: expected 1 for a static policy, got {step}")
     if step >= budget:
@@ -191,11 +228,11 @@ def reencode_hidden(
     """What is kept for each target, encoded again from scratch behind the prefix.
 
     The budget counts tokens of the text; the prefix (Gemma's BOS) stands in front in addition, as
-    in `truncation_sensitivity`. Recency policies stand closed up, random ones where their tokens
-    stood or, with `positions="cache"`, closed up.
+    in `truncation_sensitivity`. Kept tokens stand closed up, or where they stood in the text if the
+    policy is not `closed_up`.
     """
     kept = [policy.kept(int(t) + 1, budget, rng) for t in targets]
-    prefix = torch.tensor(lm.prefix_ids, dtype=ids.dtype, device=lm.device)
+    prefix = len(lm.prefix_ids)
     states: dict[int, torch.Tensor] = {}
     lengths = np.array([len(k) for k in kept])
     for length in np.unique(lengths):
@@ -204,10 +241,10 @@ def reencode_hidden(
         for i in range(0, len(rows), size):
             some = rows[i : i + size]
             positions = torch.from_numpy(np.stack([kept[r] for r in some])).to(lm.device)
-            tokens = torch.cat([prefix.expand(len(some), -1), ids[positions]], dim=1)
+            tokens = lm.prefixed(ids[positions])
             where = torch.arange(tokens.shape[1], device=lm.device).expand(len(some), -1)
-            if isinstance(policy, RandomRetention) and policy.positions == "true":
-                where = torch.cat([where[:, : len(prefix)], positions + len(prefix)], dim=1)
+            if not policy.closed_up:
+                where = torch.cat([where[:, :prefix], positions + prefix], dim=1)
             with torch.inference_mode():
                 # a mask of ones: without it transformers takes a jump in positions for a new text
                 out = lm.model.base_model(
@@ -229,7 +266,7 @@ def prefill_hidden(
     All targets go through one further forward, each with a mask of its own.
     """
     lm, n, length = full.lm, len(full.targets), len(full.whole)
-    if policy in full.scores:
+    if policy.kind == "scored":
         layers = [_best(full, scores, policy, budget) for scores in full.scores[policy]]
     else:
         layers = _drawn(full, policy, budget, rng)
@@ -265,14 +302,42 @@ def _drawn(
     full: FullPass, policy: Static, budget: int, rng: np.random.Generator
 ) -> list[torch.Tensor]:
     """One (1, targets, tokens) bool for all layers, or one (kv_heads, targets, tokens) for each."""
-    heads = isinstance(policy, RandomRetention) and policy.scope == "heads"
     layers = full.cache.layers
-    shape = (len(layers), layers[0].keys.shape[1]) if heads else (1, 1)
+    shape = (len(layers), layers[0].keys.shape[1]) if policy.by_head else (1, 1)
     kept = np.zeros((*shape, len(full.targets), len(full.whole)), dtype=bool)
     for draw in np.ndindex(shape):
         for i, t in enumerate(full.rows.tolist()):
             kept[(*draw, i, policy.kept(t + 1, budget, rng)[:-1])] = True
     return list(torch.from_numpy(kept).to(full.lm.device))
+
+
+# --- the routes: three protocols, two kinds of policies ----------------------------------------
+
+
+def _reencode(full: FullPass, policy: Any, budget: int, rng: Any, step: int) -> torch.Tensor:
+    return reencode_hidden(full.lm, full.ids, full.targets, policy, budget, rng)
+
+
+def _online(full: FullPass, policy: Any, budget: int, rng: Any, step: int) -> torch.Tensor:
+    return online_hidden(full, policy, budget, rng)
+
+
+def _decode(full: FullPass, policy: Any, budget: int, rng: Any, step: int) -> torch.Tensor:
+    step = min(step, max(1, budget // 8))
+    return decode_hidden(full.lm, full.ids, full.targets, policy, budget, rng, step)
+
+
+def _prefill(full: FullPass, policy: Any, budget: int, rng: Any, step: int) -> torch.Tensor:
+    return prefill_hidden(full, policy, budget, rng)
+
+
+_ROUTES = {  # there is no text to encode again when each head keeps entries of its own
+    ("reencode", "static"): _reencode,
+    ("online", "static"): _online,
+    ("online", "scored"): _decode,
+    ("prefill", "static"): _prefill,
+    ("prefill", "scored"): _prefill,
+}
 
 
 # --- inside the protocols --------------------------------------------------------------------
@@ -369,7 +434,7 @@ def _survivors(
     lm: LanguageModel, policy: Static, length: int, budget: int, rng: np.random.Generator
 ) -> np.ndarray:
     """(length, length) for all layers, or (layers, kv_heads, length, length)."""
-    if not (isinstance(policy, RandomRetention) and policy.scope == "heads"):
+    if not policy.by_head:
         return policy.survivors(length, budget, rng)
     config = lm.model.config
     kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
@@ -378,11 +443,6 @@ def _survivors(
         for _ in masks.attention_modules(lm.model)
     ]
     return np.array(draws)
-
-
-def _with_prefix(lm: LanguageModel, ids: torch.Tensor) -> torch.Tensor:
-    prefix = torch.tensor(lm.prefix_ids, dtype=ids.dtype, device=lm.device)
-    return torch.cat([prefix, ids.to(lm.device)])
 
 
 def _rows(lm: LanguageModel, targets: np.ndarray) -> torch.Tensor:

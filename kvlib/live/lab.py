@@ -108,7 +108,7 @@ class Lab:
             raise ValueError(f"position: expected 1 to {len(ids)}, the text's, got {position}")
         ids = ids[:position]
         whole = budget >= position + (0 if protocol == "reencode" else len(self.lm.prefix_ids))
-        full = self._full_pass(ids, (rule,) if protocol == "prefill" and not whole else ())
+        full = self._full_pass(ids, () if whole else (*protocols.to_score([rule], protocol),))
         log_p = self._law(full.states[-1:])
         log_q = self._law(self._bounded(full, ids, rule, protocol, budget, whole))
         return self._compare(log_p, log_q, f"{label(policy)}, {budget} kept", whole)
@@ -172,19 +172,9 @@ class Lab:
         self, full: Any, ids: np.ndarray, rule: Any, protocol: str, budget: int, everything: bool
     ) -> torch.Tensor:
         """The last hidden state (1, width) after what the policy kept; draws as in `measure`."""
-        lm, targets = self.lm, np.array([len(ids) - 1])
-        whole = torch.as_tensor(ids, device=lm.device)
-        rng = np.random.default_rng([0, 0, budget, *rule.name.encode()])
-        if protocol == "reencode":
-            return protocols.reencode_hidden(lm, whole, targets, rule, budget, rng)
-        if protocol == "prefill":
-            if everything:
-                return full.states[-1:]
-            return protocols.prefill_hidden(full, rule, budget, rng)
-        if hasattr(rule, "survivors"):
-            return protocols.online_hidden(full, rule, budget, rng)
-        step = min(protocols.STEP, max(1, budget // 8))
-        return protocols.decode_hidden(lm, whole, targets, rule, budget, rng, step)
+        if protocol == "prefill" and everything:  # then its scores were not asked for
+            return full.states[-1:]
+        return protocols.run(full, rule, protocol, budget, protocols.draws(rule, budget))
 
     def _law(self, hidden: torch.Tensor) -> np.ndarray:
         """Log-probabilities (vocabulary,) of a last hidden state (1, width), as float64."""
@@ -227,7 +217,7 @@ def setting(policy: str) -> tuple[policies.Policy, str]:
 def label(policy: str) -> str:
     """How a policy is called in a list or a sentence."""
     rule, protocol = setting(policy)
-    return SUFFIX if policy == SUFFIX else f"{rule.name} ({protocol})"
+    return SUFFIX if policy == SUFFIX else f"{rule.title} ({protocol})"
 
 
 # --- the values of the page's prose ---------------------------------------------------------------

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from kvlib import names
 from kvlib.cache import protocols
 from kvlib.cache.policies import NAMED, Policy
 from kvlib.measure.laws import HEAD_ROWS, log_laws
 from kvlib.models import LanguageModel, check_length, masks
+from kvlib.names import PROTOCOLS
 
 # --- cache policies -----------------------------------------------------------------------------
 
@@ -40,7 +40,7 @@ def policy_distortion(
             the policy is intersected with them.
         protocol: `"reencode"`, `"online"` or `"prefill"`; see `kvlib.cache.protocols`.
         seed: draws for random policies, a new draw for each document and budget.
-        step: tokens a forward of score-based policies online; at most an eighth of the budget.
+        step: tokens a forward of scored policies online; at most an eighth of the budget.
 
     Returns:
         One row a target, policy and budget: `doc, position, policy, protocol, budget, kl_nats, tv,
@@ -78,28 +78,15 @@ def measure_policies(
     masks.check_masks(lm.model)
     ids = torch.as_tensor(np.asarray(document), device=lm.device)
     targets = np.arange(len(document) // 2, len(document), every)
-    scored = [policy for policy in policies if not hasattr(policy, "kept")]
-    full = protocols.FullPass(lm, ids, targets, scored if protocol == "prefill" else ())
+    full = protocols.FullPass(lm, ids, targets, protocols.to_score(policies, protocol))
     log_p = log_laws(lm, full.states[targets])
     tables = []
     for policy in policies:
         for budget in budgets:
-            rng = np.random.default_rng([seed, doc, budget, *policy.name.encode()])
-            if protocol == "prefill":
-                hidden = protocols.prefill_hidden(full, policy, budget, rng)
-            elif protocol == "reencode":
-                hidden = protocols.reencode_hidden(lm, ids, targets, policy, budget, rng)
-            elif policy in scored:
-                size = min(step, max(1, budget // 8))
-                hidden = protocols.decode_hidden(lm, ids, targets, policy, budget, rng, size)
-            else:
-                hidden = protocols.online_hidden(full, policy, budget, rng)
+            rng = protocols.draws(policy, budget, seed, doc)
+            hidden = protocols.run(full, policy, protocol, budget, rng, step)
             rows = _compare_rows(lm, log_p, hidden, ids, targets)
-            tables.append(
-                rows.assign(
-                    policy=names.KEYS.get(policy.name, policy.name), budget=np.int32(budget)
-                )
-            )
+            tables.append(rows.assign(policy=policy.key, budget=np.int32(budget)))
     table = pd.concat(tables, ignore_index=True)
     if not np.isfinite(table[["kl_nats", "tv"]]).all(axis=None):
         raise FloatingPointError(f"{lm.name}: expected finite logits, got NaN in document {doc}")
@@ -114,10 +101,8 @@ def check_policies(
     policies: Sequence[Policy], budgets: Sequence[int], protocol: str, every: int, seq_len: int
 ) -> None:
     """Refuses what `policy_distortion` cannot do, before a model is loaded."""
-    if protocol not in protocols.PROTOCOLS:
-        raise ValueError(
-            f"protocol: expected one of {', '.join(protocols.PROTOCOLS)}, got {protocol!r}"
-        )
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"protocol: expected one of {', '.join(PROTOCOLS)}, got {protocol!r}")
     if len(policies) == 0 or len(budgets) == 0:
         raise ValueError("expected at least one policy and one budget, got none")
     if seq_len < 4 or every < 1:
@@ -125,11 +110,7 @@ def check_policies(
             f"expected documents of at least 4 tokens and every ≥ 1, got {seq_len} and {every}"
         )
     for policy in policies:
-        if protocol not in policy.protocols:
-            raise ValueError(
-                f"{policy.name}: expected one of its protocols {', '.join(policy.protocols)}, "
-                f"got {protocol!r}"
-            )
+        policy.check_protocol(protocol)
         for budget in budgets:
             policy.check(budget)
 

@@ -22,11 +22,9 @@ def next_token_laws(
 ) -> np.ndarray:
     """Log-probabilities (positions, vocabulary) of the tokens after `positions`, from one pass."""
     ids = torch.as_tensor(ids, device=lm.device)
-    prefix = torch.tensor(lm.prefix_ids, dtype=ids.dtype, device=lm.device)
-    rows = torch.tensor(positions, device=lm.device) + len(prefix)
+    rows = torch.tensor(positions, device=lm.device) + len(lm.prefix_ids)
     with torch.inference_mode():
-        whole = torch.cat([prefix, ids])[None]
-        logits = lm.model(whole, use_cache=False, logits_to_keep=rows).logits[0]
+        logits = lm.model(lm.prefixed(ids)[None], use_cache=False, logits_to_keep=rows).logits[0]
     return logits.double().log_softmax(-1).cpu().numpy()
 
 
@@ -43,9 +41,7 @@ def log_laws(lm: LanguageModel, hidden: torch.Tensor) -> torch.Tensor:
 
 def hidden_states(lm: LanguageModel, ids: torch.Tensor) -> torch.Tensor:
     """Last hidden states (batch, length, width) of `ids` (batch, length) behind the prefix."""
-    prefix = torch.tensor(lm.prefix_ids, dtype=ids.dtype, device=ids.device)
-    with_prefix = torch.cat([prefix.expand(len(ids), -1), ids], dim=1)
-    body = lm.model.base_model(with_prefix, use_cache=False).last_hidden_state
+    body = lm.model.base_model(lm.prefixed(ids), use_cache=False).last_hidden_state
     return body[:, len(lm.prefix_ids) :]
 
 

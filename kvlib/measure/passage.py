@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from kvlib import names
 from kvlib.cache import protocols
 from kvlib.cache.policies import Policy
 from kvlib.measure.distortion import check_policies, named_policies
@@ -42,12 +41,11 @@ def measure_passage(
     tokens = [lm.tokenizer.decode([i]) for i in ids[targets + 1]]
     parts = [_rows(lm, ids, targets, tokens, reference, reference, FULL, 0)]
     for policy in policies:
-        key = names.KEYS.get(policy.name, policy.name)
         for budget in budgets:
             rng = np.random.default_rng([seed, budget])
-            hidden = protocols.online_hidden(full, policy, budget, rng)
+            hidden = protocols.run(full, policy, "online", budget, rng)
             laws = log_laws(lm, hidden)
-            parts.append(_rows(lm, ids, targets, tokens, reference, laws, key, budget))
+            parts.append(_rows(lm, ids, targets, tokens, reference, laws, policy.key, budget))
     table = pd.concat(parts, ignore_index=True)
     table.insert(0, "doc", np.int16(doc))
     return table

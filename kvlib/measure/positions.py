@@ -28,16 +28,15 @@ def variant_hidden(
     lm: LanguageModel, ids: Any, t: int, w: int, variant: str, rng: np.random.Generator
 ) -> Any:
     """Last hidden state (width,) of x[t] when only the last w tokens stand where they stood."""
-    prefix = torch.tensor(lm.prefix_ids, dtype=ids.dtype, device=lm.device)
-    first = t - w + 1
+    prefix, first = len(lm.prefix_ids), t - w + 1
+    tokens = ids[first : t + 1]
     if variant == "shuffled":
         order = torch.from_numpy(rng.permutation(first)).to(lm.device)
-        tokens = torch.cat([prefix, ids[order], ids[first : t + 1]])
-    else:
-        tokens = torch.cat([prefix, ids[first : t + 1]])
+        tokens = torch.cat([ids[order], tokens])
+    tokens = lm.prefixed(tokens)
     positions = torch.arange(len(tokens), device=lm.device)
     if variant == "kept":
-        positions = torch.where(positions < len(prefix), positions, positions + first)
+        positions = torch.where(positions < prefix, positions, positions + first)
     elif variant == "moved":
         positions = positions + first
     elif variant not in VARIANTS:

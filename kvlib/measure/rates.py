@@ -56,7 +56,7 @@ def capture(lm: LanguageModel, ids: Sequence[int] | np.ndarray) -> Capture:
         for attention in layers
         for name in names
     ]
-    whole = torch.as_tensor([*lm.prefix_ids, *np.asarray(ids).tolist()], device=lm.device)[None]
+    whole = lm.prefixed(torch.as_tensor(np.asarray(ids)))[None]
     try:
         with torch.inference_mode():
             lm.model.base_model(whole, use_cache=False)
@@ -82,7 +82,7 @@ def rotate(lm: LanguageModel, keys: np.ndarray) -> np.ndarray:
 
 def cached_keys(lm: LanguageModel, ids: Sequence[int] | np.ndarray) -> np.ndarray:
     """The keys (layers, heads, T, d) that the model's own cache holds after a pass over `ids`."""
-    whole = torch.as_tensor([*lm.prefix_ids, *np.asarray(ids).tolist()], device=lm.device)[None]
+    whole = lm.prefixed(torch.as_tensor(np.asarray(ids)))[None]
     with torch.inference_mode():
         cache = lm.model.base_model(whole, use_cache=True).past_key_values
     keys = torch.stack([layer.keys[0] for layer in cache.layers])

@@ -43,6 +43,11 @@ class LanguageModel:
         """Entries of the next-token law."""
         return self.model.get_output_embeddings().weight.shape[0]
 
+    def prefixed(self, ids: torch.Tensor) -> torch.Tensor:
+        """`ids` (…, tokens) behind the prefix, on the model's device: (…, prefix + tokens)."""
+        prefix = torch.tensor(self.prefix_ids, dtype=ids.dtype, device=self.device)
+        return torch.cat([prefix.expand(*ids.shape[:-1], -1), ids.to(self.device)], dim=-1)
+
 
 PLAIN = "The 12 sizes: a3, 4, 5, 6789 and 0."  # what any tokenizer of texts can read
 

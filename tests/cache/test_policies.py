@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from kvlib.cache import protocols
 from kvlib.cache.policies import (
@@ -24,8 +22,6 @@ from kvlib.cache.policies import (
 )
 from kvlib.models.rotary import LayerPass
 
-STATIC = [SlidingWindow(), SinkRecent(), RandomRetention(), RandomRetention(n_sink=4)]
-
 
 def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
@@ -40,7 +36,7 @@ def test_sinks_and_recent_by_hand():
 def test_a_sliding_window_is_sinks_and_recent_without_sinks():
     window, sinks = SlidingWindow(), SinkRecent(n_sink=0)
     np.testing.assert_array_equal(window.survivors(40, 7, rng()), sinks.survivors(40, 7, rng()))
-    assert window.name == "sliding window" == sinks.name
+    assert window.key == "sliding" == sinks.key and window.title == "sliding window"
 
 
 @pytest.mark.parametrize("policy", [SlidingWindow(), SinkRecent(), SinkRecent(n_sink=1)])
@@ -48,30 +44,6 @@ def test_what_recency_keeps_at_once_and_online_is_the_same(policy):
     seen = policy.survivors(50, 9, rng())
     for t in range(50):
         assert np.flatnonzero(seen[t]).tolist() == policy.kept(t + 1, 9, rng()).tolist()
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    policy=st.sampled_from(STATIC),
-    budget=st.integers(5, 40),
-    length=st.integers(1, 60),
-    seed=st.integers(0, 99),
-)
-def test_online_survivors_are_a_cache(policy, budget, length, seed):
-    """Causal, the newest kept, never over budget, full when it can be, and nothing comes back."""
-    seen = policy.survivors(length, budget, rng(seed))
-    assert not np.triu(seen, 1).any()
-    assert seen.diagonal().all()
-    assert seen.sum(1).tolist() == [min(t + 1, budget) for t in range(length)]
-    assert not (seen[1:] & ~seen[:-1] & ~np.eye(length, dtype=bool)[1:]).any()
-    sinks = seen[:, : policy.n_sink]
-    assert sinks[np.tri(*sinks.shape, dtype=bool)].all()
-
-
-def test_the_cache_check_fails_when_something_comes_back():
-    seen = SlidingWindow().survivors(20, 5, rng())
-    seen[15, 2] = True
-    assert (seen[1:] & ~seen[:-1] & ~np.eye(20, dtype=bool)[1:]).any()
 
 
 def test_random_online_forgets_geometrically():
@@ -96,15 +68,6 @@ def test_random_at_once_is_uniform_over_the_past():
     assert counts[-1] == 1
 
 
-@pytest.mark.parametrize("policy", STATIC)
-def test_at_once_a_budget_is_met_exactly_and_sinks_stay(policy):
-    for context in (6, 20, 300):
-        kept = policy.kept(context, 6, rng(context))
-        assert len(kept) == len(set(kept)) == min(6, context)
-        assert kept[-1] == context - 1 and (np.diff(kept) > 0).all()
-        assert kept[: policy.n_sink].tolist() == list(range(policy.n_sink))
-
-
 @pytest.mark.parametrize(
     ("policy", "least"),
     [
@@ -122,19 +85,23 @@ def test_a_budget_too_small_is_refused_with_the_least_one(policy, least):
         policy.check(least - 1)
 
 
-def test_every_policy_has_a_name_of_its_own_and_cites_its_paper():
-    names = [policy.name for policy in NAMED.values()]
-    assert len(set(names)) == len(names)
-    for policy in (
-        SinkRecent,
-        SlidingWindow,
-        HeavyHitter,
-        TOVA,
-        SnapKV,
-        KeyNorm,
-        ExpectedAttention,
-    ):
-        assert "arXiv" in policy.__doc__
+@pytest.mark.parametrize(
+    "policy", [SinkRecent, SlidingWindow, HeavyHitter, TOVA, SnapKV, KeyNorm, ExpectedAttention]
+)
+def test_a_published_policy_cites_its_paper(policy):
+    assert "arXiv" in policy.__doc__
+
+
+@pytest.mark.parametrize(
+    ("policy", "key"),
+    [
+        (SinkRecent(n_sink=2), "sinks-2"),
+        (SinkRecent(n_sink=1, positions="cache"), "sinks-1-cache-positions"),
+        (RandomRetention(n_sink=2, scope="heads"), "random-sinks-2-heads"),
+    ],
+)
+def test_a_policy_with_numbers_of_its_own_has_a_key_of_its_own(policy, key):
+    assert policy.key == policy.title == key and key not in NAMED
 
 
 # --- scores, on attention weights small enough to add up by hand --------------------------------
@@ -184,15 +151,6 @@ def test_snapkv_pools_the_window_and_leaves_it_out():
     expected = (padded[:-2] + padded[1:-1] + padded[2:]) / 3
     np.testing.assert_allclose(score[0, 0, :6], expected, rtol=1e-5)
     assert (score[0, 0, 6:] == 0).all()
-
-
-@pytest.mark.parametrize("policy", [HeavyHitter(), TOVA(), KeyNorm()])
-def test_scores_at_a_target_are_those_of_a_pass_that_stops_before_it(policy):
-    square = torch.rand(4, 10, 10, generator=torch.Generator().manual_seed(1)).tril()
-    keys = torch.rand(2, 10, 3, generator=torch.Generator().manual_seed(2))
-    at_7 = policy.target_scores(LayerPass(square, keys), torch.tensor([7]))[:, 0, :7]
-    stopped = policy.step_scores(torch.empty(2, 0), square[:, :7, :7], keys[:, :7])
-    np.testing.assert_allclose(at_7, stopped, rtol=1e-5)
 
 
 # --- expected attention, on a tiny model ---------------------------------------------------------

@@ -25,6 +25,7 @@ from kvlib.cache.policies import (
 )
 from kvlib.models import LanguageModel, masks
 from kvlib.models.rotary import LayerPass
+from kvlib.names import PROTOCOLS
 
 LENGTH = 34  # tokens of a text; budgets are 12
 STATIC = [
@@ -39,7 +40,7 @@ AFTERWARDS = [SnapKV(window=4, kernel=3), ExpectedAttention(future=16)]  # after
 
 
 def names(policy) -> str:
-    return policy.name
+    return policy.key
 
 
 def rng() -> np.random.Generator:
@@ -160,13 +161,12 @@ def by_masking(lm: LanguageModel, ids: torch.Tensor, policy, budget: int) -> tor
             weights = out.attentions[k][0, :, 0].double().numpy()  # (heads, entries)
             mine = weights[h * groups : (h + 1) * groups].mean(0)
             sums[k, h, : t + 1] += mine
-            if isinstance(policy, HeavyHitter):
-                score[k, h, : t + 1] = sums[k, h, : t + 1]
-            elif isinstance(policy, TOVA):
-                score[k, h, : t + 1] = weights.mean(0)
-            else:
-                keys = cache.layers[k].keys[0, h].double().numpy()
-                score[k, h, : t + 1] = -np.linalg.norm(keys, axis=-1)
+            keys = cache.layers[k].keys[0, h].double().numpy()
+            score[k, h, : t + 1] = {
+                "h2o": sums[k, h, : t + 1],
+                "tova": weights.mean(0),
+                "key-norm": -np.linalg.norm(keys, axis=-1),
+            }[policy.key]
     return torch.stack(states)
 
 
@@ -205,12 +205,15 @@ def test_score_based_decoding_in_one_step_sees_no_more_than_its_budget(tiny, pol
 @pytest.mark.parametrize("policy", [*STATIC, *SCORED, *AFTERWARDS], ids=names)
 def test_prefill_for_all_targets_equals_one_eviction_at_one(lm, text, full, policy):
     """The plain twin: a pass over x[0..t-1], keys and values cut out of its cache, then x[t]."""
-    target, generator, heads = int(TARGETS[-1]), rng(), getattr(policy, "scope", "") == "heads"
-    if heads:  # all targets of a head are drawn before the next head's: compare a single target
+    target, generator = int(TARGETS[-1]), rng()
+    static = policy.kind == "static"
+    if (
+        static and policy.by_head
+    ):  # all targets of a head are drawn before the next head's: compare a single target
         full = protocols.FullPass(lm, text, TARGETS[-1:])
     fast = protocols.prefill_hidden(full, policy, 12, rng())[-1:]
     for t in TARGETS[:-1]:  # the same generator has served the targets before
-        if hasattr(policy, "kept") and not heads:
+        if static and not policy.by_head:
             policy.kept(t + 1 + len(lm.prefix_ids), 12, generator)
     plain = evict_once(lm, text, target, policy, 12, generator)
     assert largest_kl(lm, fast, plain) < 2e-5
@@ -232,10 +235,11 @@ def evict_once(lm, text, target, policy, budget, generator) -> torch.Tensor:
         body, seen = lm.model.base_model, []
         for k, layer in enumerate(cache.layers):
             kv_heads = layer.keys.shape[1]
-            if getattr(policy, "scope", "") == "heads":
+            static = policy.kind == "static"
+            if static and policy.by_head:
                 draws = [policy.kept(t + 1, budget, generator)[:-1] for _ in range(kv_heads)]
                 index = torch.from_numpy(np.stack(draws))
-            elif hasattr(policy, "kept"):
+            elif static:
                 if k == 0:
                     drawn = policy.kept(t + 1, budget, generator)[:-1]
                 index = torch.from_numpy(drawn).expand(kv_heads, -1)
@@ -306,7 +310,7 @@ def test_random_tokens_at_true_positions_and_closed_up_are_two_things(smollm2, p
 # --- all of them --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("protocol", protocols.PROTOCOLS)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_budget_beyond_the_context_loses_nothing(lm, text, protocol):
     policies = [p for p in [*STATIC, *SCORED] if protocol in p.protocols]
     rows = measure.policy_distortion(lm, [text.numpy()], policies, [100], protocol)
@@ -320,7 +324,7 @@ def test_the_three_protocols_are_three_things(smollm2, passage):
         protocol: measure.policy_distortion(smollm2, [document], [SinkRecent()], [12], protocol)[
             "kl_nats"
         ].to_numpy()
-        for protocol in protocols.PROTOCOLS
+        for protocol in PROTOCOLS
     }
     for one, other in [("reencode", "online"), ("online", "prefill"), ("prefill", "reencode")]:
         assert np.abs(means[one] - means[other]).max() > 1e-3

@@ -176,13 +176,13 @@ def our_answers(
     Without a policy of ours, `law` and `kept` are kvpress' own choice as well.
     """
     target = np.array([len(ids) - 1])
-    scored = {c.ours for c in cases if c.ours and not hasattr(c.ours, "kept")}
-    full = protocols.FullPass(lm, torch.from_numpy(ids), target, tuple(scored))
+    scored = protocols.to_score({c.ours for c in cases if c.ours}, "prefill")
+    full = protocols.FullPass(lm, torch.from_numpy(ids), target, scored)
     reference = law(lm, full.states[target])
     for case, entries in zip(cases, peer_kept, strict=True):
         told = Told(entries=iter(entries.reshape(-1, entries.shape[-1])))
         answer = {"full": reference, "told": run(full, told, case.budget)}
-        if isinstance(case.ours, RandomRetention):
+        if case.ours and case.ours.draws:
             answer["drawn"] = run(full, case.ours, case.budget)
         if case.ours is None or "drawn" in answer:
             answer |= {"law": answer["told"], "kept": as_mask(entries, len(ids) - 1)}
@@ -198,7 +198,7 @@ def our_answers(
 def run(full: protocols.FullPass, policy: Policy, budget: int) -> np.ndarray:
     """Our log-law after one eviction."""
     rng = np.random.default_rng(0)
-    return law(full.lm, protocols.prefill_hidden(full, policy, budget, rng))
+    return law(full.lm, protocols.run(full, policy, "prefill", budget, rng))
 
 
 def law(lm: models.LanguageModel, hidden: torch.Tensor) -> np.ndarray:
