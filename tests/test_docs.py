@@ -11,7 +11,6 @@ import textwrap
 import types
 from pathlib import Path
 
-import numpy as np
 import pytest
 import typer
 import yaml
@@ -198,6 +197,7 @@ def copy_of(name: str):
     path = ROOT / "tests" / f"{name}.py"
     spec = importlib.util.spec_from_file_location(f"copy_of_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # its dataclasses look for it there
     spec.loader.exec_module(module)
     return module
 
@@ -219,12 +219,15 @@ def policy_blocks():
     return blocks(section(read("book/extend.md"), "A policy"), "python")
 
 
-@pytest.fixture(scope="module")
-def strided(policy_blocks):
-    """The class of the policy recipe, as it would be in kvlib.policies."""
+@pytest.fixture
+def strided(policy_blocks, monkeypatch):
+    """The class of the policy recipe, as it would be in kvlib.cache.policies, offered there."""
     from kvlib.cache import policies
 
-    return add(policy_blocks[0], policies)["Strided"]
+    monkeypatch.setattr(policies, "NAMED", dict(policies.NAMED))
+    made = add(policy_blocks[0], policies)["Strided"]
+    assert policies.NAMED["strided"] == made()
+    return made
 
 
 def test_the_policy_of_the_recipe_passes_the_test_of_the_recipe(policy_blocks, strided):
@@ -238,32 +241,31 @@ def test_the_policy_of_the_recipe_passes_the_test_of_the_recipe(policy_blocks, s
         add(test, module)["test_strided_by_hand"]()
 
 
-def test_the_policy_of_the_recipe_obeys_the_laws_of_a_cache(strided):
-    module = copy_of("cache/test_policies")
-    for policy in (strided(), strided(n_sink=0, stride=3), strided(n_sink=1, stride=1)):
-        for budget, length in ((5, 60), (12, 60), (40, 60), (40, 30)):
-            law = module.test_online_survivors_are_a_cache.hypothesis.inner_test
-            law(policy, budget, length, 0)
-        module.test_at_once_a_budget_is_met_exactly_and_sinks_stay(policy)
-    module.test_a_budget_too_small_is_refused_with_the_least_one(strided(), 5)
+def test_the_policy_of_the_recipe_keeps_the_contract(strided, tiny):
+    contract, policy = copy_of("cache/test_contract"), strided()
+    assert strided().key in contract.NAMED  # so that all of its tests are run for it
+    contract.test_a_policy_goes_by_its_key("strided", policy)
+    contract.test_a_budget_below_the_least_is_refused(policy)
+    contract.test_a_policy_says_whether_it_draws(policy)
+    for each in (policy, strided(stride=3), strided(stride=1)):
+        for extra, length in ((0, 60), (11, 60), (39, 60), (39, 30)):
+            law = contract.test_online_survivors_are_a_cache.hypothesis.inner_test
+            law(each, extra, length, 0)
+            contract.test_what_is_kept_is_causal_newest_included_and_within_the_budget(each, extra)
+    contract.test_one_pass_equals_honest_decoding(policy, tiny)
+    for protocol in policy.protocols:
+        contract.test_every_policy_runs_in_each_of_its_protocols("strided", protocol, tiny)
 
 
-def test_the_policy_of_the_recipe_runs_in_every_protocol(strided, tiny):
-    from kvlib import measure
+def test_the_study_of_the_policy_recipe_can_be_declared(policy_blocks, strided, tmp_path):
+    from kvlib import names, study
 
-    ids = np.random.default_rng(0).integers(1, 250, 48)
-    for protocol in strided.protocols:
-        rows = measure.policy_distortion(tiny, [ids], [strided()], [12], protocol, every=6)
-        assert (rows["kl_nats"] > 0).all() and set(rows["policy"]) == {strided().name}
-
-
-def test_the_policy_recipe_names_the_types_and_the_list_it_joins(policy_blocks, strided):
-    from kvlib.cache import policies
-
-    joined, entry = policy_blocks[1], policy_blocks[2]
-    assert str(policies.Static).replace("kvlib.policies.", "") in joined
-    assert list(eval("{" + entry + "}", {"Strided": strided})) == ["strided"]
-    assert "strided" not in policies.NAMED
+    file = tmp_path / "studies.toml"
+    file.write_text(blocks(section(read("book/extend.md"), "A policy"), "toml")[0])
+    (declared,) = study.studies(file)
+    assert declared.settings["policies"] == [strided().key]
+    entry = policy_blocks[-1]
+    assert eval("{" + entry + "}", vars(names).copy())["strided"].n_sink == strided().n_sink
 
 
 @pytest.fixture(scope="module")

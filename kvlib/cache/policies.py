@@ -24,6 +24,7 @@ from kvlib.models.rotary import LayerPass, turned
 from kvlib.names import PROTOCOLS, name_of
 
 Positions = Literal["true", "cache"]
+Kept = Int[np.ndarray, " kept"]  # positions, ascending
 NAMED: dict[str, Policy] = {}  # by their keys: what the command line offers
 
 
@@ -110,7 +111,7 @@ class Static(Policy):
         return self.n_sink + 1
 
     @abstractmethod
-    def kept(self, context: int, budget: int, rng: np.random.Generator) -> Int[np.ndarray, " kept"]:
+    def kept(self, context: int, budget: int, rng: np.random.Generator) -> Kept:
         """Positions kept for the query at `context - 1`, out of 0 … context - 1.
 
         Ascending, min(budget, context) of them, the query's own last. `rng` is for policies that
@@ -232,7 +233,7 @@ class SinkRecent(Static):
         """Cache positions are tried online only: there they are what a server would use."""
         return ("online",) if self.positions == "cache" else PROTOCOLS
 
-    def kept(self, context: int, budget: int, rng: np.random.Generator) -> Int[np.ndarray, " kept"]:
+    def kept(self, context: int, budget: int, rng: np.random.Generator) -> Kept:
         self.check(budget)
         if context <= budget:
             return np.arange(context)
@@ -305,7 +306,7 @@ class RandomRetention(Static):
             return ("online", "prefill")
         return ("reencode",) if self.closed_up else PROTOCOLS
 
-    def kept(self, context: int, budget: int, rng: np.random.Generator) -> Int[np.ndarray, " kept"]:
+    def kept(self, context: int, budget: int, rng: np.random.Generator) -> Kept:
         self.check(budget)
         if context <= budget:
             return np.arange(context)

@@ -246,6 +246,20 @@ def test_every_policy_runs_in_each_of_its_protocols(name, protocol, tiny):
     assert cut.max() > 1e-5 and whole.max() < 1e-6
 
 
+@pytest.mark.parametrize("policy", [p for p in STATIC if "online" in p.protocols], ids=key)
+def test_one_pass_equals_honest_decoding(policy, tiny):
+    """The laws, within 2e-5 nats: entries that are masked against entries that are evicted."""
+    if policy.positions == "cache":
+        pytest.skip("its twin is the bounded cache: test_protocols")
+    ids, at = torch.from_numpy(rng(0).integers(1, 250, 34)), np.arange(14, 34, 3)
+    full = protocols.FullPass(tiny, ids, at)
+    fast = protocols.run(full, policy, "online", 12, rng(7))
+    honest = protocols.decode_hidden(tiny, ids, at, policy, 12, rng(7))
+    p, q = (measure.log_laws(tiny, hidden).double() for hidden in (fast, honest))
+    d = p - q  # Σ p (d + e^-d - 1): laws in float32 do not add up to 1 exactly
+    assert (p.exp() * (d + torch.expm1(-d))).sum(-1).max() < 2e-5
+
+
 def test_the_door_refuses_what_a_policy_lacks(tiny):
     full = protocols.FullPass(tiny, torch.arange(1, 41), np.array([39]))
     for policy, protocol, message in (
