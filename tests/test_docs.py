@@ -371,7 +371,8 @@ def test_a_page_numbers_its_pictures_and_speaks_of_each(page):
 
 
 LITERAL = re.compile(
-    r"^```\{literalinclude\} (\S+)\n:language: python\n:pyobject: (\S+)\n```$", re.M
+    r"^```\{literalinclude\} (\S+)\n:language: python\n:pyobject: (\S+)(?:\n:dedent: \d+)?\n```$",
+    re.M,
 )
 
 
