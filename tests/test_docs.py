@@ -387,6 +387,19 @@ def test_what_a_page_shows_of_the_code_is_there(page):
             (found,) = [node for node in found.body if getattr(node, "name", "") == part]
 
 
+HIDDEN = re.compile(
+    r"^```\{code-cell\} ipython3\n:tags: \[remove-cell\]\n\n(.*?)^```$", re.S | re.M
+)
+
+
+@pytest.mark.parametrize("page", NOTEBOOKS, ids=lambda page: page.stem)
+def test_hidden_cells_import_and_glue_and_judge_nothing(page):
+    cells = HIDDEN.findall(page.read_text(encoding="utf-8"))
+    gluing = [cell.splitlines() for cell in cells if "glue(" in cell]
+    assert len(gluing) == 1 and len(gluing[0]) <= 5
+    assert not [cell for cell in cells if "assert" in cell]
+
+
 def test_the_fifteen_minutes_fit_into_fifteen_minutes():
     text = (ROOT / "notebooks" / "story.md").read_text(encoding="utf-8")
     assert 1000 < prose_words(text) <= 2800
