@@ -387,6 +387,14 @@ def test_what_a_page_shows_of_the_code_is_there(page):
             (found,) = [node for node in found.body if getattr(node, "name", "") == part]
 
 
+@pytest.mark.parametrize("page", ["README.md", *(f"notebooks/{p.name}" for p in NOTEBOOKS)])
+def test_what_a_page_has_its_reader_import_is_there(page):
+    for block in blocks(read(page), "python"):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("kvlib"):
+                exec(ast.unparse(node))  # raises ImportError for a name that is not there
+
+
 HIDDEN = re.compile(
     r"^```\{code-cell\} ipython3\n:tags: \[remove-cell\]\n\n(.*?)^```$", re.S | re.M
 )
