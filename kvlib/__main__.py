@@ -149,11 +149,17 @@ def train(
 @app.command()
 def verdicts(
     json: Annotated[bool, typer.Option("--json", help="as JSON, with all that is known")] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="as the table of README.md, a line a claim")
+    ] = False,
 ) -> None:
     """Every claim: the paper's words in ours, our verdict, its rule, and each figure behind it."""
     from kvlib.claims import front
 
-    print((front.to_json if json else front.to_text)(front.verdicts()))
+    if json and markdown:
+        raise ValueError("verdicts: expected --json or --markdown, got both")
+    form = front.to_json if json else front.to_markdown if markdown else front.to_text
+    print(form(front.verdicts()))
 
 
 def _own(

@@ -14,6 +14,19 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when huggingface_hub is first i
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
+EMBEDDED = {"smollm2", "gemma", "embedded"}  # fixtures that load 100 million weights and more
+SLOW = Path(__file__).with_name("slow.txt")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks as slow what loads an embedded model, and what `slow.txt` names."""
+    slow = set(SLOW.read_text(encoding="utf-8").split())
+    for item in items:
+        name = f"{item.location[0]}::{item.location[2].partition('[')[0]}"
+        if name in slow or EMBEDDED & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def smollm2():
     """SmolLM2-135M-Instruct on the CPU, in float32."""

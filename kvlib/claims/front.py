@@ -69,6 +69,16 @@ def to_json(items: list[Verdict]) -> str:
     return json.dumps(held, ensure_ascii=False, indent=1, allow_nan=False)
 
 
+def to_markdown(items: list[Verdict]) -> str:
+    """Claim, verdict and sentence as a Markdown table, a line a claim."""
+    rows = [
+        ("", "the paper, in our words", "verdict", "what it rests on"),
+        ("---",) * 4,
+        *((item.claim.id, item.claim.text, f"**{item.word}**", item.sentence) for item in items),
+    ]
+    return "\n".join(f"| {' | '.join(' '.join(cell.split()) for cell in row)} |" for row in rows)
+
+
 def to_text(items: list[Verdict]) -> str:
     """All that the verdicts hold, for a terminal: a block a claim, a line a figure."""
     return "\n\n".join(map(_block, items))

@@ -60,8 +60,8 @@ def carrying_sentence(rows: pd.DataFrame) -> str:
     low, high = extremes(table["online / reencode"])
     names = " and ".join(dict.fromkeys(name_of(model).split("-")[0] for model in table["model"]))
     return (
-        f"on {names}, KL online over that of the same tokens re-encoded, {name_of(SINKS)} at "
-        f"equal budget: {low:.2g} to {high:.2g}, {table['documents'].min()} documents with "
+        f"on {names}, KL online over that of the same tokens re-encoded, 4 sinks + recent at equal "
+        f"budget: {low:.2g} to {high:.2g}, {table['documents'].min()} documents with "
         f"{table['tokens'].min()} tokens or more"
     )
 

@@ -29,7 +29,6 @@ from kvlib.claims.policy_rows import (
     summary,
 )
 from kvlib.fit import MARGIN
-from kvlib.names import name_of
 
 CLAIM = Claim("C4", "A cache of sinks and recent tokens shows the same exponent.", "sink_recent")
 CLAIMS = (CLAIM,)
@@ -83,7 +82,7 @@ def sentence(same: pd.DataFrame) -> str:
     """The differences of exponents that C4 rests on, with n."""
     parts = [f"{row.where} {row.difference:.2g}" for row in placed(same).itertuples()]
     return (
-        f"exponent of {name_of(SINKS)}, online, less that of re-encoded suffixes: "
+        f"exponent of 4 sinks + recent, online, less that of re-encoded suffixes: "
         f"{'; '.join(parts)}; {same['documents'].min()} or more documents each"
     )
 

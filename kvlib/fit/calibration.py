@@ -54,6 +54,11 @@ class Design:
     documents: int = 24
 
     @property
+    def alpha(self) -> float:
+        """The exponent of the source, where it has one."""
+        return cast(GaussianPowerLaw | Recall, self.source).alpha
+
+    @property
     def expected(self) -> np.ndarray:
         """Δ(w) - Δ(T): the exact mean of a document."""
         return self.source.sensitivity(self.windows) - self.source.sensitivity(self.context)
@@ -239,8 +244,7 @@ def coverage(design: Design, studies: int, n_boot: int = 1000, seed: int = 0) ->
     for k, data in enumerate(curves(design, doc_means)):
         found.append(intervals(data, products[k], design.targets, n_boot, seed + k))
     mean = np.mean([alpha for alpha, _ in found])
-    alpha = cast(GaussianPowerLaw, design.source).alpha
-    rows, same = [], {"alpha": alpha, "estimand": truth, "mean_estimate": mean}
+    rows, same = [], {"alpha": design.alpha, "estimand": truth, "mean_estimate": mean}
     for method in METHODS:
         low, high = np.array([pairs[method] for _, pairs in found]).T
         counted = share(((low <= truth) & (truth <= high)).sum(), studies)
@@ -301,5 +305,5 @@ def _checks() -> list[tuple[str, Design]]:
     """What is checked: intervals where the exponent is known; contests where there is no power
     law, and where α = 1."""
     power = power_designs()
-    contested = [*geometric_designs(), *(d for d in power if d.source.alpha == 1)]
+    contested = [*geometric_designs(), *(d for d in power if d.alpha == 1)]
     return [("interval", d) for d in power] + [("contest", d) for d in contested]

@@ -205,7 +205,7 @@ def rate_at(coder: Coder, rows: Moments, grid: ArrayLike = GRID) -> np.ndarray:
     """
     size = len(coder.variances)
     total = np.trace(rows.around(coder.mean)[:size, :size])
-    targets = np.geomspace(min(grid) / 50, 1, LEVELS) * coder.variances.sum()
+    targets = np.geomspace(np.min(grid) / 50, 1, LEVELS) * coder.variances.sum()
     levels = water_filling(coder.variances, targets).level
     levels[-1] = coder.variances.max()
     points = coded(coder.variances, residual_variances(coder, rows), levels)
@@ -282,13 +282,13 @@ def _one_head(per_doc: Sequence[Moments], size: int, part: int) -> pd.DataFrame:
         joint = oas(sample, fitted.n)
         plug_in = side_information_gain(sample, size)
         bias = gain_bias(fitted.n, size, len(kept) - size)
-        coders = [fit_coder(fitted.mean, joint, size, known) for known in (False, True)]
+        alone, knowing = (fit_coder(fitted.mean, joint, size, known) for known in (False, True))
         for doc in range(fold, len(docs), 2):
-            rates = [rate_at(coder, docs[doc]) for coder in coders]
+            rates = [rate_at(coder, docs[doc]) for coder in (alone, knowing)]
             rows.append(
                 pd.DataFrame({"doc": doc, "distortion": GRID})
                 .assign(rate_bits=rates[0], rate_with_query_bits=rates[1])
-                .assign(gain_bits=held_out_gain(*coders, docs[doc]))
+                .assign(gain_bits=held_out_gain(alone, knowing, docs[doc]))
                 .assign(plug_in_bits=plug_in, bias_bits=bias)
             )
     table = pd.concat(rows)

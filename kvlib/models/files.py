@@ -169,7 +169,7 @@ class quiet:
         self._warnings.__enter__()
         warnings.simplefilter("ignore")
 
-    def __exit__(self, *exc: object) -> None:
-        self._warnings.__exit__(*exc)
+    def __exit__(self, *_exc: object) -> None:
+        self._warnings.__exit__(None, None, None)
         transformers_logging.enable_progress_bar()
         transformers_logging.set_verbosity(self._verbosity)

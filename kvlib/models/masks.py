@@ -20,11 +20,9 @@ def attention_modules(model: Any) -> list[torch.nn.Module]:
     """The attention module of each layer, in order; refuses an architecture without plain ones."""
     body = model.base_model
     layers = getattr(body, "layers", None) or getattr(body, "h", None) or ()
-    modules = [
-        next((part for name in NAMES if (part := getattr(layer, name, None))), None)
-        for layer in layers
-    ]
-    if not modules or any(module is None for module in modules):
+    parts = [[getattr(layer, name, None) for name in NAMES] for layer in layers]
+    modules = [part for found in parts if (part := next(filter(None, found), None)) is not None]
+    if not modules or len(modules) < len(parts):
         raise ValueError(
             f"{type(model).__name__}: expected a decoder whose every layer attends "
             f"through {', '.join(NAMES)}; its caches are not supported"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -43,7 +43,7 @@ class LayerPass:
     @property
     def scaling(self) -> float:
         """The factor of q·k in this layer, 1/√width in most models."""
-        return self.module.scaling
+        return cast(float, self.module.scaling)
 
     @cached_property
     def queries(self) -> torch.Tensor:
@@ -59,7 +59,8 @@ class LayerPass:
                 f"{name}: expected attention with q_proj, k_proj and rotary positions, got "
                 "another; expected attention is not supported there"
             )
-        keys, where = self._projected("k"), torch.arange(len(self.hidden), device=self.keys.device)
+        keys = self._projected("k")
+        where = torch.arange(keys.shape[1], device=keys.device)
         cos, sin = self.turns(where)
         if cos.shape[-1] == keys.shape[-1] == self.keys.shape[-1]:
             off = (turned(keys, cos, sin) - self.keys).norm(dim=-1).max()

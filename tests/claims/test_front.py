@@ -83,6 +83,27 @@ def test_the_verdicts_as_text_hold_rule_sentence_and_each_figure(stored_verdicts
     assert lines == sum(len(item.figures) for item in stored_verdicts)
 
 
+def findings(readme: str) -> str:
+    """The table of verdicts in README.md."""
+    return readme.split("<!-- kvlib verdicts --markdown -->\n")[1].split("\n<!-- end -->")[0]
+
+
+def test_the_readme_says_what_was_found(stored_verdicts):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert findings(readme) == claims.front.to_markdown(stored_verdicts), (
+        "README.md: expected what `kvlib verdicts --markdown` prints between the two marks"
+    )
+    other = stored_verdicts[1:]
+    assert findings(readme) != claims.front.to_markdown(other)
+
+
+def test_the_readmes_sentence_on_exponentials_holds_on_every_table(stored_verdicts):
+    (decay,) = [item for item in stored_verdicts if item.claim.id == "C2"]
+    name = "unseen error, exponential / power law"
+    ratios = [figure for figure in decay.figures if figure.name == name]
+    assert len(ratios) >= 6 and all(figure.low > 1 for figure in ratios)
+
+
 def test_a_figure_in_a_line_says_what_it_has_and_nothing_else():
     claim = claims.claim.Claim("C0", "said", "sensitivity")
     figures = (

@@ -9,6 +9,7 @@
   server and from ``file://`` alike.
 - No script holds the page up: all but the one that sets the theme wait until it has been read, and
   the explorers' come first.
+- Docstrings of kvlib, which are plain text, are put into the markup that Sphinx reads.
 - A notebook is executed again when a module of kvlib that it imports, the data or the requirements
   changed, which Jupyter's cache, looking only at the notebooks' own cells, would not notice.
 """
@@ -21,6 +22,7 @@ from sphinx.application import Sphinx
 
 from kvbook import markup
 from kvbook.cache import bring_outputs, choose_cache
+from kvbook.docstrings import prepare
 from kvbook.libraries import VEGA, write_libraries
 from kvbook.pages import finish_pages
 from kvbook.pictures import write_inks
@@ -49,6 +51,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Registers the above, and keeps widget state out of the notebooks' outputs."""
     os.environ["KVLIB_STATIC"] = "1"
     app.connect("config-inited", choose_cache)
+    app.connect("autodoc-process-docstring", prepare, priority=100)  # before napoleon
     app.connect("env-get-outdated", bring_outputs)
     app.connect("builder-inited", write_libraries)
     app.connect("builder-inited", write_inks)
