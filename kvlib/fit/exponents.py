@@ -39,10 +39,11 @@ def local_slopes(data: Curve, n_boot: int = BOOTSTRAPS, seed: int = 0) -> pd.Dat
     """-d log D / d log w over each octave, with its interval: flat for a power law, and growing
     in proportion to w for an exponential. Columns `window, slope, low, high`."""
     octave = np.log2(data.window)
+    tops = range(1, int(np.ceil(np.log2(data.last.max()))) + 1)
     stacked = np.log(np.vstack([data.mean, data.resampled(n_boot, seed)]))
     rows = []
-    for top in range(1, int(np.ceil(octave.max())) + 1):
-        inside = (octave >= top - 1) & (octave <= top + 1e-9)
+    for top in tops:
+        inside = (data.first >= 2 ** (top - 1)) & (data.last <= 2**top)
         if inside.sum() < 3:
             continue
         x = octave[inside] - octave[inside].mean()
@@ -85,7 +86,7 @@ def summaries(kinds: dict[str, dict[tuple[str, str], Curve]], min_window: float)
                 "finite-context power", long.window, long.mean, long.weights, long.contexts
             )
             table = summary(data, law)
-            table.loc[table["window"] < min_window, "fit"] = np.nan
+            table.loc[table["first"] < min_window, "fit"] = np.nan
             tables.append(table.assign(model=model, corpus=corpus, divergence=divergence))
     return pd.concat(tables, ignore_index=True)
 

@@ -37,8 +37,11 @@ def matched_slope(above: Curve, below: Curve) -> Estimate:
 
 
 def covered(above: Curve, below: Curve) -> np.ndarray:
-    """Which windows of `above` lie between the smallest and the largest of `below`."""
-    return (above.window >= below.first[0]) & (above.window <= below.last[-1])
+    """Which bins of `above` lie between the smallest and the largest window of `below`.
+
+    Compares whole windows, as `Curve.between` does.
+    """
+    return (above.first >= below.first[0]) & (above.last <= below.last[-1])
 
 
 def log_gap(above: Curve, below: Curve) -> np.ndarray:

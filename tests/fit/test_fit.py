@@ -235,6 +235,21 @@ def test_a_part_of_a_curve_holds_the_windows_that_it_names():
         assert near.last.max() == window
 
 
+def test_windows_that_are_powers_of_two_count_at_both_ends_wherever_windows_are_compared():
+    """Their geometric mean may lie a rounding error beside them."""
+    windows = 2 ** np.arange(11)
+    values = np.tile((windows + 1.0) ** -0.5, (3, 1)) * [[1], [1.1], [1.2]]
+    data = fit.curve(table_of(values, windows))
+    drawn = fit.summaries({"kl_nats": {("m", "c"): data}}, min_window=8)
+    np.testing.assert_array_equal(drawn["first"][drawn["fit"].notna()], windows[windows >= 8])
+    assert fit.covered(data, data).all()
+    quarters = np.floor(2 ** (np.arange(12, 41) / 4)).astype(int)
+    slopes = fit.local_slopes(fit.curve(table_of(np.ones((2, 29)), quarters)), n_boot=2)
+    octaves = [quarters[k : k + 5] for k in range(0, 28, 4)]  # both ends are powers of two
+    means = [np.exp(np.log(octave).mean()) for octave in octaves]
+    np.testing.assert_allclose(slopes["window"], means, rtol=1e-9)
+
+
 def test_a_bin_that_a_border_cuts_is_left_out_and_a_split_loses_no_bin():
     data = fit.curve(table_of(np.ones((2, 1024)), np.arange(1, 1025)))
     assert data.between(8).first[0] == 9  # 7 and 8 share a bin
