@@ -32,13 +32,20 @@ PARTS = ("key", "value")
 # --- reading the table ------------------------------------------------------------------------
 
 
+def stored_table(folder: Path = store.DATA) -> store.Stored | None:
+    """The measured table (SmolLM2 on the World English Bible): where there are several, the first
+    in the order of the book; None without any."""
+    tables = store.tables(folder, study="kv_rates")
+    place = ("model", "corpus")
+    return min(tables, key=lambda t: names.order(*(t.settings[key] for key in place)), default=None)
+
+
 def stored_rates(folder: Path = store.DATA) -> pd.DataFrame:
-    """The measured table that travels with the library (SmolLM2 on the World English Bible): where
-    there are several, the first in the order of the book."""
-    tables = store.stored("kv_rates", folder)
-    if not tables:
+    """The rows of the measured table."""
+    table = stored_table(folder)
+    if table is None:
         raise ValueError(f"{folder}: expected a table of the study kv_rates, found none")
-    return store.load_table(tables[min(tables, key=lambda key: names.order(*key))])
+    return table.load()
 
 
 def rates_summary(table: pd.DataFrame) -> pd.DataFrame:
@@ -186,10 +193,11 @@ def tangents() -> pd.DataFrame:
 
 def judge(folder: Path = store.DATA) -> tuple[Verdict, ...]:
     """The verdict on C1."""
-    if not store.stored("kv_rates", folder):
+    stored = stored_table(folder)
+    if stored is None:
         return (to_come(CLAIM, rule),)
-    table = stored_rates(folder)
-    where = {"model": "smollm2-135m-instruct", "corpus": "world-english-bible"}
+    table = stored.load()
+    where = {key: stored.settings[key] for key in ("model", "corpus")}
     figures = [
         figure_of(f"bits saved a {part}, small distortion", mean_saving(table, part), **where)
         for part in PARTS
