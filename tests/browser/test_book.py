@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 
 import pytest
 from book_checks import (
@@ -18,6 +19,7 @@ from book_checks import (
     until,
     visit,
 )
+from kvbook import markup
 
 from kvlib import claims, fit
 from kvlib.measure import passage
@@ -43,10 +45,50 @@ def test_front_door_leads_to_the_first_page(browser, address, way):
         assert seen.complaints == []
 
 
-def test_every_page_has_the_content_security_policy(book):
+CONTROLS = {"input", "select", "textarea", "button", "output", "meter", "progress"}
+
+
+def markup_faults(page: str) -> list[str]:
+    """What the built pages' markup must not have, and what each must have once."""
+    tags = [tag for tag in markup.read(page).tags if not tag.closes]
+    metas = [tag.attributes for tag in tags if tag.name == "meta"]
+    once = {
+        "viewport": sum(meta.get("name") == "viewport" for meta in metas),
+        "policy": sum(meta.get("http-equiv") == "Content-Security-Policy" for meta in metas),
+    }
+    faults = [f"{count} of {name}" for name, count in once.items() if count != 1]
+    faults += [f"a <style> at {tag.start}" for tag in tags if tag.name == "style"]
+    code = [tag for tag in tags if tag.name == "script" and "src" not in tag.attributes]
+    faults += [tag.text for tag in code if tag.attributes.get("type") != "application/json"]
+    ids = Counter(tag.attributes["id"] for tag in tags if "id" in tag.attributes)
+    faults += [f"{count} elements with the id {name}" for name, count in ids.items() if count > 1]
+    for label in markup.within(markup.read(page).tags, "label"):
+        inside = [tag.name for tag in label if tag.name in CONTROLS and not tag.closes]
+        faults += [f"a label of {inside}"] if len(inside) > 1 else []
+    return faults
+
+
+def test_the_markup_of_every_page_is_sound(book):
     pages = [page for page in book.rglob("*.html") if "_static" not in page.parts]
-    lacking = [str(page) for page in pages if "Content-Security-Policy" not in page.read_text()]
-    assert pages and lacking == []
+    faults = {str(page): markup_faults(page.read_text(encoding="utf-8")) for page in pages}
+    assert pages and {page: found for page, found in faults.items() if found} == {}
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        '<meta name="viewport">',
+        "<style>a{}</style>",
+        "<script>go()</script>",
+        "<p id=a><p id=a>",
+        "<label><input><output></output></label>",
+    ],
+)
+def test_unsound_markup_is_found(fault):
+    policy = '<meta http-equiv="Content-Security-Policy" content="default-src \'self\'">'
+    page = f'<meta name="viewport">{policy}'
+    assert markup_faults(page) == [] and len(markup_faults(page + fault)) == 1
+    assert markup_faults("") == ["0 of viewport", "0 of policy"]
 
 
 @pytest.mark.parametrize("page", ["book/index", "notebooks/policies"])

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
 from types import SimpleNamespace
 
 import altair as alt
 import pandas as pd
 import pytest
 from book_checks import ROOT
+from kvbook import markup, pages, pictures, terms
 
-sys.path.insert(0, str(ROOT / "book" / "_ext"))
-from kvbook import markup, pages, pictures, terms  # noqa: E402
-
-from kvlib.charts import inks, parts  # noqa: E402
-from kvlib.charts.controls import Explorer, Slider  # noqa: E402
+from kvlib.charts import inks, parts
+from kvlib.charts.controls import Explorer, Slider
 
 THEME = "document.documentElement.dataset.theme = 'auto'"
 PAGE = f"""<head><meta charset="utf-8"><script>{THEME}</script></head>

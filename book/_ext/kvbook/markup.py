@@ -77,10 +77,10 @@ def edited(page: str, edits: Iterable[Edit]) -> str:
     return "".join([*parts, page[at:]])
 
 
-def within(tags: list[Tag], name: str, class_: str) -> Iterator[list[Tag]]:
-    """For each element of a name and class, the tags from its start tag to its end tag."""
+def within(tags: list[Tag], name: str, kind: str = "") -> Iterator[list[Tag]]:
+    """For each element of a name (and class), the tags from its start tag to its end tag."""
     for i, first in enumerate(tags):
-        if first.closes or first.name != name or class_ not in first.classes:
+        if first.closes or first.name != name or (kind and kind not in first.classes):
             continue
         depth = 0
         for j in range(i, len(tags)):

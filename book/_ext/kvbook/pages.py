@@ -21,6 +21,7 @@ FRONT_DOOR = """<!doctype html>
 <html lang="en">
   <head>
     <meta charset="utf-8">
+    <meta name="viewport" content="width=device-width, initial-scale=1">
     <meta http-equiv="refresh" content="0; url={first}">
     <link rel="icon" href="data:,">
     <title>{title}</title>
