@@ -120,6 +120,11 @@ def test_roles_that_docutils_gives_in_vain_are_gone_and_others_stay():
     assert '<div class="a citation-list"><div><ul role="list">' in hardened(body(roles))[0]
 
 
+def test_of_elements_with_one_id_the_first_keeps_it():
+    hard, _ = hardened(body('<p id="a">1<p class="x" id="a">2<p id="A">3'))
+    assert '<p id="a">1<p class="x">2<p id="A">3' in hard
+
+
 def test_what_is_not_edited_stays_letter_by_letter():
     odd = "<P  CLASS=a\n>x &amp; &lt;y&gt; &unknown <svg viewBox='0 0 1 1'/><br/></P >"
     assert f"<body>{odd}</body>" in hardened(body(odd))[0]

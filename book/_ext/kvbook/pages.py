@@ -106,7 +106,7 @@ def _scripts(tags: list[Tag], to_root: str, files: dict[str, str]) -> list[Edit]
             if not sets_theme:
                 waiting.append(tag.start)
         elif source is not None and source.partition("?")[0].endswith("/fontawesome.js"):
-            edits.append((tag.start, tag.after, ""))  # 1.5 MB for a few signs, which CSS draws
+            edits.append((tag.start, tag.after, ""))  # 1.5 MB for signs that the fonts have
         elif source is not None and tag.attributes.get("type") != "module":
             waits = {"defer", "async"} & set(tag.attributes)
             script = tag.written() if waits else tag.written(defer="")
@@ -143,10 +143,13 @@ def _file(text: str, kind: str, files: dict[str, str]) -> str:
 
 
 def _attributes(tags: list[Tag]) -> list[Edit]:
-    """No handlers but what clicks.js does, no links that are scripts, no stale roles."""
-    edits = []
+    """No handlers but what clicks.js does, no links that are scripts, no stale roles, an id once."""
+    edits, ids = [], set()
     for tag in tags:
         changes: dict[str, str | None] = {}
+        if tag.attributes.get("id") in ids:
+            changes["id"] = None  # sphinx-proof gives all proofs the same
+        ids |= {tag.attributes["id"]} if "id" in tag.attributes else set()
         for name, value in tag.attributes.items():
             if name.startswith("on"):
                 if name != "onclick" or value not in KNOWN_CLICKS:
