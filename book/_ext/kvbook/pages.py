@@ -143,7 +143,7 @@ def _file(text: str, kind: str, files: dict[str, str]) -> str:
 
 
 def _attributes(tags: list[Tag]) -> list[Edit]:
-    """No handlers but what clicks.js does, no links that are scripts, no stale roles, an id once."""
+    """No handlers that clicks.js lacks, no scripts as links; stale roles and second ids go."""
     edits, ids = [], set()
     for tag in tags:
         changes: dict[str, str | None] = {}
