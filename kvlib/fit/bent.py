@@ -22,11 +22,12 @@ from kvlib.fit.laws import SHIFT
 
 PIVOT = 64  # tokens: c is the local exponent there, whatever b
 FLOOR, BENT = -1.5, 2.5  # b is sought between these
-BENDS, RATES = np.linspace(FLOOR, BENT, 81), np.geomspace(0.02, 4, 80)
-BRACKET_BENDS = np.linspace(0, BENT, 63)
+BENDS, RATES = np.linspace(FLOOR, BENT, 51), np.geomspace(0.02, 4, 40)
+BRACKET_BENDS = np.linspace(0, BENT, 33)
 RESAMPLES = 400
 EDGE = 1e-3  # a b below it is at the end of its range
-STEPS = 40  # of Gauss and Newton; a handful is enough where the curve says anything
+STEPS = 40  # of Levenberg and Marquardt; a handful is enough where the curve says anything
+NUDGE, ARRIVED = 1e-5, 1e-8  # of a shape: for slopes, and a step too small to go on
 
 
 @dataclass(frozen=True)
@@ -160,8 +161,8 @@ def solve(
 ) -> np.ndarray:
     """The two shapes (curves, 2) of least weighted squares of y (curves, windows of `data`).
 
-    The best point of the grid `first` × `second`, then Gauss and Newton's steps, halved while they
-    make things worse; shapes stay between the ends of their grids.
+    The best point of the grid `first` × `second`, then damped steps; shapes stay between the ends
+    of their grids.
     """
     window, contexts = data.window, data.contexts
     if len(window) < 4:
@@ -177,41 +178,55 @@ def solve(
     shapes = grid[error.argmin(axis=1)]
     low, high = np.array([first[0], second[0]]), np.array([first[-1], second[-1]])
 
+    todo = np.arange(len(y))
+    damping = np.full(len(y), 1e-3)
+    for _ in range(STEPS):
+        shapes[todo], damping[todo], small = _step(
+            shapes[todo], damping[todo], y[todo], weights[todo], family, (low, high), data
+        )
+        todo = todo[~small]
+        if not len(todo):
+            break
+    return shapes
+
+
+def _step(
+    shapes: np.ndarray,
+    damping: np.ndarray,
+    y: np.ndarray,
+    weights: np.ndarray,
+    family: Callable,
+    ends: tuple[np.ndarray, np.ndarray],
+    data: Curve,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One step of Levenberg and Marquardt for each curve: shapes, damping, and who has arrived."""
+
     def residual(shapes: np.ndarray) -> np.ndarray:
-        miss = y - family(shapes[:, 0], shapes[:, 1], window, contexts)
+        miss = y - family(shapes[:, 0], shapes[:, 1], data.window, data.contexts)
         return miss - (weights * miss).sum(axis=1, keepdims=True)
 
     def loss(miss: np.ndarray) -> np.ndarray:
         total = (weights * miss**2).sum(axis=1)
         return np.where(np.isfinite(total), total, np.inf)
 
-    miss, step = residual(shapes), np.array([1e-5, 1e-5])
-    best, damping = loss(miss), np.full(len(y), 1e-3)
-    for _ in range(STEPS):
-        slopes = np.stack(
-            [(residual(shapes + h) - residual(shapes - h)) / (2 * h.sum()) for h in np.diag(step)],
-            axis=-1,
-        )
-        slopes = np.where(np.isfinite(slopes), slopes, 0)
-        weighted = weights[..., None] * slopes
-        square = np.einsum("cwi,cwj->cij", weighted, slopes)
-        gradient = np.einsum("cwi,cw->ci", weighted, np.where(np.isfinite(miss), miss, 0))
-        held = ((shapes <= low) & (gradient > 0)) | ((shapes >= high) & (gradient < 0))
-        gradient = np.where(
-            held, 0, gradient
-        )  # at an end of its range: the other shape moves alone
-        square = np.where(held[:, :, None] | held[:, None, :], np.eye(2), square)
-        diagonal = square * np.eye(2)
-        move = np.linalg.solve(
-            square + damping[:, None, None] * diagonal + 1e-15 * np.eye(2), -gradient[..., None]
-        )[..., 0]
-        tried = np.clip(shapes + move, low, high)
-        new = residual(tried)
-        better = loss(new) < best
-        shapes = np.where(better[:, None], tried, shapes)
-        miss = np.where(better[:, None], new, miss)
-        best = loss(miss)
-        damping = np.where(better, damping / 5, np.minimum(damping * 8, 1e9))
-        if (np.abs(move).max() < 1e-9) or (damping >= 1e8).all():
-            break
-    return shapes
+    low, high = ends
+    miss = residual(shapes)
+    slopes = np.stack(
+        [(residual(shapes + h) - residual(shapes - h)) / (2 * NUDGE) for h in NUDGE * np.eye(2)],
+        axis=-1,
+    )
+    slopes = np.where(np.isfinite(slopes), slopes, 0)
+    weighted = weights[..., None] * slopes
+    square = np.einsum("cwi,cwj->cij", weighted, slopes)
+    gradient = np.einsum("cwi,cw->ci", weighted, np.where(np.isfinite(miss), miss, 0))
+    # at an end of its range a shape is held, and the other one moves alone
+    held = ((shapes <= low) & (gradient > 0)) | ((shapes >= high) & (gradient < 0))
+    gradient = np.where(held, 0, gradient)
+    square = np.where(held[:, :, None] | held[:, None, :], np.eye(2), square)
+    damped = square + damping[:, None, None] * square * np.eye(2) + 1e-15 * np.eye(2)
+    move = np.linalg.solve(damped, -gradient[..., None])[..., 0]
+    tried = np.clip(shapes + move, low, high)
+    better = loss(residual(tried)) < loss(miss)
+    small = (np.abs(move) < ARRIVED).all(axis=1)
+    damping = np.where(better, damping / 5, damping * 8)
+    return np.where(better[:, None], tried, shapes), damping, small
