@@ -120,7 +120,7 @@ class Static(Policy):
 
     def survivors(
         self, length: int, budget: int, rng: np.random.Generator
-    ) -> Bool[np.ndarray, "queries entries"]:
+    ) -> Bool[np.ndarray, "tokens tokens"]:
         """Who is seen by whom when entries go as tokens come, for a text of `length` tokens.
 
         Row t holds what the query at t sees: causal, itself included, at most `budget` entries.
@@ -242,7 +242,7 @@ class SinkRecent(Static):
 
     def survivors(
         self, length: int, budget: int, rng: np.random.Generator
-    ) -> Bool[np.ndarray, "queries entries"]:
+    ) -> Bool[np.ndarray, "tokens tokens"]:
         """As in the contract, in one comparison of positions."""
         self.check(budget)
         query, entry = np.arange(length)[:, None], np.arange(length)
@@ -316,7 +316,7 @@ class RandomRetention(Static):
 
     def survivors(
         self, length: int, budget: int, rng: np.random.Generator
-    ) -> Bool[np.ndarray, "queries entries"]:
+    ) -> Bool[np.ndarray, "tokens tokens"]:
         """As in the contract, by one draw a token: row by row, what went would come back."""
         self.check(budget)
         room = budget - self.n_sink - 1  # places for older entries; the newest has its own

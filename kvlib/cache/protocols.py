@@ -24,6 +24,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
 from transformers import DynamicCache
 
 from kvlib.cache.bounded import BoundedCache
@@ -31,6 +33,9 @@ from kvlib.cache.policies import Policy, Scored, Static, Stepwise
 from kvlib.models import LanguageModel, masks
 from kvlib.models.rotary import LayerPass
 
+Ids = Int[Tensor, " tokens"]
+Targets = Int[np.ndarray, " targets"]
+Hidden = Float[Tensor, "targets width"]
 STEP = 32  # tokens a step of a score-based policy; never more than an eighth of the budget
 BATCH_TOKENS = 1024  # tokens of one re-encoding pass
 CHUNK = 256  # tokens a forward through a cache whose sinks are copied for each query
@@ -48,8 +53,8 @@ class FullPass:
     def __init__(
         self,
         lm: LanguageModel,
-        ids: torch.Tensor,
-        targets: np.ndarray,
+        ids: Ids,
+        targets: Targets,
         scored: Sequence[Scored] = (),
     ) -> None:
         self.lm, self.ids, self.targets = lm, ids, targets
@@ -59,7 +64,11 @@ class FullPass:
         self.cache = DynamicCache()  # without a config: sliding layers keep all their entries too
         everything = torch.arange(len(self.whole), device=lm.device)[None]
 
-        def take(k: int, hidden: torch.Tensor, weights: torch.Tensor) -> None:
+        def take(
+            k: int,
+            hidden: Float[Tensor, "batch tokens width"],
+            weights: Float[Tensor, "batch heads tokens tokens"],
+        ) -> None:
             kept = self.cache.layers[k]
             layer = LayerPass(weights[0], kept.keys[0], kept.values[0], hidden[0], lm.model, k)
             for policy, scores in self.scores.items():
@@ -103,7 +112,7 @@ def run(
     budget: int,
     rng: np.random.Generator,
     step: int = STEP,
-) -> torch.Tensor:
+) -> Hidden:
     """A policy in a protocol: last hidden states (targets, width) at the targets of `full`.
 
     Args:
@@ -121,9 +130,7 @@ def run(
     return _ROUTES[protocol, policy.kind](full, policy, budget, rng, step)
 
 
-def online_hidden(
-    full: FullPass, policy: Static, budget: int, rng: np.random.Generator
-) -> torch.Tensor:
+def online_hidden(full: FullPass, policy: Static, budget: int, rng: np.random.Generator) -> Hidden:
     """A static policy online, in one forward: who survives at each step is an attention mask.
 
     The first `budget` tokens still see everything, so their entries are those of the full pass.
@@ -167,13 +174,13 @@ def online_hidden(
 
 def decode_hidden(
     lm: LanguageModel,
-    ids: torch.Tensor,
-    targets: np.ndarray,
+    ids: Ids,
+    targets: Targets,
     policy: Static | Stepwise,
     budget: int,
     rng: np.random.Generator,
     step: int = 1,
-) -> torch.Tensor:
+) -> Hidden:
     """A policy online with a real evicting cache, `step` tokens a forward.
 
     Before each forward the cache of each layer is cut to `budget - step` entries, so that no query
@@ -219,12 +226,12 @@ def decode_hidden(
 
 def reencode_hidden(
     lm: LanguageModel,
-    ids: torch.Tensor,
-    targets: np.ndarray,
+    ids: Ids,
+    targets: Targets,
     policy: Static,
     budget: int,
     rng: np.random.Generator,
-) -> torch.Tensor:
+) -> Hidden:
     """What is kept for each target, encoded again from scratch behind the prefix.
 
     The budget counts tokens of the text; the prefix (Gemma's BOS) stands in front in addition, as
@@ -259,7 +266,7 @@ def reencode_hidden(
 
 def prefill_hidden(
     full: FullPass, policy: Static | Scored, budget: int, rng: np.random.Generator
-) -> torch.Tensor:
+) -> Hidden:
     """One eviction after the full pass, at every target: the cache of x[0..t-1] is cut to
     `budget - 1` entries in each layer and head; then x[t] is read, at its true position.
 
@@ -288,7 +295,9 @@ def prefill_hidden(
     return out.last_hidden_state[0]
 
 
-def _best(full: FullPass, scores: torch.Tensor, policy: Scored, budget: int) -> torch.Tensor:
+def _best(
+    full: FullPass, scores: Float[Tensor, "kv_heads targets tokens"], policy: Scored, budget: int
+) -> Bool[Tensor, "kv_heads targets tokens"]:
     """(kv_heads, targets, tokens) bool: the budget - 1 best entries before each target."""
     age = full.rows[:, None] - torch.arange(len(full.whole), device=full.lm.device)
     newest = min(policy.protected(budget), budget - 1)
@@ -314,20 +323,20 @@ def _drawn(
 # --- the routes: three protocols, two kinds of policies ----------------------------------------
 
 
-def _reencode(full: FullPass, policy: Any, budget: int, rng: Any, step: int) -> torch.Tensor:
+def _reencode(full: FullPass, policy: Any, budget: int, rng: Any, step: int) -> Hidden:
     return reencode_hidden(full.lm, full.ids, full.targets, policy, budget, rng)
 
 
-def _online(full: FullPass, policy: Any, budget: int, rng: Any, step: int) -> torch.Tensor:
+def _online(full: FullPass, policy: Any, budget: int, rng: Any, step: int) -> Hidden:
     return online_hidden(full, policy, budget, rng)
 
 
-def _decode(full: FullPass, policy: Any, budget: int, rng: Any, step: int) -> torch.Tensor:
+def _decode(full: FullPass, policy: Any, budget: int, rng: Any, step: int) -> Hidden:
     step = min(step, max(1, budget // 8))
     return decode_hidden(full.lm, full.ids, full.targets, policy, budget, rng, step)
 
 
-def _prefill(full: FullPass, policy: Any, budget: int, rng: Any, step: int) -> torch.Tensor:
+def _prefill(full: FullPass, policy: Any, budget: int, rng: Any, step: int) -> Hidden:
     return prefill_hidden(full, policy, budget, rng)
 
 
@@ -384,7 +393,7 @@ class _Held:
     def length(self) -> int:
         return 0 if self.positions is None else self.positions.shape[1]
 
-    def mask(self, chunk: torch.Tensor) -> torch.Tensor:
+    def mask(self, chunk: Int[Tensor, " queries"]) -> Bool[Tensor, "kv_heads queries entries"]:
         """(kv_heads, queries, entries + queries): all that is held, and the chunk causally."""
         own = (chunk <= chunk[:, None])[None]
         if self.positions is None:
@@ -395,11 +404,16 @@ class _Held:
             seen = chunk[:, None] - self.positions[:, None] < self.window
         return torch.cat([seen, own.expand(len(seen), -1, -1)], dim=-1)
 
-    def append(self, chunk: torch.Tensor, kv_heads: int) -> None:
+    def append(self, chunk: Int[Tensor, " queries"], kv_heads: int) -> None:
         new = chunk.expand(kv_heads, -1)
         self.positions = new if self.positions is None else torch.cat([self.positions, new], dim=1)
 
-    def score(self, policy: Scored, attention: torch.Tensor, keys: torch.Tensor) -> None:
+    def score(
+        self,
+        policy: Stepwise,
+        attention: Float[Tensor, "heads queries entries"],
+        keys: Float[Tensor, "kv_heads entries head_dim"],
+    ) -> None:
         previous = keys.new_zeros(len(keys), 0) if self.scores is None else self.scores
         self.scores = policy.step_scores(previous, attention, keys)
 
@@ -414,7 +428,7 @@ class _Held:
             ranked[:, -newest:] = torch.inf
         self._take(layer, ranked.topk(room, dim=1).indices.sort(dim=1).values)
 
-    def keep_seen(self, layer: Any, seen: torch.Tensor, t: int) -> None:
+    def keep_seen(self, layer: Any, seen: Bool[Tensor, "... tokens tokens"], t: int) -> None:
         """Cut the layer to what the query at t may see: `seen` is ([kv_heads,] tokens, tokens)."""
         now = seen[..., t, :].expand(len(self.positions), -1).gather(1, self.positions)
         if bool(now.all()):
@@ -422,7 +436,7 @@ class _Held:
         count = int(now[0].sum())
         self._take(layer, now.float().topk(count, dim=1).indices.sort(dim=1).values)
 
-    def _take(self, layer: Any, index: torch.Tensor) -> None:
+    def _take(self, layer: Any, index: Int[Tensor, "kv_heads kept"]) -> None:
         self.positions = self.positions.gather(1, index)
         if self.scores is not None:
             self.scores = self.scores.gather(1, index)
@@ -432,7 +446,7 @@ class _Held:
 
 def _survivors(
     lm: LanguageModel, policy: Static, length: int, budget: int, rng: np.random.Generator
-) -> np.ndarray:
+) -> Bool[np.ndarray, "... tokens tokens"]:
     """(length, length) for all layers, or (layers, kv_heads, length, length)."""
     if not policy.by_head:
         return policy.survivors(length, budget, rng)
@@ -445,5 +459,5 @@ def _survivors(
     return np.array(draws)
 
 
-def _rows(lm: LanguageModel, targets: np.ndarray) -> torch.Tensor:
+def _rows(lm: LanguageModel, targets: Targets) -> Int[Tensor, " targets"]:
     return torch.as_tensor(np.asarray(targets) + len(lm.prefix_ids), device=lm.device)

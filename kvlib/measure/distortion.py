@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from kvlib.cache import protocols
 from kvlib.cache.policies import NAMED, Policy
@@ -63,7 +65,7 @@ def policy_distortion(
 
 def measure_policies(
     lm: LanguageModel,
-    document: np.ndarray,
+    document: Int[np.ndarray, " tokens"],
     doc: int,
     policies: Sequence[Policy],
     budgets: Sequence[int],
@@ -155,10 +157,10 @@ def item_rows(
 
 def _compare_rows(
     lm: LanguageModel,
-    log_p: torch.Tensor,
-    hidden: torch.Tensor,
-    ids: torch.Tensor,
-    targets: np.ndarray,
+    log_p: Float[Tensor, "targets vocabulary"],
+    hidden: Float[Tensor, "targets width"],
+    ids: Int[Tensor, " tokens"],
+    targets: Int[np.ndarray, " targets"],
 ) -> pd.DataFrame:
     """Each row of `hidden` against the law of the same row of `log_p`; sums as in `_kl_and_tv`."""
     head = lm.model.get_output_embeddings()

@@ -6,20 +6,24 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from kvlib.models import LanguageModel
 
 HEAD_ROWS = 64  # rows of logits alive at once: 67 MB for a vocabulary of 262,144
 
 
-def next_token_law(lm: LanguageModel, ids: torch.Tensor | Sequence[int]) -> np.ndarray:
+def next_token_law(
+    lm: LanguageModel, ids: torch.Tensor | Sequence[int]
+) -> Float[np.ndarray, " vocabulary"]:
     """Log-probabilities (vocabulary,) of the token after `ids`, as float64."""
     return next_token_laws(lm, ids, [len(ids) - 1])[0]
 
 
 def next_token_laws(
     lm: LanguageModel, ids: torch.Tensor | Sequence[int], positions: Sequence[int]
-) -> np.ndarray:
+) -> Float[np.ndarray, "positions vocabulary"]:
     """Log-probabilities (positions, vocabulary) of the tokens after `positions`, from one pass."""
     ids = torch.as_tensor(ids, device=lm.device)
     rows = torch.tensor(positions, device=lm.device) + len(lm.prefix_ids)
@@ -28,7 +32,9 @@ def next_token_laws(
     return logits.double().log_softmax(-1).cpu().numpy()
 
 
-def log_laws(lm: LanguageModel, hidden: torch.Tensor) -> torch.Tensor:
+def log_laws(
+    lm: LanguageModel, hidden: Float[Tensor, "rows width"]
+) -> Float[Tensor, "rows vocabulary"]:
     """Log-probabilities (rows, vocabulary) of rows of last hidden states."""
     head = lm.model.get_output_embeddings()
     with torch.inference_mode():
@@ -39,15 +45,20 @@ def log_laws(lm: LanguageModel, hidden: torch.Tensor) -> torch.Tensor:
     return torch.cat(chunks).clamp_(min=-80)
 
 
-def hidden_states(lm: LanguageModel, ids: torch.Tensor) -> torch.Tensor:
+def hidden_states(
+    lm: LanguageModel, ids: Int[Tensor, "batch tokens"]
+) -> Float[Tensor, "batch tokens width"]:
     """Last hidden states (batch, length, width) of `ids` (batch, length) behind the prefix."""
     body = lm.model.base_model(lm.prefixed(ids), use_cache=False).last_hidden_state
     return body[:, len(lm.prefix_ids) :]
 
 
 def divergences_of_rows(
-    lm: LanguageModel, reference: torch.Tensor, hidden: torch.Tensor, position: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+    lm: LanguageModel,
+    reference: Float[Tensor, "tokens width"],
+    hidden: Float[Tensor, "rows width"],
+    position: Int[np.ndarray, " rows"],
+) -> tuple[Float[np.ndarray, " rows"], Float[np.ndarray, " rows"]]:
     """KL and TV of each row of `hidden` from the reference at its position (sorted ascending).
 
     The head runs on HEAD_ROWS rows at a time; each reference law is made once.
@@ -78,12 +89,12 @@ def divergences_of_rows(
 
 
 def kl_and_tv(
-    log_p: torch.Tensor,
-    p: torch.Tensor,
-    logits: torch.Tensor,
-    scratch: torch.Tensor,
-    kl: torch.Tensor,
-    tv: torch.Tensor,
+    log_p: Float[Tensor, " vocabulary"],
+    p: Float[Tensor, " vocabulary"],
+    logits: Float[Tensor, "rows vocabulary"],
+    scratch: Float[Tensor, "room vocabulary"],
+    kl: Float[Tensor, " rows"],
+    tv: Float[Tensor, " rows"],
 ) -> None:
     """KL(p‖q) and TV of rows of logits (rows, vocabulary) from one law, into `kl` and `tv`.
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Int
 
 from kvlib.measure.divergences import kl_divergence, total_variation
 from kvlib.measure.laws import divergences_of_rows, hidden_states, next_token_law
@@ -98,7 +99,7 @@ def truncation_sensitivity(
 
 def measure_document(
     lm: LanguageModel,
-    document: np.ndarray,
+    document: Int[np.ndarray, " tokens"],
     doc: int,
     max_window: int = 1024,
     pairs_per_octave: int = PAIRS_PER_OCTAVE,

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -282,3 +283,13 @@ def test_draws_are_those_of_the_stored_tables():
     drawn = protocols.draws(NAMED["random-sinks"], 64, seed=1, doc=3)
     same = np.random.default_rng([1, 3, 64, *b"4 sinks + random"])
     assert drawn.integers(1 << 30, size=3).tolist() == same.integers(1 << 30, size=3).tolist()
+
+
+# --- shapes -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", STEPWISE, ids=key)
+def test_shapes_are_held_to_what_the_annotations_say(policy):
+    """Five entries by the attention, four by the keys: the tests would notice."""
+    with pytest.raises(jaxtyping.TypeCheckError):
+        policy.step_scores(torch.empty(1, 0), torch.rand(2, 3, 5), torch.rand(1, 4, 6))
