@@ -12,7 +12,7 @@ import pytest
 from jaxtyping import install_import_hook
 
 # before they are imported: what these rooms say of the shapes of tensors is held to, call by call
-install_import_hook(["kvlib.cache", "kvlib.measure"], "beartype.beartype")
+install_import_hook(["kvlib.cache", "kvlib.measure"], "shapes.held")
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when huggingface_hub is first imported
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -6,12 +6,14 @@ Every function takes log-probabilities of shape (..., vocabulary) and reduces th
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Float
 from numpy.typing import ArrayLike
 
+Nats = Float[np.ndarray, "..."] | np.float64  # of laws, or of a single one
 MASS_TOLERANCE = 1e-3  # float32 log-softmax over 262,144 entries sums to one within this
 
 
-def kl_divergence(log_p: ArrayLike, log_q: ArrayLike) -> np.ndarray:
+def kl_divergence(log_p: ArrayLike, log_q: ArrayLike) -> Nats:
     """Kullback-Leibler divergence KL(p‖q) = Σ p (log p - log q), in nats.
 
     Computed as Σ p (e + d) with d = log p - log q and e = exp(-d) - 1. When p and q both sum to
@@ -31,20 +33,20 @@ def kl_divergence(log_p: ArrayLike, log_q: ArrayLike) -> np.ndarray:
     return terms.sum(axis=-1)
 
 
-def total_variation(log_p: ArrayLike, log_q: ArrayLike) -> np.ndarray:
+def total_variation(log_p: ArrayLike, log_q: ArrayLike) -> Nats:
     """Total variation ½ Σ |p - q|, between 0 and 1. Raises as `kl_divergence` does."""
     log_p, log_q = _checked(log_p, log_q)
     return 0.5 * np.abs(np.exp(log_p) - np.exp(log_q)).sum(axis=-1)
 
 
-def jensen_shannon(log_p: ArrayLike, log_q: ArrayLike) -> np.ndarray:
+def jensen_shannon(log_p: ArrayLike, log_q: ArrayLike) -> Nats:
     """Jensen-Shannon divergence ½ KL(p‖m) + ½ KL(q‖m), m = (p+q)/2, in nats; at most log 2."""
     log_p, log_q = _checked(log_p, log_q)
     log_m = np.logaddexp(log_p, log_q) - np.log(2)
     return 0.5 * (kl_divergence(log_p, log_m) + kl_divergence(log_q, log_m))
 
 
-def entropy(log_p: ArrayLike) -> np.ndarray:
+def entropy(log_p: ArrayLike) -> Nats:
     """Shannon entropy -Σ p log p, in nats. Raises ValueError for NaN or mass that is not one."""
     (log_p,) = _checked(log_p)
     return -(np.exp(log_p) * np.where(np.isneginf(log_p), 0.0, log_p)).sum(axis=-1)

@@ -11,18 +11,17 @@ from torch import Tensor
 
 from kvlib.models import LanguageModel
 
+Ids = Int[Tensor, " tokens"] | Int[np.ndarray, " tokens"] | Sequence[int]
 HEAD_ROWS = 64  # rows of logits alive at once: 67 MB for a vocabulary of 262,144
 
 
-def next_token_law(
-    lm: LanguageModel, ids: torch.Tensor | Sequence[int]
-) -> Float[np.ndarray, " vocabulary"]:
+def next_token_law(lm: LanguageModel, ids: Ids) -> Float[np.ndarray, " vocabulary"]:
     """Log-probabilities (vocabulary,) of the token after `ids`, as float64."""
     return next_token_laws(lm, ids, [len(ids) - 1])[0]
 
 
 def next_token_laws(
-    lm: LanguageModel, ids: torch.Tensor | Sequence[int], positions: Sequence[int]
+    lm: LanguageModel, ids: Ids, positions: Sequence[int] | Int[np.ndarray, " positions"]
 ) -> Float[np.ndarray, "positions vocabulary"]:
     """Log-probabilities (positions, vocabulary) of the tokens after `positions`, from one pass."""
     ids = torch.as_tensor(ids, device=lm.device)

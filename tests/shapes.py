@@ -1,0 +1,14 @@
+"""How annotations are held to in tests: shapes to the letter, NumPy's numbers as numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+from beartype import BeartypeConf, BeartypeHintOverrides, beartype
+
+held = beartype(
+    conf=BeartypeConf(
+        hint_overrides=BeartypeHintOverrides(
+            {int: int | np.integer, float: float | int | np.floating | np.integer}
+        )
+    )
+)
