@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from jaxtyping import install_import_hook
 
-# before they are imported: what these rooms say of the shapes of tensors is held to, call by call
-install_import_hook(["kvlib.cache", "kvlib.measure"], "shapes.held")
+# before they are imported: what these modules say of the shapes of tensors is held to, call by call
+ANNOTATED = ("cache.policies", "cache.protocols", "measure.distortion", "measure.laws")
+install_import_hook([f"kvlib.{name}" for name in ANNOTATED], "shapes.held")
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when huggingface_hub is first imported
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

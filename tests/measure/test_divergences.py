@@ -218,14 +218,20 @@ def fast_rows(reference: np.ndarray, logits: np.ndarray, position: np.ndarray):
     """KL and TV by the measurement's own route, with logits in the place of hidden states."""
     import torch
 
-    from kvlib.measure import divergences_of_rows as _divergences_of_rows
+    from kvlib.measure.laws import divergences_of_rows
+    from kvlib.models import LanguageModel
 
-    lm = SimpleNamespace(
-        model=SimpleNamespace(get_output_embeddings=lambda: torch.clone),
-        vocab_size=reference.shape[1],
-        device=torch.device("cpu"),
-    )
-    return _divergences_of_rows(
+    class Head:
+        """Hidden states are logits."""
+
+        weight = torch.empty(reference.shape[1], 0)
+
+        def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+            return hidden.clone()
+
+    body = SimpleNamespace(get_output_embeddings=Head)
+    lm = LanguageModel(body, None, "logits", torch.device("cpu"), torch.float32, (), "")
+    return divergences_of_rows(
         lm, torch.tensor(reference).float(), torch.tensor(logits).float(), position
     )
 
@@ -272,7 +278,7 @@ def test_the_fast_rows_count_mass_where_the_reference_has_almost_none(depth):
 
 
 def test_the_fast_rows_agree_across_every_boundary_of_their_chunks():
-    from kvlib.measure import HEAD_ROWS
+    from kvlib.measure.laws import HEAD_ROWS
 
     rng = np.random.default_rng(4)
     count = 3 * HEAD_ROWS + 5  # more targets than one block holds, more rows than one chunk
