@@ -98,6 +98,12 @@ def rule_text(rule: Callable[..., str]) -> str:
     return " ".join(text.split())
 
 
+def agreed(readings: dict[str, str]) -> str:
+    """The word that all readings share, else *partly*; *to come* where there is none."""
+    words = set(readings.values()) or {"to come"}
+    return words.pop() if len(words) == 1 else "partly"
+
+
 def to_come(claim: Claim, rule: Callable[..., str]) -> Verdict:
     """The verdict on a claim whose tables are not there."""
     return Verdict(claim, "to come", "", rule_text(rule))

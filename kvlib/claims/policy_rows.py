@@ -21,6 +21,7 @@ SLIDING, SINKS = RECENCY = ("sliding", "sinks")
 RANDOM, FAIR_RANDOM = "random", "random-sinks"
 EXPECTED = "expected-attention"
 MODEL, CORPUS = "smollm2-135m-instruct", "world-english-bible"  # singled out by sentences
+DISTANCES = {"KL": "kl_nats", "TV": "tv"}  # name → column of the stored rows
 LAW = "finite-context power"
 STEP = 32  # tokens a forward; what other steps give is for `policies.step_effect`
 LEAST_BUDGETS = 4  # for a fit in the budget
@@ -59,12 +60,14 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(table, columns=[*KEYS, *columns])
 
 
-def ratios(rows: pd.DataFrame, baseline: str = RANDOM) -> pd.DataFrame:
+def ratios(
+    rows: pd.DataFrame, baseline: str = RANDOM, value: str = "kl_nats"
+) -> pd.DataFrame:
     """How many times the distortion of a baseline is that of each policy, at equal budget.
 
     Columns: `KEYS`, `ratio` (an `fit.Estimate`, paired over the documents both were run on).
     """
-    means = document_means(rows).unstack("doc")
+    means = document_means(rows, value).unstack("doc")
     table = []
     for key, values in means.iterrows():
         other = (*key[:3], baseline, key[4])
@@ -80,7 +83,9 @@ def kept(policy: str, budget: np.ndarray) -> np.ndarray:
     return np.asarray(budget, dtype=float) - sinks_of(policy)
 
 
-def curve(rows: pd.DataFrame, besides_sinks: bool = True) -> fit.Curve:
+def curve(
+    rows: pd.DataFrame, besides_sinks: bool = True, value: str = "kl_nats"
+) -> fit.Curve:
     """The rows of one model, text, protocol and policy as a curve over the tokens kept.
 
     Sinks are not counted, for a suffix that is compared has none; without `besides_sinks` the
@@ -88,7 +93,7 @@ def curve(rows: pd.DataFrame, besides_sinks: bool = True) -> fit.Curve:
     there nothing is cut.
     """
     rows = rows[rows["budget"] < rows["position"].min() + 1]
-    means = rows.groupby(["doc", "budget"])["kl_nats"].mean().unstack()
+    means = rows.groupby(["doc", "budget"])[value].mean().unstack()
     policy = rows["policy"].iloc[0] if besides_sinks else ""
     window = kept(policy, means.columns)
     contexts = np.unique(rows["position"]) + 1.0
@@ -103,12 +108,14 @@ def curve(rows: pd.DataFrame, besides_sinks: bool = True) -> fit.Curve:
     )
 
 
-def budget_curves(rows: pd.DataFrame) -> dict[tuple[str, ...], fit.Curve]:
+def budget_curves(
+    rows: pd.DataFrame, value: str = "kl_nats"
+) -> dict[tuple[str, ...], fit.Curve]:
     """(model, corpus, protocol, policy) → curve over budgets, where enough were measured."""
     return {
         key: data
         for key, part in rows.groupby(KEYS[:4], sort=False)
-        if len((data := curve(part, besides_sinks=False)).window) >= LEAST_BUDGETS
+        if len((data := curve(part, False, value)).window) >= LEAST_BUDGETS
     }
 
 

@@ -8,11 +8,11 @@ from kvlib.fit.curve import Curve
 from kvlib.fit.estimate import Estimate, jackknife
 
 
-def matched_slope(above: Curve, below: Curve) -> Estimate:
-    """Slope of log(above / below) on log w, over the windows of `above` that `below` covers.
+def matched_slope(above: Curve, below: Curve, power: float = 1) -> Estimate:
+    """Slope of log(above^power / below) on log w, over the windows of `above` that `below` covers.
 
     Positive where `above` falls more slowly: the exponent of `below` less that of `above`, whatever
-    the laws are. `below` is read between its windows on a straight line of log value on log w;
+    the laws are; with a `power`, less `power` times that of `above`. `below` is read between its windows on a straight line of log value on log w;
     windows count the same. Both have the same documents, and each is left out of both at once
     (jackknife-t). Raises ValueError for other numbers of documents or fewer than 3 windows.
     """
@@ -28,7 +28,7 @@ def matched_slope(above: Curve, below: Curve) -> Estimate:
     x -= x.mean()
     gaps = np.array(
         [
-            log_gap(one, two)[common]
+            log_gap(one, two, power)[common]
             for one, two in zip(above.leaving_out(), below.leaving_out(), strict=True)
         ]
     )
@@ -44,7 +44,7 @@ def covered(above: Curve, below: Curve) -> np.ndarray:
     return (above.first >= below.first[0]) & (above.last <= below.last[-1])
 
 
-def log_gap(above: Curve, below: Curve) -> np.ndarray:
-    """log(above / below) at the windows of `above`; beyond the ends of `below` its end counts."""
+def log_gap(above: Curve, below: Curve, power: float = 1) -> np.ndarray:
+    """log(above^power / below) at the windows of `above`; beyond the ends of `below` its end counts."""
     log = np.interp(np.log(above.window), np.log(below.window), np.log(below.mean))
-    return np.log(above.mean) - log
+    return power * np.log(above.mean) - log
