@@ -61,6 +61,7 @@ def rows_of(
                         **{"model": "m", "corpus": "c", "protocol": protocol, "policy": policy},
                         **{"budget": budget, "doc": doc, "position": position},
                         "kl_nats": law(budget) * factor * noise,
+                        "tv": np.sqrt(law(budget) * factor * noise) / 4,
                         **{"top1_same": True, "nll_excess_nats": 0.0},
                     }
                 )
@@ -68,16 +69,18 @@ def rows_of(
     return pd.concat(parts, ignore_index=True)
 
 
-def suffix_rows(alpha: float, docs: int = 8) -> pd.DataFrame:
-    """A truncation table whose law is C[(w+1)^-α - (T+1)^-α] with T = 1536."""
+def suffix_rows(alpha: float, docs: int = 8, law=None) -> pd.DataFrame:
+    """A truncation table whose law is C[(w+1)^-α - (T+1)^-α] with T = 1536, or another `law`."""
+    law = law or finite(alpha)
     parts = []
     for doc in range(docs):
         window = np.unique(np.geomspace(1, 1024, 60).astype(int))
-        value = finite(alpha)(window) * np.exp(0.02 * np.sin(doc + window))
+        value = law(window) * np.exp(0.02 * np.sin(doc + window))
         parts.append(
             pd.DataFrame({"doc": doc, "position": 1535, "window": window, "kl_nats": value})
         )
-    return pd.concat(parts, ignore_index=True).assign(context=1536)
+    table = pd.concat(parts, ignore_index=True)
+    return table.assign(context=1536, tv=np.sqrt(table["kl_nats"]) / 4)
 
 
 def finite(alpha: float, contexts: float = 1536.0):

@@ -20,7 +20,7 @@ from kvlib.claims.policy_rows import DISTANCES, PROTOCOLS, RECENCY, online_recen
 STUDIES = 200
 WORDS = ("reproduced", "partly", "not reproduced")
 SAME = (0.0, 0.05, fit.MARGIN, 0.2)  # how far two exponents of C4 differ
-FACTORS = (1.2, 1.35, policies.FORETOLD, 2.0)  # by which the law of C10 misses
+FACTORS = (1.05, 1.2, policies.FORETOLD, 3.0)  # by which the law of C10 misses
 RATIOS = (4.0, 10.0, 20.0, 100.0)  # of random retention to recency
 BENDS = (-0.3, 0.0, 0.3, 1.0)
 

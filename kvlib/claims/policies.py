@@ -34,12 +34,15 @@ from kvlib.claims.policy_rows import (
     SLIDING,
     documents_behind,
     online_recency,
+    placed,
     ratios,
     shared_documents,
     shared_tokens,
     stored_rows,
     suffix_tables,
     summary,
+    titled,
+    worded,
 )
 from kvlib.fit import extremes
 from kvlib.names import name_of
@@ -169,7 +172,7 @@ def retention_word(ratio: pd.DataFrame, means: pd.DataFrame) -> str:
 
 
 def retention_readings(ratio: pd.DataFrame, means: pd.DataFrame) -> dict[str, str]:
-    """"protocol, distance" → word, over recency policies; both tables have a column `distance`."""
+    """ "protocol, distance" → word, over recency policies; both tables have a column `distance`."""
     readings = {}
     for distance in DISTANCES:
         for protocol in PROTOCOLS:
@@ -256,7 +259,7 @@ def law_word(laws: pd.DataFrame) -> str:
 
 
 def law_readings(laws: pd.DataFrame) -> dict[str, str]:
-    """"protocol, distance" → word, over recency policies."""
+    """ "protocol, distance" → word, over recency policies."""
     ours = laws[laws["policy"].isin(RECENCY)]
     return {
         f"{protocol}, {distance}": law_word(part)
@@ -291,6 +294,32 @@ def law_sentence(laws: pd.DataFrame) -> str:
     return (
         f"bend b in the budget, recency policies. {'; '.join(parts)}; {documents_behind(ours, 'b')}"
     )
+
+
+# --- for the page ---------------------------------------------------------------------------------
+
+
+def side_by_side(table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """Estimates of recency policies with both distances side by side: a row a table and policy."""
+    ours = titled(placed(table[table["policy"].isin(RECENCY)]))
+    keys = ["where", "policy", "distance"]
+    wide = worded(ours.set_index(keys)[columns]).unstack("distance", sort=False)
+    return wide.rename_axis(index=[None, None], columns=[None, None])
+
+
+def mean_table(means: pd.DataFrame) -> pd.DataFrame:
+    """Geometric means over budgets and tables: a row a protocol and policy, a column a distance."""
+    ours = titled(means[means["policy"].isin(RECENCY)])
+    keys = ["protocol", "policy", "distance"]
+    cells = {key: f"{over_tables(part):.2g}" for key, part in ours.groupby(keys, sort=False)}
+    wide = pd.Series(cells).unstack(sort=False)
+    return wide.rename_axis(index=[None, None], columns="geometric mean")
+
+
+def words(readings: dict[str, str]) -> pd.DataFrame:
+    """Readings "protocol, distance" → word as a table: a row a protocol, a column a distance."""
+    cells = {tuple(name.split(", ")): word for name, word in readings.items()}
+    return pd.Series(cells).unstack(sort=False).rename_axis(index=None, columns="word")
 
 
 # --- verdicts; without a measurement each is "to come" --------------------------------------------
@@ -353,29 +382,36 @@ AT = 256  # entries, where a sentence speaks of one budget
 
 
 def facts(
-    rows: pd.DataFrame, foretold: pd.DataFrame, ratio: pd.DataFrame, laws: pd.DataFrame
+    rows: pd.DataFrame,
+    foretold: pd.DataFrame,
+    ratio: pd.DataFrame,
+    means: pd.DataFrame,
+    laws: pd.DataFrame,
 ) -> dict[str, str]:
     """Name → text of every value that the page glues.
 
-    `rows` are the stored ones; the others are what `predictions`, `policy_rows.ratios` and
-    `budget_laws` make of them.
+    `rows` are the stored ones; the others are what `policy_laws.contests` (of policies online),
+    `policy_rows.ratios` and `policy_laws.mean_ratios` (in each distance, `by_distance`) and
+    `policy_laws.budget_laws` make of them.
     """
     said = {
         "foretold": prediction_sentence(foretold),
-        "retention": retention_sentence(ratio),
+        "retention": retention_sentence(ratio, means),
         "laws": law_sentence(laws),
     }
     scored = _example(rows, protocol="reencode")["position"].unique()
+    least, most = (f"{end:.0f}" for end in ORDERS)
     return {
         "verdict-c10": prediction_rule(foretold),
-        "verdict-c11": retention_rule(ratio),
+        "verdict-c11": retention_rule(ratio, means),
         "verdict-c12": law_rule(laws),
         **{name: text[:1].upper() + text[1:] for name, text in said.items()},
-        "foretold-limit": str(FORETOLD),
-        "orders": f"{ORDERS:.0f}",
+        **{"orders-least": least, "orders-most": most, "ten": f"{ONE_ORDER:.0f}"},
+        **{"foretold-limit": str(FORETOLD), "small-bend": str(SMALL_BEND)},
         "every": str(np.diff(np.sort(scored)).min()),
         **_protocol_facts(rows),
         **_baseline_facts(rows, ratio),
+        **_contest_facts(foretold),
         **_loss_facts(rows),
     }
 
@@ -414,14 +450,30 @@ def _protocol_facts(rows: pd.DataFrame) -> dict[str, str]:
 
 
 def _baseline_facts(rows: pd.DataFrame, ratio: pd.DataFrame) -> dict[str, str]:
-    """The sliding window at the largest budget, and the fairer baseline."""
+    """The sliding window at the largest budget, random retention in TV, and the fairer baseline."""
     fair = fair_ratios(rows)
-    long = _example(ratio, protocol="online", policy=SLIDING, budget=1024)
+    long = _example(ratio, protocol="online", policy=SLIDING, budget=1024, distance="KL")
+    lost = _example(rows, protocol="online", policy=RANDOM, budget=AT)["tv"].mean()
     return {
         "bare-1024": f"{long['ratio'].item():.2g}",
+        "tv-random": f"{lost:.2g}",
+        "tv-needed": f"{lost / 100:.1g}",
         "fair-online": f"{fair['online']:.2g}",
         "fair-prefill": f"{fair['prefill']:.2g}",
     }
+
+
+def _contest_facts(foretold: pd.DataFrame) -> dict[str, str]:
+    """Tables where the law holds for sinks with recent tokens, and the exponential's misses."""
+    ours = online_recency(foretold)
+    counts = {}
+    for distance, part in ours[ours["policy"] == SINKS].groupby("distance", sort=False):
+        holding = outcomes(part).count("holds")
+        counts[f"holds-{distance.lower()}"] = f"{holding} of {len(part)}"
+        counts[f"off-{distance.lower()}"] = "{:.2g} to {:.2g}".format(
+            *extremes(part["exponential"])
+        )
+    return counts
 
 
 def _loss_facts(rows: pd.DataFrame) -> dict[str, str]:

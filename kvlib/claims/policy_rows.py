@@ -60,9 +60,7 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(table, columns=[*KEYS, *columns])
 
 
-def ratios(
-    rows: pd.DataFrame, baseline: str = RANDOM, value: str = "kl_nats"
-) -> pd.DataFrame:
+def ratios(rows: pd.DataFrame, baseline: str = RANDOM, value: str = "kl_nats") -> pd.DataFrame:
     """How many times the distortion of a baseline is that of each policy, at equal budget.
 
     Columns: `KEYS`, `ratio` (an `fit.Estimate`, paired over the documents both were run on).
@@ -83,9 +81,7 @@ def kept(policy: str, budget: np.ndarray) -> np.ndarray:
     return np.asarray(budget, dtype=float) - sinks_of(policy)
 
 
-def curve(
-    rows: pd.DataFrame, besides_sinks: bool = True, value: str = "kl_nats"
-) -> fit.Curve:
+def curve(rows: pd.DataFrame, besides_sinks: bool = True, value: str = "kl_nats") -> fit.Curve:
     """The rows of one model, text, protocol and policy as a curve over the tokens kept.
 
     Sinks are not counted, for a suffix that is compared has none; without `besides_sinks` the
@@ -108,9 +104,7 @@ def curve(
     )
 
 
-def budget_curves(
-    rows: pd.DataFrame, value: str = "kl_nats"
-) -> dict[tuple[str, ...], fit.Curve]:
+def budget_curves(rows: pd.DataFrame, value: str = "kl_nats") -> dict[tuple[str, ...], fit.Curve]:
     """(model, corpus, protocol, policy) → curve over budgets, where enough were measured."""
     return {
         key: data

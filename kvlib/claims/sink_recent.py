@@ -112,7 +112,8 @@ def sentence(same: pd.DataFrame) -> str:
     parts = []
     for name in READINGS:
         slopes = ", ".join(
-            f"{where} {item:.2g}" for where, item in zip(placed(same)["where"], same[name])
+            f"{where} {item:.2g}"
+            for where, item in zip(placed(same)["where"], same[name], strict=True)
         )
         parts.append(f"{name}: {slopes}")
     return (
@@ -138,12 +139,12 @@ def judge(folder: Path = store.DATA) -> tuple[Verdict, ...]:
         *figures_of(
             same, {"suffix": "exponent α"}, distance="KL", protocol="reencode", policy="suffix"
         ),
-        *figures_of(same, {"difference": "fitted exponents, suffix - policy"}, distance="KL", **where),
+        *figures_of(
+            same, {"difference": "fitted exponents, suffix - policy"}, distance="KL", **where
+        ),
     ]
     return (
-        Verdict(
-            CLAIM, rule(same), sentence(same), rule_text(rule), tuple(figures), readings(same)
-        ),
+        Verdict(CLAIM, rule(same), sentence(same), rule_text(rule), tuple(figures), readings(same)),
     )
 
 
@@ -163,6 +164,9 @@ def facts(
     closed = rows[rows["policy"] == CLOSED_UP]
     return {
         "verdict-c4": rule(same),
+        **dict(
+            zip(("reading-kl", "reading-tv", "reading-half"), readings(same).values(), strict=True)
+        ),
         "margin": str(fit.MARGIN),
         "differences": sentence(same),
         "n-docs": str(same["documents"].min()),

@@ -12,9 +12,10 @@ def matched_slope(above: Curve, below: Curve, power: float = 1) -> Estimate:
     """Slope of log(above^power / below) on log w, over the windows of `above` that `below` covers.
 
     Positive where `above` falls more slowly: the exponent of `below` less that of `above`, whatever
-    the laws are; with a `power`, less `power` times that of `above`. `below` is read between its windows on a straight line of log value on log w;
-    windows count the same. Both have the same documents, and each is left out of both at once
-    (jackknife-t). Raises ValueError for other numbers of documents or fewer than 3 windows.
+    the laws are; with a `power`, less `power` times that of `above`. `below` is read between its
+    windows on a straight line of log value on log w; windows count the same. Both have the same
+    documents, and each is left out of both at once (jackknife-t). Raises ValueError for other
+    numbers of documents or fewer than 3 windows.
     """
     if above.n_documents != below.n_documents:
         raise ValueError(
@@ -45,6 +46,6 @@ def covered(above: Curve, below: Curve) -> np.ndarray:
 
 
 def log_gap(above: Curve, below: Curve, power: float = 1) -> np.ndarray:
-    """log(above^power / below) at the windows of `above`; beyond the ends of `below` its end counts."""
+    """log(above^power / below) at the windows of `above`; beyond its ends `below` stays."""
     log = np.interp(np.log(above.window), np.log(below.window), np.log(below.mean))
     return power * np.log(above.mean) - log

@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 from studies import estimates, finite, rows_of, suffix_rows
 
-from kvlib import claims
-from kvlib.fit import Estimate
+from kvlib import claims, fit
 
 
 def test_equal_exponents_are_found_equal_and_others_not():
@@ -17,7 +16,8 @@ def test_equal_exponents_are_found_equal_and_others_not():
         law = finite(alpha)
         rows = rows_of(lambda b, law=law: law(b - 4), "sinks", spread=0.01)
         same = claims.sink_recent.same_exponent(rows, suffix, "sinks", "online")
-        assert same["difference"].iloc[0].value == pytest.approx(alpha - 0.6, abs=0.08)
+        assert same["difference"].iloc[0].value == pytest.approx(0.6 - alpha, abs=0.08)
+        assert set(claims.sink_recent.readings(same).values()) == {verdict}
         assert claims.sink_recent.rule(same) == verdict
 
 
@@ -30,16 +30,36 @@ def test_equal_exponents_are_found_equal_and_others_not():
     ],
 )
 def test_the_verdict_on_sinks_is_a_test_of_equivalence(differences, word):
-    same = pd.DataFrame({"difference": estimates(*differences)})
+    same = pd.DataFrame(dict.fromkeys(claims.sink_recent.READINGS, estimates(*differences)))
     assert claims.sink_recent.rule(same) == word
 
 
+def test_the_verdict_is_the_word_that_the_readings_share():
+    near, far = estimates((-0.05, 0, 0.05)), estimates((0.2, 0.3, 0.4))
+    same = pd.DataFrame({"KL": far, "TV": near, claims.sink_recent.HALF: near})
+    assert list(claims.sink_recent.readings(same).values()) == [
+        "not reproduced",
+        *["reproduced"] * 2,
+    ]
+    assert claims.sink_recent.rule(same) == "partly"
+
+
+def test_half_of_kl_is_held_against_tv():
+    """A TV that is no root of KL: its exponent is that of KL, not half."""
+    law = finite(0.6)
+    rows = rows_of(lambda b: law(b - 4), "sinks", spread=0.01)
+    linear = suffix_rows(0.6).assign(tv=lambda table: table["kl_nats"] / 10)
+    same = claims.sink_recent.same_exponent(rows, {("m", "c"): linear}, "sinks", "online")
+    found = same[claims.sink_recent.HALF].item()
+    wanted = fit.matched_slope(*(claims.policy_rows.curve(rows), fit.curve(linear)), 0.5)
+    assert found == wanted and found.value > 0.3  # half of KL's exponent is the smaller one
+
+
 def test_no_exponent_is_not_the_same_exponent():
-    same = pd.DataFrame({"difference": [Estimate(0.0, -0.01, 0.01, 16, flat=True)]})
-    assert claims.sink_recent.rule(same) == "not reproduced"
     flat = rows_of(lambda b: 0.5 + 0 * b, "sinks", spread=0.01)
     suffix = {("m", "c"): suffix_rows(0.6)}
     found = claims.sink_recent.same_exponent(flat, suffix, "sinks", "online")
+    assert claims.sink_recent.rule(found) == "not reproduced"
     assert str(found["difference"].item()) == str(found["policy"].item()) == "no exponent"
 
 
@@ -57,13 +77,14 @@ def test_exponents_are_compared_on_the_documents_of_that_policy():
 
 
 def test_without_a_measurement_the_verdict_is_to_come(tmp_path):
-    assert claims.sink_recent.rule(pd.DataFrame({"difference": []})) == "to come"
+    assert claims.sink_recent.rule(pd.DataFrame({"KL": []})) == "to come"
     assert claims.sink_recent.judge(tmp_path)[0].word == "to come"
 
 
 def test_the_sentence_names_the_table_and_counts_documents():
     row = {"model": "m", "corpus": "c", "documents": 16}
-    same = pd.DataFrame([row | {"difference": estimates((-0.2, -0.1, 0.0))[0]}])
+    slopes = dict.fromkeys(claims.sink_recent.READINGS, estimates((-0.2, -0.1, 0.0))[0])
+    same = pd.DataFrame([row | slopes])
     said = claims.sink_recent.sentence(same)
     assert "m on c \u22120.1 [\u22120.2,\u00a00]" in said and said.endswith(
         "16 or more documents each"

@@ -53,6 +53,12 @@ def test_the_slope_is_that_of_polyfit_without_each_document_in_turn():
     assert found.high - found.value == pytest.approx(half, rel=1e-9)
 
 
+def test_a_power_of_the_one_curve_is_held_against_the_other():
+    at = np.array([12.0, 60.0, 252.0])
+    pair = curve_of(at**-0.8, at, spread=0), curve_of(WINDOWS**-0.3, WINDOWS, spread=0)
+    assert fit.matched_slope(*pair, power=0.5).value == pytest.approx(0.3 - 0.4, abs=1e-12)
+
+
 def test_windows_that_the_other_curve_lacks_do_not_count():
     lag = np.array([2.0, 12, 60, 252, 1020])
     wild = np.array([99.0, 1, 1, 1, 99])
