@@ -57,7 +57,7 @@ def suffixes() -> dict[tuple[str, str], pd.DataFrame]:
 @pytest.fixture(scope="session")
 def foretold(rows, suffixes) -> pd.DataFrame:
     """What the law of suffixes foretells for each policy, in each protocol."""
-    return claims.policies.predictions(rows, suffixes)
+    return claims.policy_laws.predictions(rows, suffixes)
 
 
 # --- index ----------------------------------------------------------------------------------------
@@ -748,16 +748,26 @@ def test_sink_recent_over_all_models_texts_and_budgets_a_missing_sink_costs(cost
     assert all(item.low > 1 for item in costs["ratio"])
 
 
-def test_sink_recent_on_smollm2_and_the_bible_the_caches_exponent_is_surely_smaller(same):
-    gaps = same.set_index(["model", "corpus"])["difference"]
-    assert gaps[MODEL, CORPUS].high < -fit.MARGIN
+def test_sink_recent_in_tv_the_exponents_agree_on_every_table_to_within_the_margin(same):
+    assert claims.sink_recent.readings(same)["TV"] == "reproduced"
 
 
-def test_sink_recent_on_the_other_two_that_difference_is_neither_seen_nor_excluded(same):
-    gaps = same.set_index(["model", "corpus"])["difference"]
-    certain = gaps.pop((MODEL, CORPUS))
-    assert len(gaps) == 2
-    assert all(item.low < certain.value and item.high > -fit.MARGIN for item in gaps)
+def test_sink_recent_in_kl_they_surely_differ_but_not_in_one_direction(same):
+    slopes = same.set_index(["model", "corpus"])["KL"]
+    assert all(item.low > 0 for item in slopes[MODEL]) and slopes["gemma3-270m"].item().high < 0
+
+
+def test_sink_recent_on_two_it_is_open_whether_by_more_than_the_margin(same):
+    ends = [(min(abs(x.low), abs(x.high)), max(abs(x.low), abs(x.high))) for x in same["KL"]]
+    assert sum(least < fit.MARGIN < most for least, most in ends) == 2 == len(ends) - 1
+
+
+def test_sink_recent_tv_would_have_shown_half_the_margin_as_no_difference_and_kl_may_not(same):
+    chances = claims.chances.same_exponent(same).set_index(["reading", "truth"])
+    assert chances.loc[("TV", 0.05), "reproduced"] > 0.95
+    assert 0.1 < chances.loc[("KL", 0.05), "reproduced"] < 0.9
+    twice = chances.xs(2 * fit.MARGIN, level="truth")
+    assert (twice["not reproduced"] > 0.95).all()
 
 
 def test_sink_recent_with_few_entries_better_than_re_reading_with_many_worse(foretold):
@@ -789,8 +799,25 @@ def ratio(rows) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="session")
-def laws(rows) -> pd.DataFrame:
-    return claims.policies.budget_laws(rows)
+def recency(rows) -> pd.DataFrame:
+    return rows[rows["policy"].isin([SINKS, SLIDING])]
+
+
+@pytest.fixture(scope="session")
+def contests(recency, suffixes) -> pd.DataFrame:
+    return claims.policy_laws.contests(recency[recency["protocol"] == "online"], suffixes)
+
+
+@pytest.fixture(scope="session")
+def in_both(rows) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Ratios and geometric means of random retention to each policy, in KL and in TV."""
+    make = claims.policy_rows.ratios, claims.policy_laws.mean_ratios
+    return tuple(claims.policies.by_distance(one, rows, RANDOM) for one in make)
+
+
+@pytest.fixture(scope="session")
+def laws(recency) -> pd.DataFrame:
+    return claims.policy_laws.budget_laws(recency)
 
 
 @pytest.fixture(scope="session")
@@ -802,8 +829,8 @@ def online_of(table: pd.DataFrame, policy: str) -> pd.DataFrame:
     return table[(table["protocol"] == "online") & (table["policy"] == policy)]
 
 
-def test_the_facts_of_policies_are_what_its_prose_glues(rows, foretold, ratio, laws):
-    facts = claims.policies.facts(rows, foretold, ratio, laws)
+def test_the_facts_of_policies_are_what_its_prose_glues(rows, contests, in_both, laws):
+    facts = claims.policies.facts(rows, contests, *in_both, laws)
     assert_all_is_said("notebooks/policies", facts)
 
 
@@ -859,33 +886,68 @@ def test_policies_for_key_norm_they_change_much(steps):
     assert (steps.loc["key-norm", "most"] < 0.7).all()
 
 
-def test_policies_with_sinks_the_law_comes_close_on_smollm2_and_less_so_on_gemma(foretold):
-    where = claims.policies.holds(foretold).set_index(["policy", "model"])["holds"]
-    assert where[SINKS, MODEL].all()
-    off = [
-        max(abs(np.log(item.value)) for item in online_of(part, SINKS)["factor"])
-        for _, part in sorted(foretold.groupby("model"))
-    ]
-    gemma, smollm2 = off
-    assert gemma > smollm2
+def test_policies_in_kl_with_sinks_it_misses_by_most_on_gemma(contests):
+    ours = online_of(contests, SINKS)
+    kl = ours[ours["distance"] == "KL"].set_index("model")["law"].map(lambda item: item.value)
+    assert kl["gemma3-270m"] > kl[MODEL].max()
 
 
-def test_policies_without_sinks_it_fails_and_by_more_and_more_as_the_budget_grows(foretold):
-    assert not claims.policies.holds(foretold).set_index("policy")["holds"][SLIDING].any()
+def test_policies_up_to_sixteen_times_as_many(rows):
+    assert rows["budget"].max() == 16 * claims.policy_laws.LONGEST
+
+
+def test_policies_the_exponential_misses_by_more_and_that_is_the_evidence(contests):
+    assert all(item.low > 1 for item in contests["lead"])
+    ours = online_of(contests, SINKS)
+    assert all(item.low > 10 for item in ours["exponential"])
+
+
+def test_policies_without_sinks_it_fails_and_by_more_and_more_as_the_budget_grows(
+    contests, foretold
+):
+    assert set(claims.policies.outcomes(online_of(contests, SLIDING))) == {"fails"}
     for _, part in online_of(foretold, SLIDING).groupby(["model", "corpus"]):
         factors = [item.value for item in part.sort_values("budget")["factor"]]
         assert factors == sorted(factors) and factors[0] > claims.policies.FORETOLD
 
 
-def test_policies_with_sinks_a_power_law_is_as_good_a_description_as_any_of_the_three(laws):
-    ours = online_of(laws, SINKS)
-    for rival in ("exponential", "stretched"):  # neither is surely better
-        assert all(item.high > 1 for item in ours[rival])
+def test_policies_two_orders_of_magnitude_can_hardly_be_a_tv(in_both):
+    means = in_both[1]
+    tv = means[(means["distance"] == "TV") & means["policy"].isin([SINKS, SLIDING])]
+    assert all(item.high < claims.policies.ONE_ORDER for item in tv["ratio"])
 
 
-def test_policies_without_sinks_it_is_none(laws):
-    ours = online_of(laws, SLIDING)
-    assert all(item.high < 1 for item in ours["stretched"])
+def test_policies_tokens_that_are_re_encoded_lose_by_a_power_law(laws):
+    readings = claims.policies.law_readings(laws)
+    assert readings["reencode, KL"] == readings["reencode, TV"] == "reproduced"
+
+
+def test_policies_online_nothing_falls_geometrically(laws):
+    assert all(item.high < 1 for item in laws[laws["protocol"] == "online"]["b"])
+
+
+def test_policies_without_sinks_smollm2_falls_to_a_floor_with_sinks_gemma_bends_the_other_way(laws):
+    bare = online_of(laws, SLIDING).set_index("model")["b"][MODEL]
+    assert len(bare) == 4 and all(item.high < 0 for item in bare)
+    gemma = online_of(laws, SINKS).set_index("model").loc[["gemma3-270m"]]
+    assert len(gemma) == 2 and all(0 < item.low and item.high < 1 for item in gemma["bracket"])
+
+
+def test_policies_a_hundredfold_would_have_been_seen_for_certain(in_both):
+    chances = claims.chances.retention(*in_both, n=20).set_index("truth")
+    assert (chances.loc[100.0, "reproduced"] == 1).all()
+
+
+def test_policies_a_power_law_is_a_matter_of_luck_an_exponential_would_be_found_out(laws):
+    chances = claims.chances.budget_laws(laws, n=60).set_index("truth")
+    assert (chances.loc[0.0, "reproduced"] < 0.9).all()
+    assert (chances.loc[1.0, "not reproduced"] > 0.9).all()
+
+
+def test_policies_in_kl_only_a_law_much_better_than_it_needs_to_be_would_surely_hold(contests):
+    chances = claims.chances.predictions(contests, n=60).set_index(["distance", "truth"])
+    assert chances.loc[("KL", 1.2), "reproduced"] < 0.5 < chances.loc[("TV", 1.2), "reproduced"]
+    assert chances.loc[("KL", 1.05), "reproduced"] > chances.loc[("KL", 1.2), "reproduced"]
 
 
 def test_policies_per_token_divergence_is_heavy_tailed(rows):

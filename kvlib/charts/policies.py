@@ -96,7 +96,7 @@ def ranking_rows(summary: pd.DataFrame) -> pd.DataFrame:
 def curves(summary: pd.DataFrame, foretold: pd.DataFrame) -> Explorer:
     """Distortion against budget beside what the law of suffixes foretells; setting and policy.
 
-    The tables are what `kvlib.claims.policy_rows.summary` and `kvlib.claims.policy_laws.predictions`
+    The tables are what `policy_rows.summary` and `policy_laws.predictions` of `kvlib.claims`
     return. Policies that some setting lacks are drawn, and can't be chosen.
     """
     table = curve_rows(summary, foretold)

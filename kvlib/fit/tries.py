@@ -15,8 +15,8 @@ from kvlib.fit.estimate import Estimate, exponential_of
 def p_above(item: Estimate, bound: float) -> float:
     """One-sided p of "no more than `bound`", from a jackknife-t interval.
 
-    1 - p is that of "no less". It is below 0.025 where the 95% interval lies above the bound. Where the interval is symmetric in the
-    logarithm, take the logarithm of both first (`logarithm_of`).
+    1 - p is that of "no less". It is below 0.025 where the 95% interval lies above the bound. Where
+    the interval is symmetric in the logarithm, take that of both first (`logarithm_of`).
     """
     error = (item.high - item.low) / 2 / quantile(item.n_documents - 1)
     if error == 0:
