@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from beartype import BeartypeConf, BeartypeHintOverrides, beartype
+from beartype import BeartypeConf, FrozenDict, beartype
 
 held = beartype(
     conf=BeartypeConf(
-        hint_overrides=BeartypeHintOverrides(
+        hint_overrides=FrozenDict(
             {int: int | np.integer, float: float | int | np.floating | np.integer}
         )
     )
