@@ -44,9 +44,18 @@ POLICIES = {  # by their keys: what the command line takes, and what rows and ma
     "random": PolicyName("random"),
     "random-sinks": PolicyName("4 sinks + random", n_sink=4),
     "random-heads": PolicyName("random, each head its own"),
+    "random-recent": PolicyName("random, half recent"),
+    "random-sinks-recent": PolicyName("4 sinks + random, half recent", n_sink=4),
+    "random-sinks-heads": PolicyName("4 sinks + random, each head its own", n_sink=4),
+    "random-heads-recent": PolicyName("random, each head its own, half recent"),
+    "random-sinks-heads-recent": PolicyName(
+        "4 sinks + random, each head its own, half recent", n_sink=4
+    ),
+    "random-heads-pinned": PolicyName("random, each head its own, half the beginning"),
     "random-closed-up": PolicyName("random, closed up"),
     "random-sinks-closed-up": PolicyName("4 sinks + random, closed up", n_sink=4),
     "h2o": PolicyName("heavy hitters (H2O)"),
+    "h2o-unprotected": PolicyName("heavy hitters, none protected"),
     "tova": PolicyName("TOVA"),
     "snapkv": PolicyName("SnapKV"),
     "key-norm": PolicyName("key norm"),

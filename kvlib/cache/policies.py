@@ -267,12 +267,15 @@ register(SlidingWindow(), SinkRecent(), SinkRecent(positions="cache"))
 
 @dataclass(frozen=True)
 class RandomRetention(Static):
-    """Random older entries, the newest, and the first `n_sink`: the baseline to beat.
+    """Random older entries, the newest, and the first ones: the baseline to beat.
 
     `online`: when the cache is full, one uniformly drawn older entry goes for each that comes, so
     an entry a tokens old (the query itself: 0) is still there with probability
     (1 - 1/(budget - n_sink))^a: it forgets like a soft window. `prefill` and `reencode`: a uniform
     draw out of the whole past.
+    Protected from the draw are the first `n_sink` and `pinned_share` of the budget more, and of the
+    newest `recent_share` of the budget, the query's own at least: with the same protection as a
+    policy that scores, what is left of a difference is the score's.
     `scope`: `"shared"` draws once for all layers and KV heads, `"heads"` for each layer and KV
     head (not in `reencode`, where tokens are kept). `positions`: in `reencode`, whether the kept
     tokens stand at their true positions or closed up (`"cache"`).
@@ -282,12 +285,20 @@ class RandomRetention(Static):
     n_sink: int = 0
     scope: Literal["shared", "heads"] = "shared"
     positions: Positions = "true"
+    recent_share: float = 0.0
+    pinned_share: float = 0.0
 
     @property
     def key(self) -> str:
         sinks = {0: "", 4: "-sinks"}.get(self.n_sink, f"-sinks-{self.n_sink}")
         heads = "-heads" if self.by_head else ""
-        return f"random{sinks}{heads}" + ("-closed-up" if self.closed_up else "")
+        shares = (("pinned", self.pinned_share), ("recent", self.recent_share))
+        kept = "".join(
+            f"-{name}" + ("" if share == 0.5 else f"-{100 * share:.0f}")
+            for name, share in shares
+            if share
+        )
+        return f"random{sinks}{heads}{kept}" + ("-closed-up" if self.closed_up else "")
 
     @property
     def by_head(self) -> bool:
@@ -306,34 +317,57 @@ class RandomRetention(Static):
             return ("online", "prefill")
         return ("reencode",) if self.closed_up else PROTOCOLS
 
+    @property
+    def least(self) -> int:
+        """What is protected, the query's own entry with it."""
+        budget = self.n_sink + 1
+        while self.first(budget) + self.newest(budget) > budget:
+            budget += 1
+        return budget
+
+    def first(self, budget: int) -> int:
+        """How many of the first entries stay."""
+        return self.n_sink + int(budget * self.pinned_share)
+
+    def newest(self, budget: int) -> int:
+        """How many of the newest entries stay, the query's own with them."""
+        return max(1, int(budget * self.recent_share))
+
     def kept(self, context: int, budget: int, rng: np.random.Generator) -> Kept:
         self.check(budget)
         if context <= budget:
             return np.arange(context)
-        drawn = rng.choice(context - 1 - self.n_sink, budget - 1 - self.n_sink, replace=False)
-        older = np.sort(drawn) + self.n_sink
-        return np.concatenate([np.arange(self.n_sink), older, [context - 1]])
+        first, newest = self.first(budget), self.newest(budget)
+        drawn = rng.choice(context - newest - first, budget - newest - first, replace=False)
+        older = np.sort(drawn) + first
+        return np.concatenate([np.arange(first), older, np.arange(context - newest, context)])
 
     def survivors(
         self, length: int, budget: int, rng: np.random.Generator
     ) -> Bool[np.ndarray, "tokens tokens"]:
         """As in the contract, by one draw a token: row by row, what went would come back."""
         self.check(budget)
-        room = budget - self.n_sink - 1  # places for older entries; the newest has its own
+        first, newest = self.first(budget), self.newest(budget)
+        room = budget - first - newest  # places for older entries
         seen = np.tri(length, dtype=bool)
-        older = np.arange(self.n_sink, self.n_sink + room)
+        older = np.arange(first, first + room)
         drawn = rng.integers(max(room + 1, 1), size=length)
-        for t in range(budget, length):  # t-1 joins the older ones, and one of them goes
+        for t in range(budget, length):  # t-newest joins the older ones, and one of them goes
             if drawn[t] < room:
-                older[drawn[t]] = t - 1
+                older[drawn[t]] = t - newest
             row = seen[t]
-            row[self.n_sink : t] = False
+            row[first : t - newest + 1] = False
             row[older] = True
         return seen
 
 
 register(RandomRetention(), RandomRetention(n_sink=4), RandomRetention(scope="heads"))
 register(RandomRetention(positions="cache"), RandomRetention(n_sink=4, positions="cache"))
+for scope in ("shared", "heads"):  # the same protection as sinks, as heavy hitters, as a prompt
+    register(RandomRetention(recent_share=0.5, scope=scope))
+    register(RandomRetention(n_sink=4, recent_share=0.5, scope=scope))
+register(RandomRetention(n_sink=4, scope="heads"))
+register(RandomRetention(pinned_share=0.5, scope="heads"))
 
 
 # --- scored policies: attention and keys decide ---------------------------------------------
@@ -349,7 +383,11 @@ class HeavyHitter(Stepwise):
     """
 
     recent_share: float = 0.5
-    key: ClassVar[str] = "h2o"
+
+    @property
+    def key(self) -> str:
+        share = {0.5: "", 0: "-unprotected"}.get(self.recent_share)
+        return "h2o" + (f"-{100 * self.recent_share:.0f}" if share is None else share)
 
     def protected(self, budget: int) -> int:
         """Newest entries that stay whatever their score."""
@@ -372,7 +410,7 @@ class HeavyHitter(Stepwise):
         return sums[:, targets - 1]
 
 
-register(HeavyHitter())
+register(HeavyHitter(), HeavyHitter(recent_share=0))
 
 
 @dataclass(frozen=True)
