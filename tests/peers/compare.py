@@ -176,7 +176,7 @@ def our_answers(
     Without a policy of ours, `law` and `kept` are kvpress' own choice as well.
     """
     target = np.array([len(ids) - 1])
-    scored = protocols.to_score({c.ours for c in cases if c.ours}, "prefill")
+    scored = protocols.to_score([c.ours for c in cases if c.ours], "prefill")
     full = protocols.FullPass(lm, torch.from_numpy(ids), target, scored)
     reference = law(lm, full.states[target])
     for case, entries in zip(cases, peer_kept, strict=True):
