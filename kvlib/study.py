@@ -81,6 +81,9 @@ KINDS = {
         docs=2,
         device="cpu",
     ),
+    "bends": Kind(
+        "claims.bends", {"studies": 500, "first": 8, "truths": [0.0, 0.3, 1.0], "seed": 0}, 12
+    ),
     "calibration": Kind("fit.calibration", {"studies": 1000, "resamples": 1000, "seed": 0}, 12),
 }
 

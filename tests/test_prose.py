@@ -191,9 +191,97 @@ def signs() -> pd.DataFrame:
     return claims.sensitivity.nested_summary(store.load_table(path))
 
 
-def test_sensitivity_every_value_of_the_page_is_a_fact(curves, decay, drift, slopes, signs):
-    facts = claims.sensitivity.facts(curves, decay, drift, slopes, signs)
+@pytest.fixture(scope="session")
+def both_distances() -> dict[str, dict[tuple[str, str], fit.Curve]]:
+    return claims.sensitivity.both_distances()
+
+
+@pytest.fixture(scope="session")
+def bent(both_distances) -> pd.DataFrame:
+    return claims.sensitivity.bends(both_distances)
+
+
+@pytest.fixture(scope="session")
+def powers(both_distances) -> pd.DataFrame:
+    return claims.sensitivity.exponents(both_distances)
+
+
+@pytest.fixture(scope="session")
+def strong(both_distances) -> pd.DataFrame:
+    return claims.sensitivity.strengths(both_distances)
+
+
+def test_sensitivity_every_value_of_the_page_is_a_fact(
+    both_distances, bent, powers, decay, drift, slopes, signs
+):
+    facts = claims.sensitivity.facts(both_distances, bent, powers, decay, drift, slopes, signs)
     assert_all_is_said("notebooks/sensitivity", facts)
+
+
+def test_index_the_exponents_are_those_of_the_page_on_sensitivity(powers):
+    assert glued("book/index") < claims.sensitivity.alpha_facts(powers).keys()
+
+
+def test_sensitivity_kl_falls_up_to_twice_as_fast_as_tv_whatever_the_text(powers):
+    pairs = zip(powers["KL, plain"], powers["TV, plain"], strict=True)
+    assert all(1 < kl.value / tv.value <= 2 for kl, tv in pairs)
+
+
+def test_sensitivity_the_exponential_is_far_away_either_way(bent):
+    judged = claims.sensitivity.starting_at(bent)
+    assert all(item.high < 0.5 for item in [*judged["plain"], *judged["reference"]])
+
+
+def test_sensitivity_fitted_late_two_octaves_of_seven_are_gone(bible):
+    early, late = (bible.between(first) for first in (8, claims.sensitivity.FIRSTS[-1]))
+    assert np.log2(late.first[0] / early.first[0]) == pytest.approx(2, abs=0.2)
+    assert np.log2(early.last[-1] / early.first[0]) == pytest.approx(7, abs=0.3)
+
+
+def test_sensitivity_fitted_late_fewer_are_a_power_law_and_some_are_surely_bent(bent):
+    counts = claims.sensitivity.counted(bent).groupby("from").sum(numeric_only=True)
+    early, late = counts.iloc[0], counts.iloc[-1]
+    assert late["power law"] < early["power law"] and late["surely bent"] > 0
+    assert late["not geometric"] == early["not geometric"] == late["tables"]
+
+
+def test_sensitivity_what_speaks_for_the_correction_is_its_strength_most_of_all_in_tv(strong):
+    held = {
+        distance: [item.low <= 1 <= item.high for item in part["λ"]]
+        for distance, part in strong.groupby("distance")
+    }
+    surely = {
+        distance: sum(item.low > 0 for item in part["λ"])
+        for distance, part in strong.groupby("distance")
+    }
+    assert all(held["TV"]) and surely["TV"] > surely["KL"] > 0
+
+
+def test_sensitivity_not_knowing_the_strength_widens_the_exponents_interval(strong):
+    wider = [
+        (free.high - free.low) / (fixed.high - fixed.low)
+        for free, fixed in zip(strong["free"], strong["fixed"], strict=True)
+    ]
+    assert np.median(wider) > 1
+
+
+def test_sensitivity_the_references_are_of_one_to_two_and_of_two_to_three_thousand_tokens():
+    for study, least, most in (("suffix", 1000, 2048), ("sensitivity", 2000, 3072)):
+        for path in store.stored(study).values():
+            context = store.load_table(path)["context"]
+            assert least <= context.min() and context.max() <= most
+
+
+def test_sensitivity_the_windows_of_both_references_are_257_to_512():
+    longer = claims.sensitivity.longer_references()
+    assert len(longer) >= 3 and set(longer["windows"]) == {"257 to 512"}
+
+
+def test_sensitivity_texts_differ_by_more_than_documents_do(powers):
+    for column in ("KL, corrected", "TV, root law"):
+        between = claims.sensitivity.of_texts(powers, column)
+        widths = [item.high - item.low for item in powers[column]]
+        assert between.high - between.low > max(widths)
 
 
 def test_sensitivity_at_a_hundred_sentences_one_reader_still_misses_one_question_in_ten():

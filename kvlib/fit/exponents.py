@@ -76,15 +76,15 @@ def summaries(kinds: dict[str, dict[tuple[str, str], Curve]], min_window: float)
     """Curves of several divergences, models and corpora as one table for a chart.
 
     `kinds` maps a divergence's column name to (model, corpus) → curve; the fitted law is the
-    finite-context power law on windows of at least `min_window`. Rounded to 4 digits.
+    finite-context power law, and of total variation its root law, on windows of at least
+    `min_window`.
     """
     tables = []
     for divergence, curves in kinds.items():
         for (model, corpus), data in curves.items():
             long = data.between(min_window)
-            law = fit_law(
-                "finite-context power", long.window, long.mean, long.weights, long.contexts
-            )
+            name = "root power" if divergence == "tv" else "finite-context power"
+            law = fit_law(name, long.window, long.mean, long.weights, long.contexts)
             table = summary(data, law)
             table.loc[table["first"] < min_window, "fit"] = np.nan
             tables.append(table.assign(model=model, corpus=corpus, divergence=divergence))
