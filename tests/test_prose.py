@@ -415,13 +415,49 @@ def far(curves) -> pd.DataFrame:
     return rows.assign(**{"stretched / finite": claims.extrapolation.duels(curves)})
 
 
-def test_extrapolation_every_value_of_the_page_is_a_fact(curves, far):
-    assert_all_is_said("notebooks/extrapolation", claims.extrapolation.facts(curves, far))
+@pytest.fixture(scope="session")
+def found_factors(both_distances) -> pd.DataFrame:
+    return claims.extrapolation.factors(both_distances)
 
 
-def test_extrapolation_its_interval_is_around_the_geometric_mean_over_tables(curves, far):
-    mean = claims.extrapolation.mean_ratio(curves)
-    assert mean.value == pytest.approx(fit.geometric_mean(far["exponential"]), rel=1e-9)
+@pytest.fixture(scope="session")
+def mean_factors(found_factors) -> pd.DataFrame:
+    return claims.extrapolation.summary(found_factors)
+
+
+@pytest.fixture(scope="session")
+def other_decays(both_distances) -> pd.DataFrame:
+    return claims.extrapolation.had_it_been(both_distances)
+
+
+def test_extrapolation_every_value_of_the_page_is_a_fact(
+    curves, far, found_factors, mean_factors, other_decays
+):
+    facts = claims.extrapolation.facts(curves, far, found_factors, mean_factors, other_decays)
+    assert_all_is_said("notebooks/extrapolation", facts)
+
+
+def test_extrapolation_its_factor_is_the_geometric_mean_over_tables(far, mean_factors):
+    first = mean_factors.iloc[0]
+    assert (first["distance"], first["error"]) == ("KL", "log")
+    mean = fit.geometric_mean(far["exponential"])
+    assert first["factor"].value == pytest.approx(mean, rel=1e-9)
+
+
+def test_extrapolation_more_than_ten_in_log_error_and_about_ten_in_the_others(mean_factors):
+    for row in mean_factors.itertuples():
+        if row.error == "log":
+            assert row.factor.low > 10
+        else:
+            assert row.factor.low < 10 and row.factor.value > 10**0.5
+
+
+def test_extrapolation_a_factor_of_ten_tells_a_power_law_from_an_exponential_alone(other_decays):
+    said = other_decays.set_index("b")
+    power, stretched, exponential = (said.loc[b] for b in (0.0, 0.3, 1.0))
+    assert exponential["not reproduced"] > 0.9 and power["not reproduced"] < 0.1
+    assert stretched["not reproduced"] < 0.5  # mostly not told from a power law
+    assert exponential["KL"] < 1 < stretched["KL"] < power["KL"]
 
 
 def test_extrapolation_the_exponential_is_short_by_a_factor_of_many_millions():

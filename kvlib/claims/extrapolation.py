@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +17,10 @@ from kvlib.claims.claim import (
     Verdict,
     figures_of,
     rule_text,
-    spread,
     stored_curves,
     to_come,
 )
-from kvlib.fit import extremes
+from kvlib.fit import extremes, studies
 
 CLAIM = Claim(
     "C3",
@@ -31,6 +32,10 @@ CLAIMS = (CLAIM,)
 
 SPLIT = 64  # the extrapolation page lets the reader choose another
 LAWS = ("power", "exponential", RIVAL, "finite-context power")
+DISTANCES = {"KL": "kl_nats", "TV": "tv"}  # by the columns that hold them
+ERRORS = ("log", "relative", "linear")
+ORDER, HALF = 10.0, 10**0.5  # "about ten times": from √10 to 10√10
+Curves = dict[tuple[str, str], fit.Curve]
 
 
 def contests(
@@ -70,70 +75,174 @@ def duels(
     ]
 
 
-def mean_ratio(
-    curves: dict[tuple[str, str], fit.Curve], split: float = SPLIT, min_window: int = MIN_WINDOW
+def factor(
+    data: fit.Curve, split: float = SPLIT, min_window: int = MIN_WINDOW, error: str = "log"
 ) -> fit.Estimate:
-    """Geometric mean over curves of the exponential's error over the power law's.
+    """The exponential's error beyond the split over the power law's; the interval leaves out one
+    document at a time, in the logarithm of the ratio."""
+    parts = data.between(min_window).leaving_out()
+    whole, *left = (_log_ratio(part, split, error) for part in parts)
+    return fit.exponential_of(fit.jackknife(whole, np.array(left)))
 
-    The interval leaves out one document at a time, and takes the curves as independent.
-    """
-    each = []
-    for data in curves.values():
-        whole, *left = (_log_ratio(part, split) for part in data.between(min_window).leaving_out())
-        each.append(fit.jackknife(whole, np.array(left)))
-    middle = np.mean([item.value for item in each])
-    half = np.sqrt(sum((item.high - item.value) ** 2 for item in each)) / len(each)
+
+def mean_factor(each: Iterable[fit.Estimate]) -> fit.Estimate:
+    """Geometric mean of the factors of several curves, taken as independent."""
+    logs = np.log([(item.value, item.high) for item in each])
+    middle = logs[:, 0].mean()
+    half = np.sqrt(np.sum((logs[:, 1] - logs[:, 0]) ** 2)) / len(logs)
     n = min(item.n_documents for item in each)
     return fit.exponential_of(fit.Estimate(middle, middle - half, middle + half, n))
 
 
-def _log_ratio(data: fit.Curve, split: float) -> float:
-    contest = fit.extrapolation(data, split, ("power", "exponential"), n_boot=2)
+def _log_ratio(data: fit.Curve, split: float, error: str) -> float:
+    contest = fit.extrapolation(data, split, ("power", "exponential"), n_boot=2, error=error)
     return float(np.log(contest.ratios["exponential"].value))
 
 
-def rule(rows: pd.DataFrame) -> str:
-    """C3. Reproduced: on every table the exponential's error is the larger one, interval above
-    one, and the geometric mean of the ratios is an order of magnitude, give or take half of one
-    (√10 or more). Partly: larger, but by less."""
+def both_distances(folder: Path = store.DATA) -> dict[str, Curves]:
+    """Distance → the stored curves."""
+    return {name: stored_curves(column, folder) for name, column in DISTANCES.items()}
+
+
+def factors(curves: dict[str, Curves], errors: tuple[str, ...] = ERRORS) -> pd.DataFrame:
+    """What C3 rests on, a row a distance, error and table: the `factor` of the exponential.
+
+    Columns: `distance, error, model, corpus, documents, exponential` (an `fit.Estimate`). An error
+    is of log D, of D in shares of what was measured, or of D itself.
+    """
+    rows = []
+    for (distance, tables), error in itertools.product(curves.items(), errors):
+        for (model, corpus), data in tables.items():
+            found = factor(data, error=error)
+            rows.append((distance, error, model, corpus, data.n_documents, found))
+    columns = ["distance", "error", "model", "corpus", "documents", "exponential"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def summary(rows: pd.DataFrame) -> pd.DataFrame:
+    """The factor and the word by `distance` and `error`: columns `factor` (the geometric mean),
+    `from` and `to` (the least and the largest of a table), `word`."""
+    found = []
+    for (distance, error), part in rows.groupby(["distance", "error"], sort=False):
+        least, most = extremes(part["exponential"])
+        mean = mean_factor(part["exponential"])
+        found.append((distance, error, mean, least, most, reading(part)))
+    return pd.DataFrame(found, columns=["distance", "error", "factor", "from", "to", "word"])
+
+
+def reading(rows: pd.DataFrame) -> str:
+    """The word of the tables of one distance and error."""
     if not all(ratio.low > 1 for ratio in rows["exponential"]):
         return "not reproduced"
-    return "reproduced" if fit.geometric_mean(rows["exponential"]) >= 10**0.5 else "partly"
+    mean = fit.geometric_mean(rows["exponential"])
+    return "reproduced" if ORDER / HALF <= mean <= ORDER * HALF else "partly"
 
 
-def sentence(rows: pd.DataFrame) -> str:
-    """The smallest and the largest ratio of errors of `contests`."""
-    return spread("error of exponential / power law", rows["exponential"], rows)
+def rule(rows: pd.DataFrame) -> str:
+    """C3, by the error of log D, in KL and in TV. Reproduced: on every table the exponential's
+    error is the larger one, 95% interval above one, and in either distance the geometric mean of
+    the ratios is an order of magnitude, give or take half of one: from √10 to 10√10. Partly: larger
+    on every table, but by less or by more. Not reproduced: not surely larger on some table. The
+    relative and the linear error have readings of their own."""
+    words = [reading(part) for _, part in rows[rows["error"] == ERRORS[0]].groupby("distance")]
+    if "not reproduced" in words:
+        return "not reproduced"
+    return "reproduced" if set(words) == {"reproduced"} else "partly"
+
+
+def readings(rows: pd.DataFrame) -> dict[str, str]:
+    """The word of each distance and error by itself."""
+    parts = rows.groupby(["distance", "error"], sort=False)
+    return {f"{distance}, {error} error": reading(part) for (distance, error), part in parts}
+
+
+def sentence(means: pd.DataFrame, rows: pd.DataFrame) -> str:
+    """The three factors in both distances, of a `summary`."""
+    said = [
+        f"{distance} "
+        + ", ".join(f"{row.factor:.2g} in {row.error} error" for row in part.itertuples())
+        for distance, part in means.groupby("distance", sort=False)
+    ]
+    tables = rows[["model", "corpus"]].drop_duplicates()
+    return (
+        f"error of exponential / power law beyond {SPLIT} tokens, geometric mean of {len(tables)} "
+        f"tables: {'; '.join(said)}; {rows['documents'].min()} or more documents each"
+    )
 
 
 def judge(folder: Path = store.DATA) -> tuple[Verdict, ...]:
     """The verdict on C3."""
-    curves = stored_curves(folder=folder)
-    if not curves:
+    curves = both_distances(folder)
+    if not curves["KL"]:
         return (to_come(CLAIM, rule),)
-    rows = contests(curves)
-    columns = {
-        name: f"error beyond {SPLIT} tokens, {law} / power law"
-        for name, law in (
-            ("exponential", "exponential"),
-            ("stretched", RIVAL),
-            ("finite", "finite-context power law"),
-        )
+    rows, where = factors(curves), {"protocol": "reencode"}
+    found = []
+    for (distance, error), part in rows.groupby(["distance", "error"], sort=False):
+        name = f"{error} error beyond {SPLIT} tokens, exponential / power law"
+        found += figures_of(part, {"exponential": name}, distance=distance, **where)
+    others = {
+        "stretched": f"log error beyond {SPLIT} tokens, {RIVAL} / power law",
+        "finite": f"log error beyond {SPLIT} tokens, finite-context power law / power law",
     }
-    figures = figures_of(rows, columns, distance="KL", protocol="reencode")
-    return (Verdict(CLAIM, rule(rows), sentence(rows), rule_text(rule), figures),)
+    figures = (*found, *figures_of(contests(curves["KL"]), others, distance="KL", **where))
+    said = sentence(summary(rows), rows)
+    return (Verdict(CLAIM, rule(rows), said, rule_text(rule), figures, readings(rows)),)
+
+
+def had_it_been(curves: dict[str, Curves], n: int = 10, seed: int = 0) -> pd.DataFrame:
+    """What the rule says of simulated studies of these designs, were all tables bent otherwise.
+
+    Studies are drawn around the law of a given bend b that comes nearest to each curve, against its
+    finite reference; the distances of a study share their random numbers. A row a truth: `b,
+    studies`, `KL` and `TV` (median of the geometric mean of the ratios in log error), and the
+    shares of the words.
+    """
+    words, rows = ["reproduced", "partly", "not reproduced"], []
+    for truth in studies.TRUTHS:
+        drawn = {
+            distance: {
+                key: list(
+                    _drawn(data.between(MIN_WINDOW), truth, distance == "TV", n, seed + place)
+                )
+                for place, (key, data) in enumerate(tables.items())
+            }
+            for distance, tables in curves.items()
+        }
+        said, means = [], []
+        for study in range(n):
+            one = {d: {key: of[study] for key, of in tables.items()} for d, tables in drawn.items()}
+            found = factors(one, ERRORS[:1])
+            said.append(rule(found))
+            means.append(found.groupby("distance")["exponential"].apply(fit.geometric_mean))
+        middle = pd.DataFrame(means).median().to_dict()
+        shares = {word: said.count(word) / n for word in words}
+        rows.append({"b": truth, "studies": n} | middle | shares)
+    return pd.DataFrame(rows)
+
+
+def _drawn(data: fit.Curve, truth: float, root: bool, n: int, seed: int) -> Iterator[fit.Curve]:
+    expected = studies.expectation(data, truth, bracket=True, root=root)
+    return studies.studies(data, expected, n, seed)
 
 
 # --- what the page says -------------------------------------------------------------------------
 
 
-def facts(curves: dict[tuple[str, str], fit.Curve], rows: pd.DataFrame) -> dict[str, str]:
-    """What the page's prose glues: of the stored curves and `rows` of their `contests`, which hold
-    the `duels` in a column `stretched / finite`."""
+def facts(
+    curves: Curves,
+    rows: pd.DataFrame,
+    found: pd.DataFrame,
+    means: pd.DataFrame,
+    other: pd.DataFrame,
+) -> dict[str, str]:
+    """What the page's prose glues: of the stored curves of KL and `rows` of their `contests`, which
+    hold the `duels` in a column `stretched / finite`; of the `factors` found in both distances,
+    their `summary`, and what `had_it_been` says of `other` truths."""
     lowest, highest = extremes(rows["exponential"])
     return {
-        "verdict-c3": rule(rows),
-        "mean-ratio": f"{mean_ratio(curves):.2g}",
+        "verdict-c3": rule(found),
+        **_factor_facts(means),
+        **_other_facts(other),
         "low-ratio": f"{lowest}",
         "high-ratio": f"{highest}",
         "split": f"{SPLIT}",
@@ -144,6 +253,26 @@ def facts(curves: dict[tuple[str, str], fit.Curve], rows: pd.DataFrame) -> dict[
         "fair-open": f"{_holding_one(rows['stretched / finite'])} of {len(rows)}",
         **_finite_facts(rows["finite"]),
     }
+
+
+def _factor_facts(means: pd.DataFrame) -> dict[str, str]:
+    """The three factors of both distances, and their words."""
+    found = {}
+    for row in means.itertuples():
+        key = f"{row.distance.lower()}-{row.error}"
+        found |= {f"mean-{key}": f"{row.factor:.2g}", f"word-{key}": row.word}
+    return found
+
+
+def _other_facts(other: pd.DataFrame) -> dict[str, str]:
+    """What the rule says, were the decay another: its commonest word for each bend."""
+    words, found = list(other.columns[-3:]), {"n-studies": f"{other['studies'].min()}"}
+    for row in other.to_dict("records"):
+        common = max(words, key=lambda word: row[word])
+        key = {0.0: "power", 1.0: "exponential"}.get(row["b"], "stretched")
+        found[f"said-{key}"] = f"{common} in {100 * row[common]:.0f}%"
+        found[f"factor-{key}"] = f"{row['KL']:.2g}"
+    return found | {"stretched-b": f"{other['b'].iloc[1]:g}"}
 
 
 def _finite_facts(ratios: pd.Series) -> dict[str, str]:

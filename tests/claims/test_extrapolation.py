@@ -1,4 +1,4 @@
-"""C3: the rule both ways, its mean ratio by a second route, facts that follow any tables."""
+"""C3: the rule's words, its mean factor by a second route, facts that follow any tables."""
 
 from __future__ import annotations
 
@@ -18,27 +18,67 @@ def ratio(value, low, high):
     ("first", "second", "expected"),
     [
         (ratio(10, 5, 20), ratio(4, 2, 8), "reproduced"),
-        (ratio(2, 1.5, 3), ratio(3, 2, 4), "partly"),
+        (ratio(2, 1.5, 3), ratio(3, 2, 4), "partly"),  # less than about ten
+        (ratio(60, 20, 80), ratio(40, 20, 80), "partly"),  # more than about ten
         (ratio(20, 5, 50), ratio(1.5, 0.8, 4), "not reproduced"),
     ],
 )
-def test_extrapolation_needs_an_order_of_magnitude_on_every_table(first, second, expected):
-    rows = pd.DataFrame({"exponential": [first, second]})
+def test_about_ten_times_has_a_floor_and_a_ceiling_on_every_table(first, second, expected):
+    rows = pd.DataFrame({"distance": "KL", "error": "log", "exponential": [first, second]})
     assert claims.extrapolation.rule(rows) == expected
+    assert claims.extrapolation.readings(rows) == {"KL, log error": expected}
+
+
+def test_the_rule_asks_both_distances_and_the_log_error_alone():
+    ten, more, none = ratio(10, 5, 20), ratio(60, 20, 80), ratio(1, 0.5, 2)
+    rows = [
+        *(("KL", "log", ten), ("TV", "log", ten)),
+        *(("KL", "linear", more), ("TV", "linear", none)),
+    ]
+    table = pd.DataFrame(rows, columns=["distance", "error", "exponential"])
+    assert claims.extrapolation.rule(table) == "reproduced"
+    for other, word in ((more, "partly"), (none, "not reproduced")):
+        table.at[1, "exponential"] = other
+        assert claims.extrapolation.rule(table) == word
 
 
 def power_curve(alpha: float = 0.6, n_documents: int = 8, seed: int = 0) -> fit.Curve:
     return noisy_curve(lambda w: exact_curve(alpha, 2560, w), n_documents, seed, spread=0.1)
 
 
-def test_on_geometric_sources_the_power_law_foretells_no_better():
-    curves = {("m", "c"): noisy_curve(lambda w: np.exp(-w / 60), spread=0.1)}
-    assert claims.extrapolation.rule(claims.extrapolation.contests(curves)) == "not reproduced"
+@pytest.mark.parametrize(
+    ("law", "word"),
+    [
+        (lambda w: np.exp(-w / 60), "not reproduced"),
+        (lambda w: np.exp(-2 * (w / 64) ** 0.3), "reproduced"),  # bent: the power law misses too
+        (lambda w: w**-0.6, "partly"),  # an exact power law: the exponential loses by far more
+    ],
+)
+def test_studies_of_each_kind_get_their_word(law, word):
+    curves = {"KL": {("m", "c"): noisy_curve(law, spread=0.1)}}
+    assert claims.extrapolation.rule(claims.extrapolation.factors(curves)) == word
 
 
-def test_on_power_law_sources_it_foretells_ten_times_better():
-    rows = claims.extrapolation.contests({("m", "c"): power_curve(n_documents=24)})
-    assert claims.extrapolation.rule(rows) == "reproduced"
+def test_a_study_at_the_floor_is_reproduced_about_half_of_the_time():
+    """Ratios scatter evenly around √10 in the logarithm: of 200, 70 to 130 lie above it; else
+    with probability 2e-5."""
+    drawn = 10**0.5 * np.exp(np.random.default_rng(0).normal(0, 0.2, 200))
+    words = [
+        claims.extrapolation.reading(pd.DataFrame({"exponential": [ratio(x, 1.01, 2 * x)]}))
+        for x in drawn
+    ]
+    assert set(words) == {"reproduced", "partly"} and 70 <= words.count("reproduced") <= 130
+
+
+def test_studies_bent_otherwise_are_judged_by_the_same_rule():
+    curves = {
+        "KL": {("m", "c"): power_curve(n_documents=12)},
+        "TV": {("m", "c"): power_curve(0.3, n_documents=12)},
+    }
+    found = claims.extrapolation.had_it_been(curves, n=3).set_index("b")
+    words = ["reproduced", "partly", "not reproduced"]
+    np.testing.assert_allclose(found[words].sum(axis=1), 1)
+    assert found.loc[1.0, "not reproduced"] == 1 and found.loc[1.0, "KL"] < 1
 
 
 def miss(data: fit.Curve, doc_means: np.ndarray, x: np.ndarray) -> float:
@@ -50,7 +90,7 @@ def miss(data: fit.Curve, doc_means: np.ndarray, x: np.ndarray) -> float:
     return np.sqrt(np.mean((np.polyval(line, x) - np.log(mean))[~near] ** 2))
 
 
-def test_the_mean_ratio_over_tables_is_that_of_polyfit_and_a_jackknife_by_hand():
+def test_the_mean_factor_over_tables_is_that_of_polyfit_and_a_jackknife_by_hand():
     curves = {("m", str(k)): power_curve(0.4 + 0.3 * k, seed=k) for k in range(2)}
     logs, halves = [], []
     for data in curves.values():
@@ -64,7 +104,9 @@ def test_the_mean_ratio_over_tables_is_that_of_polyfit_and_a_jackknife_by_hand()
         logs.append(tries[0])
         halves.append(2.364624 * spread)  # Student's t, seven degrees of freedom
     middle, half = np.mean(logs), np.hypot(*halves) / 2
-    found = claims.extrapolation.mean_ratio(curves)
+    found = claims.extrapolation.mean_factor(
+        [claims.extrapolation.factor(data) for data in curves.values()]
+    )
     by_hand = np.exp([middle, middle - half, middle + half])
     np.testing.assert_allclose([found.value, found.low, found.high], by_hand, rtol=1e-5)
 
@@ -80,5 +122,8 @@ def test_facts_take_in_tables_of_a_new_model_and_text():
     curves = {("m", "c"): power_curve(), ("a new model", "a new text"): power_curve(0.9, 6, 1)}
     rows = claims.extrapolation.contests(curves)
     rows["stretched / finite"] = claims.extrapolation.duels(curves)
-    facts = claims.extrapolation.facts(curves, rows)
+    found = claims.extrapolation.factors({"KL": curves})
+    means = claims.extrapolation.summary(found)
+    other = claims.extrapolation.had_it_been({"KL": curves, "TV": curves}, n=1)
+    facts = claims.extrapolation.facts(curves, rows, found, means, other)
     assert (facts["n-tables"], facts["n-docs"]) == ("2", "6")
