@@ -691,8 +691,44 @@ def misses(curves) -> pd.DataFrame:
     return claims.bounds.law_errors(curves)
 
 
-def test_bounds_every_value_of_the_page_is_a_fact(curves, checked, misses):
-    assert_all_is_said("notebooks/bounds", claims.bounds.facts(curves, checked, misses))
+@pytest.fixture(scope="session")
+def beyond(both_distances) -> pd.DataFrame:
+    return claims.bounds.out_of_sample(both_distances)
+
+
+def test_bounds_every_value_of_the_page_is_a_fact(curves, checked, beyond, misses):
+    assert_all_is_said("notebooks/bounds", claims.bounds.facts(curves, checked, beyond, misses))
+
+
+def test_bounds_even_exact_power_laws_look_shallower_on_short_windows(beyond):
+    exact = beyond[beyond["part"] == claims.bounds.SOURCES].set_index("name")
+    for name, (_, alpha) in claims.bounds.known_sources().items():
+        assert exact.loc[name, "exponent"] < alpha
+    assert (exact["upper"] == exact["tried"]).all() and (exact["lower"] < exact["tried"]).all()
+
+
+def test_bounds_on_the_models_the_readings_went_either_way(beyond):
+    models = beyond[beyond["part"] != claims.bounds.SOURCES]
+    for side in ("upper", "lower"):
+        assert 0 < models[side].sum() < models["tried"].sum()
+
+
+def test_bounds_most_of_the_lower_bounds_misses_are_the_finite_references(both_distances):
+    """With an infinite reference added by the fitted law, the lower bound misses by less on most
+    curves."""
+    closer = []
+    for distance, of_tables in both_distances.items():
+        power = 2 if distance == "TV" else 1
+        for data in of_tables.values():
+            part = data.between(claims.claim.MIN_WINDOW)
+            law = fit.fit_law(
+                "finite-context power", part.window, part.mean**power, part.weights, part.contexts
+            )
+            far = law.prefactor * ((part.contexts + 1) ** -law.exponent).mean()
+            whole = claims.bounds.foretell(part.window, (part.mean**power + far) ** (1 / power))
+            finite = claims.bounds.foretell(part.window, part.mean)
+            closer.append(whole.lower_miss < finite.lower_miss)
+    assert np.mean(closer) > 0.5
 
 
 def test_bounds_both_bounds_held_for_all_values_on_four_sources_two_of_them_gaussian(checked):

@@ -136,16 +136,16 @@ def tv_exponents(theta: float = 1.5) -> pd.DataFrame:
 
 
 def rule(exponents: pd.DataFrame, sliding: pd.DataFrame, ratios: pd.DataFrame) -> str:
-    """C9, for our reconstruction: `proved here` when on the exact sources every exponent is the
-    predicted one, the scheme attains the upper bound without violating the converse, and the ratio
-    of the KL and TV exponents reaches both of its ends, one and two. `partly` when only the scheme
-    passes."""
+    """C9. `our construction`, true of what we built, when on the exact sources every exponent is
+    the predicted one, the scheme attains the upper bound without violating the converse, and the
+    ratio of the KL and TV exponents reaches both of its ends, one and two. `partly` when only the
+    scheme passes."""
     matched = (exponents["exact"] - exponents["leading term"]).abs() <= TOLERANCE
     attained = (sliding["carry"] <= 1 + 1e-9) & (sliding["peak"] >= 1 - 1e-9)
     if not (matched.all() and attained.all()):
         return "not reproduced"
     ends = np.abs(ratios["ρ"].to_numpy()[:, None] - [1, 2]).min(axis=0)
-    return "proved here" if (ends <= 2 * TOLERANCE).all() else "partly"
+    return "our construction" if (ends <= 2 * TOLERANCE).all() else "partly"
 
 
 def sentence(exponents: pd.DataFrame, sliding: pd.DataFrame, real: pd.DataFrame) -> str:

@@ -42,8 +42,8 @@ def test_the_ratio_of_exponents_is_two_for_the_gaussian_and_one_for_rare_changes
     assert ratios.to_numpy() == pytest.approx([2, 1, 1], abs=1e-3)
 
 
-def test_the_block_markov_verdict_is_proved_when_every_part_holds():
-    assert claims.block_markov.rule(*passing()) == "proved here"
+def test_the_block_markov_verdict_is_of_our_construction_when_every_part_holds():
+    assert claims.block_markov.rule(*passing()) == "our construction"
 
 
 @pytest.mark.parametrize(

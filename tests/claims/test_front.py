@@ -27,7 +27,7 @@ def without_tables(tmp_path_factory) -> list[Verdict]:
 
 
 def test_without_measurements_a_claim_about_models_is_to_come(without_tables):
-    exact = {"C6": "proved here", "C7": "proved here", "C8": "open"}  # these need none
+    exact = {"C6": "definition checked", "C7": "definition checked", "C8": "open"}  # need none
     found = {item.claim.id: item.word for item in without_tables}
     claims_in_order = [claim.id for claim in claims.front.claims()]
     assert claims_in_order == [f"C{k + 1}" for k in range(len(claims_in_order))]

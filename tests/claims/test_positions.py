@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -75,11 +77,15 @@ def test_an_exponent_and_its_difference_by_hand():
                     {
                         **{"doc": doc, "position": 1022, "context": 1023, "window": windows},
                         **{"variant": variant, "kl_nats": value * (1 + 0.01 * doc)},
+                        "tv": np.sqrt(value) * (1 + 0.01 * doc) / 10,
                     }
                 ).astype({"window": int})
             )
     found = claims.positions.exponents(pd.concat(parts)).set_index("variant")
     assert found.loc["kept", "difference"].value == pytest.approx(0.3, abs=0.01)
+    kept = claims.positions.kept_rows(pd.concat(parts))
+    assert kept["KL"]["difference"] == found.loc["kept", "difference"]
+    assert kept["TV"]["difference"].value == pytest.approx(0.15, abs=0.01)  # the root's is half
 
 
 def kept_row(exponent: float, exponential: float, difference: float) -> pd.Series:
@@ -100,4 +106,45 @@ def kept_row(exponent: float, exponential: float, difference: float) -> pd.Serie
     ],
 )
 def test_the_rule_of_c5_both_ways(moved_nats, exponent, exponential, difference, word):
-    assert claims.positions.rule(moved_nats, kept_row(exponent, exponential, difference)) == word
+    row = kept_row(exponent, exponential, difference)
+    assert claims.positions.rule(moved_nats, {"KL": row, "TV": row}) == word
+
+
+def test_each_kind_of_position_has_its_word_and_the_claim_the_weaker_one():
+    same, other = kept_row(0.6, 2.0, 0.01), kept_row(0.6, 2.0, 0.4)
+    said = claims.positions.readings(1e-8, {"KL": same, "TV": other})
+    assert said == {
+        "rotary positions": "definition checked",
+        "learned positions, KL": "reproduced",
+        "learned positions, TV": "partly",
+    }
+    assert claims.positions.rule(1e-8, {"KL": same, "TV": other}) == "partly"
+    assert claims.positions.rotary(1e-2) == "not reproduced"
+
+
+def simulated(own: Callable, seed: int = 0) -> pd.DataFrame:
+    """Rows of 24 documents whose suffix decays as w^-0.6 restarted and as `own` at its own
+    positions, with five percent of scatter."""
+    rng, parts = np.random.default_rng(seed), []
+    windows = np.unique(np.round(2 ** np.arange(3, 9.01, 0.5)).astype(int))
+    for doc in range(24):
+        for variant, law in (("restarted", lambda w: w**-0.6), ("kept", own)):
+            value = law(windows.astype(float)) * np.exp(rng.normal(0, 0.05, len(windows)))
+            columns = {"doc": doc, "position": 10**6, "context": 10**6, "window": windows}
+            columns |= {"variant": variant, "kl_nats": value, "tv": np.sqrt(value) / 3}
+            parts.append(pd.DataFrame(columns))
+    return pd.concat(parts)
+
+
+@pytest.mark.parametrize(
+    ("own", "word"),
+    [
+        (lambda w: 2 * w**-0.6, "reproduced"),
+        (lambda w: 2 * w**-1.0, "partly"),
+        (lambda w: np.exp(-w / 40), "not reproduced"),
+        (lambda w: 0.1 + 0 * w, "not reproduced"),
+    ],
+)
+def test_simulated_models_with_learned_positions_get_their_word(own, word):
+    kept = claims.positions.kept_rows(simulated(own))
+    assert claims.positions.rule(1e-8, kept) == word
