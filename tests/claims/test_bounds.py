@@ -54,7 +54,7 @@ def test_a_miss_is_counted_in_tokens_by_hand():
 def test_a_noisy_power_law_is_mostly_held_and_nearly_met(seed):
     data = noisy_curve(lambda w: w**-0.5, seed=seed, spread=0.1)
     found = claims.bounds.foretell(data.window, data.mean)
-    assert found.tried == 16 and found.lower + found.upper > 16
+    assert found.tried == 13 and found.lower + found.upper >= 13
     assert max(found.lower_miss, found.upper_miss) < claims.bounds.CLOSE
 
 
