@@ -180,10 +180,10 @@ def sentence(checked: pd.DataFrame, beyond: pd.DataFrame, side: str) -> str:
     tried = int(checked["values of ε"].sum())
     said = [f"{tried} values of ε on {len(checked)} sources with a known Bayes risk"]
     for part, rows in beyond.groupby("part", sort=False):
-        said.append(
-            f"{part}: {_held(rows, side)}, worst miss {rows[f'{side}_miss'].max():.2g} times"
-        )
-    return f"{'; '.join(said)}"
+        worst = rows[f"{side}_miss"].max()
+        missed = f", missed by a factor of {worst:.2g} at worst" if worst > 1 else ""
+        said.append(f"{part}: {_held(rows, side)}{missed}")
+    return "; ".join(said)
 
 
 def _held(rows: pd.DataFrame, side: str) -> str:

@@ -147,7 +147,7 @@ def test_a_word_that_no_rule_may_give_is_refused(bad):
 
 
 def test_a_rule_is_printed_from_its_docstring():
-    assert claims.claim.rule_text(claims.sensitivity.rule).startswith("C2. Reproduced: on every")
+    assert claims.claim.rule_text(claims.sensitivity.rule).startswith("C2, by the bend b")
     with pytest.raises(ValueError, match="expected a docstring that states the rule"):
         claims.claim.rule_text(lambda table: "partly")
 
