@@ -66,7 +66,8 @@ calibrate: $(READY) ## count how often the intervals hold the truth (minutes)
 train: $(READY) ## train the small GPT-2 again (an hour or two; goes on where it was)
 	$(BIN)/python -m kvlib train
 
-bench: $(READY) ## compare the fast measurement with the naive one (about half an hour)
+bench: $(READY) ## where each make's time goes; the fast measurement and the naive one (an hour)
+	$(BIN)/python tests/bench/bench_make.py
 	@test ! -d _build/html || $(BIN)/python tests/bench/bench_book.py
 	$(BIN)/python tests/bench/bench_policies.py
 	$(BIN)/python tests/bench/bench_measure.py

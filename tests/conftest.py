@@ -19,8 +19,20 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when huggingface_hub is first i
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-EMBEDDED = {"smollm2", "gemma", "embedded"}  # fixtures that load 100 million weights and more
+EMBEDDED = {
+    "smollm2",
+    "gemma",
+    "embedded",
+    "trained",
+}  # they load 10^8 weights
 SLOW = Path(__file__).with_name("slow.txt")
+
+
+def used(item: pytest.Item) -> set[str]:
+    """The names of a test's fixtures, and of what it may ask for by a parameter."""
+    given = getattr(item, "callspec", None)
+    asked = {value for value in given.params.values() if isinstance(value, str)} if given else set()
+    return asked | set(getattr(item, "fixturenames", ()))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -28,7 +40,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     slow = set(SLOW.read_text(encoding="utf-8").split())
     for item in items:
         name = f"{item.location[0]}::{item.location[2].partition('[')[0]}"
-        if name in slow or EMBEDDED & set(getattr(item, "fixturenames", ())):
+        if name in slow or EMBEDDED & used(item):
             item.add_marker(pytest.mark.slow)
 
 
@@ -146,6 +158,36 @@ def random_model(tiny):
         return dataclasses.replace(tiny, model=model, name=kind)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def sliding(random_model):
+    """A small random Gemma 3: every other layer sees 20 tokens, a token stands before texts."""
+    import dataclasses
+
+    import torch
+
+    kinds = ["sliding_attention", "full_attention"] * 2
+    made = random_model("gemma3_text", sliding_window=20, layer_types=kinds)
+    generator = torch.Generator().manual_seed(0)
+    for layer in made.model.base_model.layers:  # else all keys have one norm
+        weight = layer.self_attn.k_norm.weight
+        weight += torch.randn(weight.shape, generator=generator) / 2
+    return dataclasses.replace(made, name="sliding", prefix_ids=(256,))
+
+
+@pytest.fixture(scope="session", params=["smollm2", "gemma"])
+def trained(request: pytest.FixtureRequest):
+    """Each embedded model; Gemma with sliding layers of 20 tokens, so that a short text passes."""
+    import copy
+    import dataclasses
+
+    lm = request.getfixturevalue(request.param)
+    if request.param == "smollm2":
+        return lm
+    model = copy.deepcopy(lm.model)
+    model.config.sliding_window = 20
+    return dataclasses.replace(lm, model=model)
 
 
 @pytest.fixture(scope="session")

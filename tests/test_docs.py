@@ -192,6 +192,14 @@ def test_the_pages_have_something_to_check():
     )
 
 
+def test_slow_tests_are_there_and_in_order():
+    named = read("tests/slow.txt").split()
+    assert named == sorted(set(named))
+    for line in named:
+        file, _, name = line.partition("::")
+        assert f"\ndef {name}(" in read(file), line
+
+
 def test_contributing_fits_a_screen_and_its_map():
     text = read("CONTRIBUTING.md")
     assert len(text.splitlines()) - len(section(text, "The house").splitlines()) <= 45

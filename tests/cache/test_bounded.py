@@ -29,26 +29,15 @@ FEEDS = {  # tokens a forward
 }
 
 
-@pytest.fixture(scope="module")
-def short_gemma(gemma):
-    """Gemma with sliding layers of 20 tokens, so that a short text passes them."""
-    model = copy.deepcopy(gemma.model)
-    model.config.sliding_window = 20
-    return dataclasses.replace(gemma, model=model)
-
-
-@pytest.fixture(scope="module", params=["smollm2", "short_gemma", "tiny"])
+@pytest.fixture(scope="module", params=["tiny", "sliding"])
 def lm(request):
     return request.getfixturevalue(request.param)
 
 
 @pytest.fixture(scope="module")
-def ids(lm, passage) -> torch.Tensor:
-    """(tokens,) of a text, with the model's own prefix in front."""
-    if lm.name.endswith("tiny-llama"):
-        return random_ids(LENGTH)
-    text = torch.from_numpy(passage(lm, LENGTH - len(lm.prefix_ids)))
-    return torch.cat([torch.tensor(lm.prefix_ids, dtype=text.dtype), text])
+def ids(lm) -> torch.Tensor:
+    """(tokens,) with the model's own prefix in front."""
+    return lm.prefixed(random_ids(LENGTH - len(lm.prefix_ids)))
 
 
 def random_ids(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -127,6 +116,16 @@ def test_laws_are_those_of_one_pass_however_it_is_fed(lm, ids, expected, feed):
     assert largest_kl(lm, expected, fed(lm, ids, cache, feed)) < SAME
     assert cache.get_seq_length() == LENGTH
     assert cache.layers[0].keys.shape[2] == BUDGET
+
+
+def test_laws_of_trained_models_are_those_of_one_pass(trained, passage):
+    text = trained.prefixed(torch.from_numpy(passage(trained, LENGTH - len(trained.prefix_ids))))
+    cache = BoundedCache(BUDGET, N_SINK, model=trained.model)
+    laws = fed(trained, text, cache, FEEDS["chunks and tokens"])
+    assert largest_kl(trained, expected_states(trained, text), laws) < SAME
+    cache = BoundedCache(10, N_SINK, model=trained.model, positions="cache")
+    plain = step_by_step_at_cache_positions(trained, text[:22], 10, N_SINK)
+    assert largest_kl(trained, plain, fed(trained, text[:22], cache, [7, 1, 7, 1, 1, 5])) < SAME
 
 
 def test_laws_are_those_of_the_measurement(lm, ids):

@@ -45,42 +45,51 @@ def numbers() -> np.ndarray:
 # --- two routes agree -------------------------------------------------------------------------
 
 
-def test_each_pair_equals_the_naive_loop_on_the_embedded_models(embedded, passage):
-    document = passage(embedded, 128)
-    table = measure_document(embedded, document, doc=0, max_window=32, pairs_per_octave=3)
+def test_pairs_equal_the_naive_loop_on_the_embedded_models(embedded, passage):
+    document = passage(embedded, 40)
+    table = measure_document(embedded, document, doc=0, max_window=12, pairs_per_octave=1)
+    assert set(table["window"]) == set(range(1, 13))
+    assert_equals_naive(embedded, document, table[table["window"] >= 4])
+
+
+def test_pairs_equal_the_naive_loop_on_a_trained_model(small, passage):
+    document = passage(small, 128)
+    table = measure_document(small, document, doc=0, max_window=32, pairs_per_octave=3)
     assert set(table["window"]) == set(range(1, 33))
-    assert_equals_naive(embedded, document, table)
+    assert_equals_naive(small, document, table)
 
 
-def test_long_windows_equal_the_naive_loop_beyond_gemmas_sliding_window(gemma, passage):
-    assert gemma.model.config.sliding_window == 512
-    document = passage(gemma, 1120)
-    table = measure_document(gemma, document, doc=0, max_window=530, pairs_per_octave=1)
-    assert_equals_naive(gemma, document, table[table["window"] == 530].head(1))
+def test_windows_beyond_a_sliding_layer_equal_the_naive_loop(random_model, numbers):
+    gemma = random_model("gemma3_text", sliding_window=8)
+    table = measure_document(gemma, numbers, doc=0, max_window=24, pairs_per_octave=12)
+    assert set(table["window"]) == set(range(1, 25))
+    assert_equals_naive(gemma, numbers, table)
+    wide = random_model("gemma3_text", sliding_window=96)  # the layers do slide
+    other = measure_document(wide, numbers, doc=0, max_window=24, pairs_per_octave=12)
+    assert np.abs(other["kl_nats"] - table["kl_nats"]).max() > 1e-3
 
 
-def test_real_sizes_equal_the_naive_loop(smollm2, passage):
-    document = passage(smollm2, 2304)
-    table = measure_document(smollm2, document, doc=0, max_window=1024, pairs_per_octave=1)
-    assert set(table["window"]) == set(range(1, 1025))
-    assert table["kl_nats"].min() >= -1e-6
-    assert_equals_naive(smollm2, document, table[table["window"] == 1000].head(1))
+def test_a_whole_context_of_pairs_equals_the_naive_loop(small, passage):
+    document = passage(small, 1024)
+    table = measure_document(small, document, doc=0, max_window=512, pairs_per_octave=1)
+    assert set(table["window"]) == set(range(1, 513))
+    assert_equals_naive(small, document, table[table["window"].isin([100, 500])])
 
 
 @pytest.mark.parametrize("prefix", [(), (256,), (256, 5)])
-@pytest.mark.parametrize("max_window", [1, 2, 13, 16])
+@pytest.mark.parametrize("max_window", [1, 2, 7, 8])
 def test_every_pair_there_is_equals_the_naive_loop(tiny, numbers, prefix, max_window):
-    lm, document = dataclasses.replace(tiny, prefix_ids=prefix), numbers[:48]
+    lm, document = dataclasses.replace(tiny, prefix_ids=prefix), numbers[:26]
     table = measure_document(lm, document, 0, max_window, pairs_per_octave=10**6)
-    pairs = itertools.product(range(2 * max_window - 1, 48), range(1, max_window + 1))
+    pairs = itertools.product(range(2 * max_window - 1, 26), range(1, max_window + 1))
     assert list(zip(table["position"], table["window"], strict=True)) == list(pairs)
     assert_equals_naive(lm, document, table)
 
 
 def test_the_equality_check_fails_when_windows_are_off_by_one(tiny, numbers):
-    table = measure_document(tiny, numbers, doc=0, max_window=8)
+    table = measure_document(tiny, numbers[:30], doc=0, max_window=8)
     with pytest.raises(AssertionError):
-        assert_equals_naive(tiny, numbers, table.assign(window=table["window"] % 8 + 1))
+        assert_equals_naive(tiny, numbers[:30], table.assign(window=table["window"] % 8 + 1))
 
 
 def test_the_naive_loop_is_two_forward_passes_and_a_divergence(tiny, numbers):
