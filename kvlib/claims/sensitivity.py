@@ -513,7 +513,7 @@ def _reference_facts(strong: pd.DataFrame, longer: pd.DataFrame) -> dict[str, st
 def _power_facts(shares: pd.DataFrame) -> dict[str, str]:
     """What data would have given each word, in one sentence."""
     if shares.empty:
-        return {"had-it-been": "No simulated studies are stored; `kvlib study bends` makes them."}
+        return {"had-it-been": "No simulated studies are stored; kvlib study bends makes them."}
     words = shares.columns[-3:]
     said = [
         f"with b = {row['b']:g} " + ", ".join(f"{word} in {100 * row[word]:.0f}%" for word in words)
