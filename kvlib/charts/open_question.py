@@ -12,7 +12,7 @@ from kvlib.charts.parts import DASHED, DOTTED, SOLID
 from kvlib.charts.policies import BUDGETS
 from kvlib.names import name_of
 
-LARGEST_MEMORY = 3e4
+LARGEST_MEMORY = 1e6
 WORDS = {  # for each source: the window's unit, who else does it, in what unit, and who can't
     "renewal": (
         "tokens, one bit each",
@@ -39,6 +39,10 @@ WORDS = {  # for each source: the window's unit, who else does it, in what unit,
         "memory at all can do with fewer than ",
     ),
 }
+ABSENT = {  # why a source has no such exponent
+    "renewal": "no stationary source flashes after gaps of that law",
+    "plus": "with plus signs the source keeps a random mean, so that it is not ergodic",
+}
 PROTOCOLS = {  # in words; ink, dash and shape
     "reencode": ("re-encoded", GREEN, DOTTED, "square"),
     "online": ("online", BLUE, SOLID, "circle"),
@@ -56,7 +60,7 @@ def memory(
 
     The tables as `memory_chart` asks for, with two exponents or more.
     """
-    alphas, epsilons = (needs[name].unique().tolist() for name in ("alpha", "epsilon"))
+    alphas, epsilons = (sorted(needs[name].unique().tolist()) for name in ("alpha", "epsilon"))
     allowed = {"unit": "nats", "scale": "log"}
     return Explorer(
         memory_chart(curves, needs),
@@ -73,12 +77,13 @@ def memory_chart(curves: pd.DataFrame, needs: pd.DataFrame) -> alt.LayerChart:
     """Distortion against memory: suffix window, recurrent state, and what no such state can do.
 
     `curves` and `needs` are what `memory_curves` and `memory_needs` of
-    `kvlib.claims.open_question` return, for every exponent that can be chosen.
-    Parameters: `source`, `alpha`, `epsilon`.
+    `kvlib.claims.open_question` return, for every exponent that can be chosen. Where a source has
+    no such exponent (no row of `needs`) the sentence says why. Parameters: `source`, `alpha`,
+    `epsilon`.
     """
     x_scale = alt.Scale(type="log", domain=[0.1, LARGEST_MEMORY], clamp=True, nice=False)
     y_scale = alt.Scale(type="log", domain=[3e-6, 1], clamp=True, nice=False)
-    ticks = [10.0**k for k in range(-1, 5)]
+    ticks = [10.0**k for k in range(-1, 7)]
     x_axis = alt.Axis(
         title="memory (bits or numbers)", values=ticks, format=",~g", labelOverlap=True
     )
@@ -108,9 +113,10 @@ def memory_chart(curves: pd.DataFrame, needs: pd.DataFrame) -> alt.LayerChart:
         .mark_line(color=GREY, strokeDash=DOTTED)
         .encode(x=x("memory"), y=y)
     )
-    once = alt.Chart(needs).transform_filter(f"{chosen} && datum.epsilon == epsilon")
+    once = alt.Chart(every_choice(needs)).transform_filter(f"{chosen} && datum.epsilon == epsilon")
     marks = [
-        once.transform_calculate(value="epsilon")
+        once.transform_filter("isValid(datum.window)")
+        .transform_calculate(value="epsilon")
         .mark_point(color=color, size=110, filled=True, shape="diamond")
         .encode(x=x(field), y=y)
         for field, color in (("suffix", BLUE), ("recurrent", GREEN))
@@ -120,8 +126,11 @@ def memory_chart(curves: pd.DataFrame, needs: pd.DataFrame) -> alt.LayerChart:
         pairs = ", ".join(f"'{key}': '{texts[place]}'" for key, texts in WORDS.items())
         return "({" + pairs + "}[source])"
 
+    absent = ", ".join(f"'{key}': '{why}'" for key, why in ABSENT.items())
     reading = parts.reading(
         once,
+        "!isValid(datum.window) ? 'There is no such source with α = ' + format(alpha, '~g')"
+        " + ': ' + ({" + absent + "}[source] || 'it was not computed') + '.' : "
         "'With α = ' + format(alpha, '~g') + ', a distortion of ' + format(epsilon, '~g')"
         f" + ' nats asks for a window of ' + format(datum.window, ',d') + ' ' + {say(0)}"
         " + (source == 'recall' ? ', written out in ' + format(datum.suffix, ',.0f')"
@@ -142,6 +151,14 @@ def memory_chart(curves: pd.DataFrame, needs: pd.DataFrame) -> alt.LayerChart:
     return parts.picture(
         *(level, *lines, *marks, *key, reading), parameters=("source", "alpha", "epsilon")
     )
+
+
+def every_choice(needs: pd.DataFrame) -> pd.DataFrame:
+    """`needs` with a row for every source, exponent and ε; empty where a source has no such
+    exponent."""
+    keys = ["source", "alpha", "epsilon"]
+    choices = pd.MultiIndex.from_product([needs[key].unique() for key in keys], names=keys)
+    return needs.set_index(keys).reindex(choices).reset_index()
 
 
 # --- three protocols --------------------------------------------------------------------------

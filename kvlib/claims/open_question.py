@@ -1,23 +1,33 @@
 """C8: can a carried summary beat the window? Exact sources of one exponent, and real caches.
 
-The sources, their recurrent memories and the bounds are our reconstruction. On real models the same
-policy is compared in three protocols, at equal budgets and on the same tokens.
+The sources, their recurrent memories and the bounds are our reconstruction. On real models a cache
+that evicts online is compared with re-encoded suffixes of equal budget, on all stored tokens of the
+documents that both were scored on; and one policy in three protocols, on the tokens that all share.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from kvlib import names, store
+from kvlib import fit, names, store
 from kvlib.claims.claim import Claim, Figure, Verdict, figures_of, rule_text
-from kvlib.claims.policy_rows import MODEL, PROTOCOLS, SINKS, SLIDING, stored_rows
-from kvlib.fit import extremes, log_mean, log_ratio
-from kvlib.names import name_of
+from kvlib.claims.policy_rows import (
+    DISTANCES,
+    MODEL,
+    PROTOCOLS,
+    SINKS,
+    SLIDING,
+    curve,
+    same_documents,
+    stored_rows,
+    suffix_tables,
+)
+from kvlib.fit import MARGIN, log_mean, log_ratio
 from kvlib.theory import banks, bounds, gaussian, sources
 
 CLAIM = Claim(
@@ -54,21 +64,211 @@ def protocols_compared(rows: pd.DataFrame, policy: str) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
-def carrying_sentence(rows: pd.DataFrame) -> str:
-    """C8 on real models: does a cache that carries entries along lose less than re-reading them?"""
-    table = protocols_compared(rows, SINKS)
-    low, high = extremes(table["online / reencode"])
-    names = " and ".join(dict.fromkeys(name_of(model).split("-")[0] for model in table["model"]))
-    return (
-        f"on {names}, KL online over that of the same tokens re-encoded, 4 sinks + recent at equal "
-        f"budget: {low:.2g} to {high:.2g}, {table['documents'].min()} documents with "
-        f"{table['tokens'].min()} tokens or more"
-    )
+# --- online caches and suffixes, on all tokens ------------------------------------------------
 
+SAME_BUDGET, SAME_RECENT = WINDOWS = ("same budget", "same recent tokens")
+SURE = 0.05  # a corrected two-sided p below it
+STUDIES = 100
+TRUTHS = (0.0, -0.05, -0.1, -0.2, -0.3)  # slopes that might have been
+
+
+def carrying(rows: pd.DataFrame, suffixes: dict[tuple[str, str], pd.DataFrame]) -> pd.DataFrame:
+    """Distortion of an online cache with sinks over that of a re-encoded suffix.
+
+    `rows` and `suffixes` are those of `stored_rows` and `suffix_tables`: every token that either
+    was scored on, of the documents that both have. Columns: `model, corpus, distance`, `window` (of
+    WINDOWS: the suffix has as many tokens as the cache has entries, or as it has besides sinks),
+    `budget, documents, tokens, suffixes` (rows behind both), `ratio` (an `fit.Estimate`, paired
+    over documents), `p` (two-sided, of a ratio of one) and `corrected` (Holm, over all rows).
+    """
+    table = []
+    for place, data, below, (tokens, pairs) in _pairs(rows, suffixes):
+        budgets, gaps = log_gaps(data, below, _kept(place))
+        for budget, gap in zip(budgets, gaps.T, strict=True):
+            item = fit.jackknife(gap[0], gap[1:])
+            above = fit.p_above(item, 0)
+            p = 2 * min(above, 1 - above)
+            counts = int(budget), data.n_documents, tokens[int(budget)], pairs
+            table.append((*place, *counts, fit.exponential_of(item), p))
+    columns = ["model", "corpus", "distance", "window", "budget", "documents", "tokens"]
+    found = pd.DataFrame(table, columns=[*columns, "suffixes", "ratio", "p"])
+    return found.assign(corrected=fit.holm(found["p"].to_numpy()))
+
+
+def carrying_slopes(
+    rows: pd.DataFrame, suffixes: dict[tuple[str, str], pd.DataFrame]
+) -> pd.DataFrame:
+    """Slope of log(online / suffix) on log window: below zero where a gain grows with the budget.
+
+    Columns: `model, corpus, distance, window, documents, slope` (an `fit.Estimate`), `p`
+    (two-sided, of no slope) and `corrected` (Holm, over all rows). If carrying changed the
+    exponent, the slope would be the change.
+    """
+    table = []
+    for place, data, below, _ in _pairs(rows, suffixes):
+        budgets, gaps = log_gaps(data, below, _kept(place))
+        x = np.log(budgets - _kept(place))
+        x -= x.mean()
+        slopes = gaps @ x / (x @ x)
+        slope = fit.jackknife(slopes[0], slopes[1:])
+        above = fit.p_above(slope, 0)
+        table.append((*place, data.n_documents, slope, 2 * min(above, 1 - above)))
+    columns = ["model", "corpus", "distance", "window", "documents", "slope", "p"]
+    found = pd.DataFrame(table, columns=columns)
+    return found.assign(corrected=fit.holm(found["p"].to_numpy()))
+
+
+def _pairs(rows: pd.DataFrame, suffixes: dict[tuple[str, str], pd.DataFrame]) -> Iterator[tuple]:
+    """Model, text, distance and window; curves of cache and suffixes; rows behind each."""
+    online = rows[(rows["protocol"] == "online") & (rows["policy"] == SINKS)]
+    for (model, corpus), suffix in suffixes.items():
+        ours = online[(online["model"] == model) & (online["corpus"] == corpus)]
+        if len(ours) == 0:
+            continue
+        ours, below = same_documents(ours, suffix)
+        counts = ours.groupby("budget").size().to_dict(), len(below)
+        for distance, value in DISTANCES.items():
+            pair = curve(ours, False, value), fit.curve(below, value)
+            for window in WINDOWS:
+                yield (model, corpus, distance, window), *pair, counts
+
+
+def _kept(place: tuple[str, ...]) -> int:
+    """Entries of the cache that its suffix has no token for."""
+    return names.sinks_of(SINKS) if place[-1] == SAME_RECENT else 0
+
+
+def log_gaps(cache: fit.Curve, suffix: fit.Curve, sinks: int) -> tuple[np.ndarray, np.ndarray]:
+    """Budgets, and log(cache / suffix of `sinks` fewer tokens): (1 + documents, budgets).
+
+    First of all documents, then without each in turn. The suffix is read on straight lines of log
+    value on log window through its bins; the last line goes on to the end of its bin, for the value
+    at a bin's centre is larger than at its end.
+    """
+    window = cache.window - sinks
+    inside = (window >= suffix.first[0]) & (window <= suffix.last[-1])
+    x, at = np.log(suffix.window), np.log(window[inside])
+    right = np.clip(np.searchsorted(x, at), 1, len(x) - 1)
+    share = (at - x[right - 1]) / (x[right] - x[right - 1])
+    gaps = []
+    for one, two in zip(cache.leaving_out(), suffix.leaving_out(), strict=True):
+        y = np.log(two.mean)
+        gaps.append(np.log(one.mean[inside]) - y[right - 1] * (1 - share) - y[right] * share)
+    return cache.window[inside], np.array(gaps)
+
+
+def surely(table: pd.DataFrame, gain: bool) -> pd.DataFrame:
+    """The rows of `carrying` whose ratio is surely below one (a gain), or above it; corrected."""
+    below = np.array([item.value < 1 for item in table["ratio"]], dtype=bool)
+    return table[(table["corrected"] < SURE) & (below == gain)]
+
+
+# --- what each part of the evidence answers -----------------------------------------------------
+
+
+def answer_of_sources(table: pd.DataFrame) -> str:
+    """`yes` where a recurrent memory wins on every source of `open_question_table`, `no` where it
+    keeps the exponent on every one, else `both`."""
+    outcomes = set(table["outcome"])
+    if len(outcomes) != 1:
+        return "both"
+    return "yes" if outcomes == {"wins"} else "no"
+
+
+def answer_of_caches(ratios: pd.DataFrame, slopes: pd.DataFrame) -> str:
+    """What `carrying` and `carrying_slopes` of one distance and window answer.
+
+    On a table `yes`: a gain at the largest budget and a gain that grows with the budget, both sure
+    (corrected). `no`: the slope's interval lies above -MARGIN, so that the gain in the exponent is
+    smaller, and the slope is not surely below zero. The answer that all tables share, else
+    `undecided`.
+    """
+    answers = set()
+    for row in slopes.itertuples():
+        here = ratios[(ratios["model"] == row.model) & (ratios["corpus"] == row.corpus)]
+        largest = here[here["budget"] == here["budget"].max()]
+        falls = row.corrected < SURE and row.slope.value < 0
+        if falls and len(surely(largest, gain=True)):
+            answers.add("yes")
+        else:
+            answers.add("no" if row.slope.low > -MARGIN and not falls else "undecided")
+    return answers.pop() if len(answers) == 1 else "undecided"
+
+
+def answers_of(
+    above: pd.DataFrame, below: pd.DataFrame, ratios: pd.DataFrame, slopes: pd.DataFrame
+) -> dict[str, str]:
+    """Part of the evidence → its answer: exact sources of α above and below one, real caches in
+    each distance (at the same budget)."""
+    found = {
+        "exact sources, α > 1": answer_of_sources(above),
+        "exact sources, α < 1": answer_of_sources(below),
+    }
+    for distance in DISTANCES:
+        here = [
+            table[(table["distance"] == distance) & (table["window"] == SAME_BUDGET)]
+            for table in (ratios, slopes)
+        ]
+        if len(here[0]):
+            found[f"real caches, {distance}"] = answer_of_caches(*here)
+    return found
+
+
+def reading(answer: str) -> str:
+    """The word on a part: `partly` where it answers with one voice, for it is only a part."""
+    return "partly" if answer in ("yes", "no") else "open"
+
+
+def carrying_chances(
+    ratios: pd.DataFrame,
+    slopes: pd.DataFrame,
+    truths: Sequence[float] = TRUTHS,
+    studies: int = STUDIES,
+) -> pd.DataFrame:
+    """What `answer_of_caches` would have said, were the slope another one on every table.
+
+    Studies as precise as ours are drawn: a slope around `slope` on each table, and a ratio at each
+    budget around that of a power law with no gain at the smallest budget. (Slope and ratios are
+    drawn apart.) Columns: `slope, distance`, and the share of studies with each answer.
+    """
+    rng = np.random.default_rng(0)
+    table = []
+    for distance in DISTANCES:
+        ours, theirs = (
+            part[(part["distance"] == distance) & (part["window"] == SAME_BUDGET)]
+            for part in (ratios, slopes)
+        )
+        for truth in truths:
+            said = [_drawn_answer(ours, theirs, truth, rng) for _ in range(studies)]
+            shares = (np.mean([x == word for x in said]) for word in ("yes", "no", "undecided"))
+            table.append((truth, distance, *shares))
+    return pd.DataFrame(table, columns=["slope", "distance", "yes", "no", "undecided"])
+
+
+def _drawn_answer(
+    ratios: pd.DataFrame, slopes: pd.DataFrame, truth: float, rng: np.random.Generator
+) -> str:
+    """The answer of one study that might have been. Tries are corrected for within the distance."""
+    least = ratios["budget"].min()
+    levels = (ratios["budget"] / least) ** truth
+    drawn = [fit.drawn(*pair, rng, log=True) for pair in zip(ratios["ratio"], levels, strict=True)]
+    bent = [fit.drawn(item, truth, rng) for item in slopes["slope"]]
+    tables = []
+    for table, name, items in ((ratios, "ratio", drawn), (slopes, "slope", bent)):
+        flat = [fit.logarithm_of(item) for item in items] if name == "ratio" else items
+        above = np.array([fit.p_above(item, 0) for item in flat])
+        corrected = fit.holm(2 * np.minimum(above, 1 - above))
+        tables.append(table.assign(**{name: items, "corrected": corrected}))
+    return answer_of_caches(*tables)
+
+
+# --- constants of the exact sources ---------------------------------------------------------------
 
 PREFACTOR = 0.08  # nats; of the Gaussian sources
 ORDER = 512  # the Gaussian sources are compared with a predictor of so many symbols
-ALPHAS = (1.1, 1.25, 1.5, 1.75, 2.0)
+ALPHA, ALPHA_BELOW = 1.5, 0.75  # of the two tables; real exponents are below one
+ABOVE_ONE = ("renewal", "plus")  # below, one is not stationary and one not ergodic
+ALPHAS = (ALPHA_BELOW, 0.9, 1.1, 1.25, 1.5, 1.75, 2.0)
 EPSILONS = tuple(round(m * 10.0**k, 6) for k in (-4, -3, -2) for m in (1, 1.5, 2, 3, 5, 7))[:-2]
 
 
@@ -158,7 +358,10 @@ def lag_entropy_bits(alpha: float, terms: int = 2**18) -> float:
 
 
 def memory_curves(alpha: float) -> pd.DataFrame:
-    """Memory against distortion for the four sources with exponent α > 1.
+    """Memory against distortion for the sources that exist at exponent α: four or, below one, two.
+
+    A renewal process with P(T > n) = (1+n)^-α has no stationary version for α ≤ 1; a Gaussian
+    source of plus signs is not ergodic for α < 1 (`gaussian.GaussianPowerLaw.ergodic`).
 
     Columns: `source, alpha, kind` (`suffix`, `recurrent` or `bound`), `memory` (bits; real numbers
     for the Gaussian sources) and `value` (nats). The recurrent policies: a capped age counter; the
@@ -173,13 +376,14 @@ def memory_curves(alpha: float) -> pd.DataFrame:
         table = pd.DataFrame({"memory": np.asarray(memory, dtype=float), "value": value})
         parts.append(table.assign(source=source, alpha=alpha, kind=kind))
 
-    renewal = sources.Renewal(alpha)
-    add("renewal", "suffix", w, renewal.sensitivity(w))
-    add("renewal", "recurrent", bits := np.arange(1, 14), renewal.capped_counter(bits))
-    delta = renewal.sensitivity(np.arange(2**14))
-    epsilon = np.geomspace(1e-5, delta[0] / 1.05, 40)
-    add("renewal", "bound", bounds.recurrent_converse(epsilon, delta) / np.log(2), epsilon)
-    for signs in ("plus", "rudin-shapiro"):
+    if alpha > 1:
+        renewal = sources.Renewal(alpha)
+        add("renewal", "suffix", w, renewal.sensitivity(w))
+        add("renewal", "recurrent", bits := np.arange(1, 14), renewal.capped_counter(bits))
+        delta = renewal.sensitivity(np.arange(2**14))
+        epsilon = np.geomspace(1e-5, delta[0] / 1.05, 40)
+        add("renewal", "bound", bounds.recurrent_converse(epsilon, delta) / np.log(2), epsilon)
+    for signs in ("plus", "rudin-shapiro") if alpha > 1 else ("rudin-shapiro",):
         source = gaussian.GaussianPowerLaw(alpha, PREFACTOR, signs)
         lost = source.sensitivity(few) - source.sensitivity(ORDER)
         add(signs, "suffix", few, lost)
@@ -200,6 +404,8 @@ def memory_curves(alpha: float) -> pd.DataFrame:
         add(signs, "bound", some, _linear_bounds(alpha, signs)[some])
     recall = sources.Recall(alpha)
     cost = 2 + lag_entropy_bits(alpha)  # bits a round: fresh bit, lag, answer
+    if alpha < 1:  # a longer way to the same distortion
+        w = np.append(w, 2 ** np.arange(14, 18))
     add("recall", "suffix", w * cost, recall.sensitivity(w))
     for kind in ("recurrent", "bound"):
         add("recall", kind, w, recall.lower_bound(w))
@@ -215,9 +421,9 @@ def memory_needs(curves: pd.DataFrame, epsilons: tuple[float, ...] = EPSILONS) -
     converse. Nothing is read off the drawing but what the bank of linear states needs.
     """
     rows = []
-    for (name, alpha), curve in curves.groupby(["source", "alpha"], sort=False):
+    for (name, alpha), drawn in curves.groupby(["source", "alpha"], sort=False):
         for epsilon in epsilons:
-            suffix, recurrent, bound = _needs(name, alpha, epsilon, curve)
+            suffix, recurrent, bound = _needs(name, alpha, epsilon, drawn)
             window = suffix
             if name == "recall":
                 suffix = round(window * (2 + lag_entropy_bits(alpha)), 1)
@@ -245,7 +451,9 @@ def _needs(name: str, alpha: float, epsilon: float, curve: pd.DataFrame) -> tupl
         lambda n: float(source.sensitivity(n) - source.sensitivity(ORDER)), epsilon, ORDER
     )
     found = curve.query("kind == 'recurrent' and value <= @epsilon")["memory"]
-    states = int(min(found.min(), window)) if name == "rudin-shapiro" else int(found.min())
+    if name == "rudin-shapiro":  # a window is a linear recursion too
+        found = np.append(found, window)
+    states = int(found.min())
     return window, states, int(np.argmax(_linear_bounds(alpha, name) <= epsilon))
 
 
@@ -267,16 +475,19 @@ def converse_exponents(
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 
-def open_question_table(needs: pd.DataFrame, alpha: float = 1.5) -> pd.DataFrame:
+def open_question_table(needs: pd.DataFrame, alpha: float = ALPHA) -> pd.DataFrame:
     """What two decades of accuracy cost, from ε = 0.01 to ε = 0.0001, at one exponent.
 
-    Columns: `unit`, `suffix` and `recurrent` (memory at the smaller ε), `suffix grows` and
-    `recurrent grows` (factors), and `outcome`: `wins` where the recurrent memory grows by less
-    than half the logarithm of the suffix's growth, else `same exponent`.
+    A row a source that exists there. Columns: `unit`, `suffix` and `recurrent` (memory at the
+    smaller ε), `suffix grows` and `recurrent grows` (factors), and `outcome`: `wins` where the
+    recurrent memory grows by less than half the logarithm of the suffix's growth, else
+    `same exponent`.
     """
     here = needs[needs["alpha"] == alpha].set_index(["source", "epsilon"])
     rows = {}
     for source, name in names.SOURCES.items():
+        if (source, 0.01) not in here.index:
+            continue
         coarse, fine = here.loc[(source, 0.01)], here.loc[(source, 0.0001)]
         grows = {kind: fine[kind] / coarse[kind] for kind in ("suffix", "recurrent")}
         wins = np.log(grows["recurrent"]) < np.log(grows["suffix"]) / 2
@@ -291,56 +502,157 @@ def open_question_table(needs: pd.DataFrame, alpha: float = 1.5) -> pd.DataFrame
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def rule(table: pd.DataFrame) -> str:
-    """C8: `open` while sources of one exponent give both answers, so that the exponent decides
-    nothing; `partly` if all exact sources agreed."""
-    return "open" if table["outcome"].nunique() > 1 else "partly"
+def rule(answers: dict[str, str]) -> str:
+    """C8: four parts of the evidence answer, each by itself: exact sources with α above one and
+    with α below one (yes where a recurrent memory wins on all of them, no where it keeps the
+    exponent on all), real caches in KL and in TV (yes where a gain over the suffix of equal budget surely grows
+    with the budget on all tables, no where on all it surely grows by less than the margin of an
+    exponent, if at all). `open` while any part is undecided, or two differ; `partly` if all gave
+    one answer, for no examples are all there is. A part's own reading is `partly` where it answers
+    with one voice, else `open`."""
+    given = set(answers.values())
+    return "partly" if len(given) == 1 and given <= {"yes", "no"} else "open"
 
 
-def sentence(table: pd.DataFrame) -> str:
-    """What the verdict of C8 rests on, in a line."""
-    wins = (table["outcome"] == "wins").sum()
+def sentence(above: pd.DataFrame, below: pd.DataFrame) -> str:
+    """What exact sources say of C8, in a line."""
+    wins, few = ((table["outcome"] == "wins").sum() for table in (above, below))
     return (
-        f"of {len(table)} exact sources with one exponent, a recurrent memory wins on {wins} and "
-        f"keeps the exponent on {len(table) - wins}"
+        f"of {len(above)} exact sources with one exponent above one, a recurrent memory wins on "
+        f"{wins} and keeps the exponent on {len(above) - wins}; below one, of {len(below)} it wins "
+        f"on {few}"
     )
+
+
+def carrying_sentence(ratios: pd.DataFrame, slopes: pd.DataFrame) -> str:
+    """What real caches say of C8: gains over the suffix of equal budget, and whether they grow."""
+    ours, bent = (table[table["window"] == SAME_BUDGET] for table in (ratios, slopes))
+    low, high = fit.extremes(bent["slope"])
+    gains = surely(ours, gain=True)
+    said = f"{len(gains)} of {len(ours)} ratios to the suffix of equal budget surely below one"
+    if len(gains):
+        budgets = ", ".join(str(budget) for budget in sorted(gains["budget"].unique()))
+        best = min(gains["ratio"], key=lambda item: item.value)
+        said += f" (at budget {budgets}; the least {best:.2g})"
+    return (
+        f"caches with 4 sinks online, KL and TV: {said}, corrected for {len(ratios)} tries; slope "
+        f"of the ratio in the budget from {low:.2g} to {high:.2g}; {ours['documents'].min()} "
+        f"documents with {ours['tokens'].min():,} tokens a budget or more"
+    )
+
+
+@lru_cache(maxsize=2)
+def source_table(alpha: float) -> pd.DataFrame:
+    """`open_question_table` of the sources that exist at α."""
+    return open_question_table(memory_needs(memory_curves(alpha)), alpha)
 
 
 def judge(folder: Path = store.DATA) -> tuple[Verdict, ...]:
     """The verdict on C8: from exact sources, and beside them what the stored rows say."""
-    table = open_question_table(memory_needs(memory_curves(1.5)))
-    said = sentence(table)
+    above, below = source_table(ALPHA), source_table(ALPHA_BELOW)
+    said = sentence(above, below)
     figures = tuple(
-        Figure(f"{kind} grows, {source}", float(row[f"{kind} grows"]))
+        Figure(f"{kind} grows, {source}, α = {alpha:g}", float(row[f"{kind} grows"]))
+        for alpha, table in ((ALPHA, above), (ALPHA_BELOW, below))
         for source, row in table.iterrows()
         for kind in ("suffix", "recurrent")
     )
-    rows = stored_rows(folder)
-    three = protocols_compared(rows, SINKS)
-    if len(three):
-        said = f"{said}; {carrying_sentence(rows)}"
-        name = {"online / reencode": "KL online / re-encoded"}
-        figures += figures_of(three, name, distance="KL", protocol="online")
-    return (Verdict(CLAIM, rule(table), said, rule_text(rule), figures),)
+    rows, suffixes = stored_rows(folder), suffix_tables(folder)
+    ratios, slopes = carrying(rows, suffixes), carrying_slopes(rows, suffixes)
+    answers = answers_of(above, below, ratios, slopes)
+    if len(ratios):
+        said = f"{said}; {carrying_sentence(ratios, slopes)}"
+        figures += carried_figures(ratios, slopes)
+    readings = {part: reading(answer) for part, answer in answers.items()}
+    return (Verdict(CLAIM, rule(answers), said, rule_text(rule), figures, readings),)
+
+
+def carried_figures(ratios: pd.DataFrame, slopes: pd.DataFrame) -> tuple[Figure, ...]:
+    """Ratios and slopes of real caches, by distance and window, as figures."""
+    found: tuple[Figure, ...] = ()
+    for table, column, name in (
+        (ratios, "ratio", "online / suffix"),
+        (slopes, "slope", "slope of log(online / suffix)"),
+    ):
+        for (distance, window), part in table.groupby(["distance", "window"], sort=False):
+            where = {"distance": distance, "protocol": "online", "policy": SINKS}
+            found += figures_of(part, {column: f"{name}, {window}"}, **where)
+    return found
 
 
 # --- the values of the page's prose ---------------------------------------------------------------
 
 
 def facts(
-    table: pd.DataFrame, needs: pd.DataFrame, bank: pd.DataFrame, three: pd.DataFrame
+    tables: tuple[pd.DataFrame, pd.DataFrame],
+    needs: pd.DataFrame,
+    bank: pd.DataFrame,
+    three: pd.DataFrame,
+    carry: tuple[pd.DataFrame, pd.DataFrame],
 ) -> dict[str, str]:
     """Name → text of every value that the page glues.
 
-    `table` is what `open_question_table` makes of `needs`, those what `memory_needs` returns;
-    `bank` is that of `bank_losses`; `three` holds `protocols_compared` for sinks and for the
-    sliding window.
+    `tables` are what `open_question_table` makes of `needs` at ALPHA and ALPHA_BELOW, `needs` what
+    `memory_needs` returns; `bank` is that of `bank_losses`; `three` holds `protocols_compared` for
+    sinks and for the sliding window; `carry` what `carrying` and `carrying_slopes` return.
     """
+    answers = answers_of(*tables, *carry)
+    keys = dict(zip(answers, ("above", "below", "kl", "tv"), strict=True))
     return {
-        "verdict-c8": rule(table),
-        **_source_facts(table, needs),
+        "verdict-c8": rule(answers),
+        **{f"reading-{keys[part]}": reading(answer) for part, answer in answers.items()},
+        **{f"answer-{keys[part]}": answer for part, answer in answers.items()},
+        **_source_facts(tables[0], needs),
+        **_below_facts(tables[1], needs),
         "gain": f"{(bank['window'] / bank['mixed']).max():.2f}",
+        **_carrying_facts(*carry),
         **_protocol_facts(three),
+    }
+
+
+def _carrying_facts(ratios: pd.DataFrame, slopes: pd.DataFrame) -> dict[str, str]:
+    """Online caches beside suffixes, on all tokens: gains, harms, slopes, counts."""
+    equal, bent = (table[table["window"] == SAME_BUDGET] for table in (ratios, slopes))
+    least = min(equal[equal["distance"] == "KL"].itertuples(), key=lambda row: row.corrected)
+    gains = surely(equal, gain=True)
+    if len(gains):
+        least = min(gains.itertuples(), key=lambda row: row.ratio.value)
+    place = (equal["model"] == least.model) & (equal["corpus"] == least.corpus)
+    at = equal[place & (equal["budget"] == least.budget)].set_index("distance")["ratio"]
+    recent = ratios[ratios["window"] == SAME_RECENT]
+    low, high = zip(*(fit.extremes(part["slope"]) for _, part in bent.groupby("distance")))  # noqa: B905
+    return {
+        "carry-docs": str(equal["documents"].min()),
+        "carry-tokens": f"{equal['tokens'].min():,}",
+        "carry-pairs": f"{equal['suffixes'].min():,}",
+        "n-tables": str(len(equal[["model", "corpus"]].drop_duplicates())),
+        "n-tries": str(len(ratios)),
+        "n-equal": str(len(equal)),
+        "n-gains": str(len(gains)),
+        "n-harms": str(len(surely(equal, gain=False))),
+        "n-recent-gains": str(len(surely(recent, gain=True))),
+        "best-budget": str(least.budget),
+        "best-kl": f"{at['KL']:.2g}",
+        "best-tv": f"{at['TV']:.2g}",
+        **dict(zip(("slope-kl-low", "slope-tv-low"), map(str, low), strict=True)),
+        **dict(zip(("slope-kl-high", "slope-tv-high"), map(str, high), strict=True)),
+        "margin": str(MARGIN),
+        "n-studies": str(STUDIES),
+    }
+
+
+def _below_facts(table: pd.DataFrame, needs: pd.DataFrame) -> dict[str, str]:
+    """Memory on the exact sources below one, at ε = 1e-4."""
+    at = table.rename({title: key for key, title in names.SOURCES.items()})
+    fine = needs[(needs["alpha"] == ALPHA_BELOW) & (needs["epsilon"] == 1e-4)].set_index("source")
+    return {
+        "low-alpha": f"{ALPHA_BELOW:g}",
+        "n-low": str(len(at)),
+        "low-window": str(at.loc["rudin-shapiro", "suffix"]),
+        "low-states": str(at.loc["rudin-shapiro", "recurrent"]),
+        "low-bound": str(int(fine.loc["rudin-shapiro", "bound"])),
+        "low-recall-window": f"{at.loc['recall', 'suffix']:,}",
+        "low-recall-least": f"{at.loc['recall', 'recurrent']:,}",
     }
 
 

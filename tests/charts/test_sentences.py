@@ -268,6 +268,15 @@ def test_the_memory_of_the_row_that_is_chosen(alpha, epsilon):
         assert (numbers(kept)[3:] == [round(row["suffix"])]) == (source == "recall")
 
 
+def test_a_source_that_does_not_exist_says_why():
+    curves, needs = memory()
+    needs = needs[(needs["source"] != "renewal") | (needs["alpha"] != 1.25)]
+    explorer = charts.open_question.memory(curves, needs, 1.25, 0.001)
+    said = sentence(explorer, source="renewal")
+    assert said.startswith("There is no such source with α = 1.25: no stationary source")
+    assert sentence(explorer, source="plus").startswith("With α = 1.25")
+
+
 # --- the plan ---------------------------------------------------------------------------------
 
 

@@ -7,9 +7,9 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 import pytest
-from studies import rows_of, three_protocols
+from studies import finite, rows_of
 
-from kvlib import claims
+from kvlib import claims, fit
 from kvlib.theory import gaussian
 
 ALPHA = 1.5
@@ -91,9 +91,139 @@ def test_every_source_has_a_need_at_every_epsilon():
 def test_one_exponent_gives_three_answers_so_the_question_is_open():
     table = claims.open_question.open_question_table(memory()[1], ALPHA)
     assert table["outcome"].tolist() == ["wins", "wins", "same exponent", "same exponent"]
-    assert claims.open_question.rule(table) == "open"
-    assert "wins on 2 and keeps the exponent on 2" in claims.open_question.sentence(table)
-    assert claims.open_question.rule(table.assign(outcome="wins")) == "partly"
+    assert claims.open_question.answer_of_sources(table) == "both"
+    said = claims.open_question.sentence(table, table.iloc[2:])
+    assert "wins on 2 and keeps the exponent on 2; below one, of 2 it wins on 0" in said
+
+
+@pytest.mark.parametrize(("outcome", "answer"), [("wins", "yes"), ("same exponent", "no")])
+def test_sources_that_agree_give_one_answer(outcome, answer):
+    table = pd.DataFrame({"outcome": [outcome] * 3})
+    assert claims.open_question.answer_of_sources(table) == answer
+
+
+def test_below_one_two_sources_exist_and_none_undercuts_its_bound():
+    curves = claims.open_question.memory_curves(0.9)
+    needs = claims.open_question.memory_needs(curves, (0.01, 0.001, 0.0001))
+    assert list(needs["source"].unique()) == ["rudin-shapiro", "recall"]
+    assert (needs["bound"] <= needs["recurrent"]).all()
+    assert (needs["recurrent"] <= needs["suffix"]).all()
+
+
+@pytest.mark.parametrize(
+    ("answers", "word"),
+    [
+        (("both", "no", "no", "no"), "open"),
+        (("no", "no", "undecided", "no"), "open"),
+        (("yes", "yes", "no", "no"), "open"),
+        (("no", "no", "no", "no"), "partly"),
+        (("yes", "yes", "yes", "yes"), "partly"),
+        (("undecided",), "open"),
+    ],
+)
+def test_the_word_is_open_until_all_parts_give_one_answer(answers, word):
+    assert claims.open_question.rule(dict(enumerate(answers))) == word
+
+
+@pytest.mark.parametrize(
+    ("answer", "word"), [("yes", "partly"), ("no", "partly"), ("both", "open")]
+)
+def test_a_reading_is_partly_where_the_part_has_one_voice(answer, word):
+    assert claims.open_question.reading(answer) == word
+
+
+def suffix_rows(law, docs):
+    """Suffixes of 1 to 512 tokens that lose `law(window)`, KL, give or take."""
+    window = np.arange(1, 513)
+    parts = []
+    for doc in range(docs):
+        kl = law(window) * np.exp(0.02 * np.sin(doc + window))
+        rows = {"doc": doc, "position": 1535, "window": window, "kl_nats": kl}
+        parts.append(pd.DataFrame(rows))
+    table = pd.concat(parts, ignore_index=True)
+    return table.assign(context=1536, tv=np.sqrt(table["kl_nats"]) / 4)
+
+
+def cached(gain, docs=12):
+    """Rows of a cache online that loses `gain(budget)` times what a suffix of equal budget does."""
+    law = finite(0.6)
+    rows = rows_of(lambda b: gain(b) * law(b), "sinks", docs=docs, spread=0.1)
+    suffixes = {("m", "c"): suffix_rows(law, docs)}
+    return claims.open_question.carrying(rows, suffixes), claims.open_question.carrying_slopes(
+        rows, suffixes
+    )
+
+
+def equal(tables, distance="KL"):
+    """The rows of one distance, at the same budget."""
+    here = claims.open_question.SAME_BUDGET
+    return [t[(t["window"] == here) & (t["distance"] == distance)] for t in tables]
+
+
+@pytest.mark.parametrize(
+    ("power", "answer"), [(0.0, "no"), (-0.3, "yes"), (0.3, "no"), (-0.1, "undecided")]
+)
+def test_a_gain_that_grows_is_a_yes_and_one_that_does_not_is_a_no(power, answer):
+    tables = cached(lambda b: 0.8 * (b / 16) ** power)
+    assert claims.open_question.answer_of_caches(*equal(tables)) == answer
+
+
+def test_a_harm_that_wears_off_is_no_gain():
+    tables = cached(lambda b: 4 * (b / 16) ** -0.3)
+    assert claims.open_question.answer_of_caches(*equal(tables)) == "undecided"
+
+
+def test_tables_that_differ_leave_the_question_undecided():
+    first, second = (equal(cached(g)) for g in (lambda b: 1.0, lambda b: 0.8 * (b / 16) ** -0.3))
+    both = [
+        pd.concat([one, two.assign(model="other")]) for one, two in zip(first, second, strict=True)
+    ]
+    assert claims.open_question.answer_of_caches(*both) == "undecided"
+
+
+def test_the_ratio_and_its_slope_are_recovered_in_both_distances():
+    ratios, slopes = cached(lambda b: 0.8 * (b / 16) ** -0.3)
+    for distance, root in (("KL", 1), ("TV", 2)):
+        ours, bent = equal((ratios, slopes), distance)
+        expected = (0.8 * (ours["budget"] / 16) ** -0.3) ** (1 / root)
+        got = [item.value for item in ours["ratio"]]
+        assert got == pytest.approx(expected.tolist(), rel=0.03)
+        assert bent["slope"].iloc[0].value == pytest.approx(-0.3 / root, abs=0.02)
+
+
+def test_the_same_recent_tokens_are_a_longer_way_from_the_cache():
+    ratios, _ = cached(lambda b: 1.0)
+    by = ratios.set_index(["distance", "window", "budget"])["ratio"].map(lambda item: item.value)
+    here = claims.open_question
+    at = {w: by.loc[("KL", w, 16)] for w in here.WINDOWS}
+    law = finite(0.6)
+    said = at[here.SAME_RECENT] / at[here.SAME_BUDGET]
+    assert said == pytest.approx(float(law(16) / law(12)), rel=0.02)
+
+
+def test_a_suffix_is_read_to_the_end_of_its_last_bin():
+    """Where the bin's centre counted, a power law would be read too high at its last window."""
+    table = suffix_rows(lambda w: 1 / w, docs=4)
+    rows = rows_of(lambda b: 1 / b, "sinks", docs=4, spread=1e-9)
+    cache = claims.policy_rows.curve(rows, False)
+    budgets, gaps = claims.open_question.log_gaps(cache, fit.curve(table), 0)
+    assert budgets.tolist() == [16, 64, 256, 512]
+    assert np.abs(gaps).max() < 0.01
+
+
+def test_tries_are_corrected_for_their_number():
+    ratios, slopes = cached(lambda b: 0.9)
+    for table in (ratios, slopes):
+        assert (table["corrected"] >= table["p"]).all()
+    assert ratios["corrected"].min() >= len(ratios) * ratios["p"].min() - 1e-15
+
+
+def test_a_study_that_might_have_been_follows_its_truth():
+    tables = cached(lambda b: 1.0)
+    said = claims.open_question.carrying_chances(*tables, truths=(0.0, -0.3), studies=20)
+    said = said[said["distance"] == "KL"].set_index("slope")
+    assert said.loc[0.0, "no"] >= 0.8 and said.loc[-0.3, "yes"] == 1
+    assert said[["yes", "no", "undecided"]].sum(axis=1).tolist() == pytest.approx([1, 1])
 
 
 def test_protocols_are_compared_on_the_tokens_they_share():
@@ -107,7 +237,14 @@ def test_protocols_are_compared_on_the_tokens_they_share():
     assert all(item.value == pytest.approx(0.5, rel=0.1) for item in found["online / reencode"])
 
 
-def test_the_figure_of_the_open_question_counts_documents_and_tokens():
-    rows = three_protocols().assign(policy="sinks")
-    said = claims.open_question.carrying_sentence(rows[rows["protocol"] != "x"].drop_duplicates())
-    assert "8 documents with 32 tokens or more" in said
+def test_the_figure_of_the_open_question_counts_documents_tokens_and_tries():
+    said = claims.open_question.carrying_sentence(*cached(lambda b: 0.8))
+    assert "12 documents with 96 tokens a budget or more" in said
+    assert "8 of 8 ratios" in said and "corrected for 16 tries" in said
+    none = claims.open_question.carrying_sentence(*cached(lambda b: 1.2))
+    assert "0 of 8 ratios" in none and "the least" not in none
+
+
+def test_without_tables_the_word_rests_on_sources_alone(tmp_path):
+    (verdict,) = claims.open_question.judge(tmp_path)
+    assert verdict.word == "open" and len(verdict.readings) == 2
