@@ -1223,11 +1223,12 @@ def test_open_question_on_smollm2_no_slope_is_surely_below_zero_on_gemma_both_ar
     assert len(small[small["model"] == "gemma3-270m"]) == 6
 
 
-def test_open_question_half_would_be_undecided_and_twice_the_margin_is_seldom_missed(carry):
-    said = claims.open_question.carrying_chances(*carry, truths=(0.0, -0.2))
+def test_open_question_no_gain_is_a_no_half_the_margin_undecided_twice_is_never_missed(carry):
+    said = claims.open_question.carrying_chances(*carry, truths=(0.0, -0.05, -0.2))
     said = said.set_index(["distance", "slope"])
-    assert 0.3 < said.loc[("KL", 0.0), "undecided"] < 0.7
-    assert (said.xs(-0.2, level="slope")["yes"] >= 0.75).all()
+    assert (said.xs(0.0, level="slope")["no"] > 0.7).all()
+    assert said.loc[("KL", -0.05), "undecided"] > 0.7
+    assert (said.xs(-0.2, level="slope")["yes"] > 0.95).all()
 
 
 def test_open_question_one_exponent_three_answers(memory_table):

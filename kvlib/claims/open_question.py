@@ -142,18 +142,19 @@ def log_gaps(cache: fit.Curve, suffix: fit.Curve, sinks: int) -> tuple[np.ndarra
     """Budgets, and log(cache / suffix of `sinks` fewer tokens): (1 + documents, budgets).
 
     First of all documents, then without each in turn. The suffix is read on straight lines of log
-    value on log window through its bins; the last line goes on to the end of its bin, for the value
-    at a bin's centre is larger than at its end.
+    value on log window through its bins; from the centre of the last bin to its end with the slope
+    of the last octave, for the value at a bin's centre is larger than at its end.
     """
     window = cache.window - sinks
     inside = (window >= suffix.first[0]) & (window <= suffix.last[-1])
     x, at = np.log(suffix.window), np.log(window[inside])
-    right = np.clip(np.searchsorted(x, at), 1, len(x) - 1)
-    share = (at - x[right - 1]) / (x[right] - x[right - 1])
+    octave = x >= x[-1] - 1.01 * np.log(2)
+    beyond = np.maximum(at - x[-1], 0)
     gaps = []
     for one, two in zip(cache.leaving_out(), suffix.leaving_out(), strict=True):
         y = np.log(two.mean)
-        gaps.append(np.log(one.mean[inside]) - y[right - 1] * (1 - share) - y[right] * share)
+        slope = np.polyfit(x[octave], y[octave], 1)[0]
+        gaps.append(np.log(one.mean[inside]) - np.interp(at, x, y) - slope * beyond)
     return cache.window[inside], np.array(gaps)
 
 
@@ -505,11 +506,11 @@ def open_question_table(needs: pd.DataFrame, alpha: float = ALPHA) -> pd.DataFra
 def rule(answers: dict[str, str]) -> str:
     """C8: four parts of the evidence answer, each by itself: exact sources with α above one and
     with α below one (yes where a recurrent memory wins on all of them, no where it keeps the
-    exponent on all), real caches in KL and in TV (yes where a gain over the suffix of equal budget surely grows
-    with the budget on all tables, no where on all it surely grows by less than the margin of an
-    exponent, if at all). `open` while any part is undecided, or two differ; `partly` if all gave
-    one answer, for no examples are all there is. A part's own reading is `partly` where it answers
-    with one voice, else `open`."""
+    exponent on all), real caches in KL and in TV (yes where a gain over the suffix of equal budget
+    surely grows with the budget on all tables, no where on all it surely grows by less than the
+    margin of an exponent, if at all). `open` while any part is undecided, or two differ; `partly`
+    if all gave one answer, for no examples are all there is. A part's own reading is `partly` where
+    it answers with one voice, else `open`."""
     given = set(answers.values())
     return "partly" if len(given) == 1 and given <= {"yes", "no"} else "open"
 
