@@ -71,6 +71,7 @@ class Verdict:
     """A word on a claim, the sentence it rests on, the rule that gave it, and its figures.
 
     `readings` are words on a part of the evidence, by the name of the part: a distance, a protocol.
+    `power` says how often the rule would have given each word, had the truth been another.
     Raises ValueError for a word that is none of WORDS.
     """
 
@@ -80,6 +81,7 @@ class Verdict:
     rule: str
     figures: tuple[Figure, ...] = ()
     readings: dict[str, str] = field(default_factory=dict)
+    power: str = ""  # what data would have given each word
 
     def __post_init__(self) -> None:
         for word in (self.word, *self.readings.values()):

@@ -19,8 +19,9 @@ from kvlib.claims import (
     positions,
     sensitivity,
     sink_recent,
+    tracks,
 )
-from kvlib.claims.claim import Claim, Figure, Verdict
+from kvlib.claims.claim import WORDS, Claim, Figure, Verdict
 from kvlib.names import name_of
 
 PAGES = (  # in the order of their claims
@@ -42,25 +43,58 @@ def verdicts(folder: Path = store.DATA) -> list[Verdict]:
 
 
 def to_html(items: list[Verdict]) -> str:
-    """The verdict table of the front page, as an HTML table with links to the pages."""
-    rows = []
-    for item in items:
-        claim = POWER.sub(r"<sup>\1</sup>", html.escape(item.claim.text))
-        claim = f'<a href="../notebooks/{item.claim.page}.html">{claim}</a>'
-        kind = item.word.replace(" ", "-")
-        rows.append(
-            f"<tr><td>{item.claim.id}</td>"
-            f'<td>{claim}<div class="kv-figure">{html.escape(item.sentence)}</div></td>'
-            f'<td><span class="kv-verdict kv-{kind}">{item.word}</span></td></tr>'
-        )
-    head = (
-        "<tr><th>Claim</th><th>The paper says, in our words; what we measured</th>"
-        "<th>Our verdict</th>"
-    )
+    """The verdicts of the front page: a tally, and a table with a plain sentence and a bar a claim.
+
+    What a verdict rests on is folded; each claim links to its page.
+    """
+    head = "<tr><th>Claim</th><th>The paper says, in our words; what we found</th><th>Verdict</th>"
     return (
-        f'<table class="table kv-verdicts"><thead>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table>"
+        f'{_tally(items)}<table class="table kv-verdicts"><thead>{head}</tr></thead>'
+        f"<tbody>{''.join(map(_row, items))}</tbody></table>"
     )
+
+
+def tally(items: list[Verdict]) -> dict[str, int]:
+    """Word → how many claims have it, in the order of WORDS; words that none has are left out."""
+    given = [item.word for item in items]
+    return {word: given.count(word) for word in WORDS if word in given}
+
+
+def _tally(items: list[Verdict]) -> str:
+    counts = "\n".join(f"{_pill(word, f'{n} {word}')}" for word, n in tally(items).items())
+    return f'<p class="kv-tally">Of {len(items)} claims: {counts}</p>'
+
+
+def _pill(word: str, text: str) -> str:
+    return f'<span class="kv-verdict kv-{word.replace(" ", "-")}">{text}</span>'
+
+
+def _row(item: Verdict) -> str:
+    page = f"../notebooks/{item.claim.page}.html"
+    claim = POWER.sub(r"<sup>\1</sup>", html.escape(item.claim.text))
+    said = html.escape(tracks.plain(item))
+    plain = f'<p class="kv-plain">{said}</p>{tracks.bar(item)}' if said else ""
+    return (
+        f'<tr><td>{item.claim.id}</td><td><a href="{page}">{claim}</a>{plain}{_details(item)}</td>'
+        f"<td>{_pill(item.word, item.word)}</td></tr>"
+    )
+
+
+def _details(item: Verdict) -> str:
+    """What a verdict rests on, folded: its sentence, readings, rule and power."""
+    readings = "; ".join(f"{part}: {word}" for part, word in item.readings.items())
+    parts = {
+        "Measured": item.sentence,
+        "Readings": readings,
+        "Rule": item.rule,
+        "What would change our mind": item.power,
+    }
+    told = "".join(
+        f'<p class="kv-figure"><b>{name}.</b> {html.escape(text)}</p>'
+        for name, text in parts.items()
+        if text
+    )
+    return f"<details><summary>Figures and rule</summary>{told}</details>" if told else ""
 
 
 def to_json(items: list[Verdict]) -> str:
@@ -89,6 +123,7 @@ def _block(item: Verdict) -> str:
     for text in (item.claim.text, f"Rule: {item.rule}", item.sentence):
         lines += textwrap.wrap(text, WIDTH, initial_indent="    ", subsequent_indent="    ")
     lines += [f"    {part}: {word}" for part, word in item.readings.items()]
+    lines += textwrap.wrap(item.power, WIDTH, initial_indent="    ", subsequent_indent="    ")
     return "\n".join([*lines, *(f"      {_line(figure)}" for figure in item.figures)])
 
 

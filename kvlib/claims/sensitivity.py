@@ -340,7 +340,9 @@ def judge(folder: Path = store.DATA) -> tuple[Verdict, ...]:
     rows, powers = bends(curves, (MIN_WINDOW, FIRSTS[-1])), exponents(curves)
     judged, said = starting_at(rows), sentence(rows, powers)
     figures = _figures(judged, powers, curves)
-    return (Verdict(CLAIM, rule(judged), said, rule_text(rule), figures, readings(judged)),)
+    power = _power_facts(had_it_been(simulated(folder)))["had-it-been"]
+    judgement = rule(judged), said, rule_text(rule), figures, readings(judged), power
+    return (Verdict(CLAIM, *judgement),)
 
 
 def _figures(rows: pd.DataFrame, powers: pd.DataFrame, curves: dict) -> tuple[Figure, ...]:

@@ -169,3 +169,31 @@ def test_the_html_table_names_every_claim_and_escapes_its_text(without_tables):
     assert 'href="../notebooks/sensitivity.html"' in html
     whole = claims.front.to_html(without_tables)
     assert all(f"<td>{claim.id}</td>" in whole for claim in claims.front.claims())
+
+
+def test_the_html_has_a_tally_in_the_order_of_words():
+    claim = claims.claim.Claim("C0", "said", "sensitivity")
+    items = [Verdict(claim, word, "", "") for word in ("open", "partly", "reproduced", "partly")]
+    assert claims.front.tally(items) == {"reproduced": 1, "partly": 2, "open": 1}
+    first = claims.front.to_html(items).split("<table")[0]
+    assert "Of 4 claims" in first
+    assert first.index("1 reproduced") < first.index("2 partly") < first.index("1 open")
+
+
+def test_what_a_verdict_rests_on_is_folded():
+    claim = claims.claim.Claim("C2", "said", "sensitivity")
+    figures = (claims.claim.Figure("bend b, finite reference", 0.1, 0.0, 0.2, 24),)
+    item = Verdict(claim, "partly", "a < b", "a rule", figures, {"KL": "partly"}, "in 3% so")
+    before, folded = claims.front.to_html([item]).split("<details>")
+    assert claims.tracks.plain(item) in before and claims.tracks.bar(item) in before
+    assert "a rule" not in before and "a &lt; b" not in before
+    for text in ("a &lt; b", "KL: partly", "a rule", "in 3% so"):
+        assert text in folded.split("</details>")[0]
+    assert "in 3% so" in claims.front.to_text([item])
+
+
+def test_every_claim_is_said_plainly_and_has_a_bar(stored_verdicts):
+    bare = [item.claim.id for item in stored_verdicts if not claims.tracks.bar(item)]
+    assert bare == [], "expected a track that matches a figure of each verdict"
+    said = [claims.tracks.plain(item) for item in stored_verdicts]
+    assert all(text.endswith(".") and len(text) < 120 for text in said)
