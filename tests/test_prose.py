@@ -218,11 +218,22 @@ def strong(both_distances) -> pd.DataFrame:
     return claims.sensitivity.strengths(both_distances)
 
 
+@pytest.fixture(scope="session")
+def excess(rows) -> pd.DataFrame:
+    return claims.data_check.excess_over_kl(rows)
+
+
 def test_sensitivity_every_value_of_the_page_is_a_fact(
-    both_distances, bent, powers, decay, drift, slopes, signs
+    both_distances, bent, powers, decay, drift, slopes, signs, excess
 ):
     facts = claims.sensitivity.facts(both_distances, bent, powers, decay, drift, slopes, signs)
-    assert_all_is_said("notebooks/sensitivity", facts)
+    assert_all_is_said("notebooks/sensitivity", facts | claims.data_check.facts(excess))
+
+
+def test_sensitivity_for_a_window_encoded_anew_the_loss_is_the_kl_within_the_intervals(excess):
+    suffix = excess[(excess["policy"] == SLIDING) & (excess["protocol"] == "reencode")]
+    assert len(suffix) >= 8
+    assert all(item.low <= 1 <= item.high for item in suffix["ratio"])
 
 
 def test_index_the_exponents_are_those_of_the_page_on_sensitivity(powers):

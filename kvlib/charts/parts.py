@@ -64,9 +64,9 @@ def window_scale(largest: float) -> alt.Scale:
     return alt.Scale(type="log", base=2, domain=[1, largest], nice=False)
 
 
-def window_axis(largest: float, title: str = "window kept (tokens)") -> alt.Axis:
-    """Windows, labelled at the powers of two."""
-    ticks = [2**k for k in range(int(largest).bit_length())]
+def window_axis(largest: float, title: str = "window kept (tokens)", low: float = 1) -> alt.Axis:
+    """Windows, labelled at the powers of two from the lowest on."""
+    ticks = [2**k for k in range(int(largest).bit_length()) if 2**k >= low]
     return alt.Axis(title=title, values=ticks, format="d", labelOverlap=True)
 
 

@@ -9,6 +9,7 @@ from kvlib.charts import parts
 from kvlib.charts.controls import Choice, Explorer, Slider
 from kvlib.charts.inks import BLUE, GREEN, GREY, ORANGE
 from kvlib.charts.parts import DASHED, DOTTED, SOLID, lookup, number
+from kvlib.names import name_of
 
 
 def sensitivity(curves: pd.DataFrame, window: int = 128) -> Explorer:
@@ -105,6 +106,263 @@ def sensitivity_chart(curves: pd.DataFrame) -> alt.LayerChart:
     return parts.picture(
         *(others, band, law, measured, rule, point, *key, reading),
         parameters=("model", "corpus", "divergence", "window"),
+    )
+
+
+def bend(measured: pd.DataFrame, laws: pd.DataFrame, b: float = 0.0) -> Explorer:
+    """The best law of a bend over the measured points; model, text, distance and bend to choose.
+
+    The tables are what `measured` and `laws` of `kvlib.claims.bend_laws` return.
+    """
+    distances = [("KL", "KL divergence"), ("TV", "total variation")]
+    kinds = [("reference", "finite, as it was"), ("plain", "taken as endless")]
+    grid = sorted(laws["b"].unique().tolist())
+    return Explorer(
+        bend_chart(measured, laws),
+        [
+            Choice("model", "Model", parts.options_of(measured["model"])),
+            Choice("corpus", "Text", parts.options_of(measured["corpus"])),
+            Choice("distance", "Distance", _those(distances, measured["distance"])),
+            Choice("kind", "Reference", _those(kinds, laws["kind"])),
+            Slider("b", "Bend b, from a power law to an exponential", values=grid, value=b),
+        ],
+        "The measured decay, and the best law of the bend that is chosen",
+    )
+
+
+def _those(options: list[tuple[str, str]], column: pd.Series) -> list[tuple[str, str]]:
+    return [option for option in options if option[0] in set(column)]
+
+
+def bend_chart(measured: pd.DataFrame, laws: pd.DataFrame) -> alt.LayerChart:
+    """Measured points, the best law of one bend through them, and the interval of b on a track.
+
+    The track runs above the picture from b = 0 at its left end to b = 1 at its right.
+    Parameters: `model`, `corpus`, `distance`, `kind`, `b`.
+    """
+    points, fits = _keyed(measured, laws)
+    first, last = float(points["window"].min()), float(points["window"].max())
+    joined = (
+        alt.Chart(points)
+        .transform_filter(
+            "datum.model == model && datum.corpus == corpus && datum.distance == distance"
+        )
+        .transform_calculate(key="datum.place + '|' + kind + '|' + format(b, '.2f')")
+        .transform_lookup("key", from_=alt.LookupData(fits, "key", FITTED))
+    )
+    ratio = "(datum.window + datum.shift) / 64"
+    drawn = joined.transform_calculate(
+        bent=f"b < 1e-9 ? log({ratio}) : (pow({ratio}, b) - 1) / b"
+    ).transform_calculate(
+        law="exp((datum.level + log(exp(-datum.rate * datum.bent) - datum.reference))"
+        " / datum.power)"
+    )
+    x = alt.X(
+        "window:Q",
+        scale=alt.Scale(type="log", base=2, domain=[first, last], nice=False),
+        axis=parts.window_axis(last, low=first),
+    )
+    reach = [float(points["mean"].min()) / 1.5, float(points["mean"].max()) * 1.5]
+    scale = alt.Scale(type="log", domain=reach, nice=False)
+    y = alt.Y(
+        "mean:Q", scale=scale, axis=parts.log_axis("mean KL (nats) or total variation", *reach)
+    )
+    miss = drawn.mark_rule(color=ORANGE, opacity=0.6, clip=True).encode(
+        x=x, y=alt.Y("law:Q", title="", scale=scale), y2="mean:Q"
+    )
+    law = drawn.mark_line(color=ORANGE, strokeDash=DASHED, strokeWidth=2, clip=True).encode(
+        x=x, y=alt.Y("law:Q", title="", scale=scale)
+    )
+    seen = drawn.mark_point(color=BLUE, filled=True, size=45, opacity=1).encode(
+        x=x,
+        y=y,
+        tooltip=[
+            alt.Tooltip("window:Q", title="window", format=".3~g"),
+            alt.Tooltip("mean:Q", title="measured", format=".3g"),
+            alt.Tooltip("law:Q", title="law", format=".3g"),
+        ],
+    )
+    one = joined.transform_filter("datum.begins")
+    reading = parts.reading(
+        one.transform_calculate(inside="b > datum.low - 0.001 && b < datum.high + 0.001"),
+        f"{lookup('datum.model')} + ' on ' + {lookup('datum.corpus')} + ', ' + datum.distance"
+        " + ': with b = ' + format(b, '.2f') + ' the best law misses the points by '"
+        f" + {number('datum.misfit', '.2~g')} + ' in the logarithm, a factor of '"
+        f" + {number('exp(datum.misfit)', '.3~g')} + ', and b lies '"
+        " + (datum.inside ? 'inside' : 'outside') + ' its 95% interval, '"
+        f" + {number('datum.low', '.2~r')} + ' to ' + {number('datum.high', '.2~r')}"
+        " + ' (' + datum.documents + ' documents).'",
+        dy=-64,
+    )
+    key = parts.legend(
+        (BLUE, SOLID, "measured"),
+        (ORANGE, DASHED, "the best law with this b"),
+        (GREEN, SOLID, "95% interval of b, on the track above"),
+    )
+    return parts.picture(
+        *(miss, law, seen, *_bend_track(one, first, last), *key, reading),
+        parameters=("model", "corpus", "distance", "kind", "b"),
+    )
+
+
+FITTED = ["level", "rate", "reference", "shift", "power", "misfit", "low", "high"]
+
+
+def _keyed(measured: pd.DataFrame, laws: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Points with the `place` of their table and a mark where it `begins`; laws by one `key`."""
+    keys = ["model", "corpus", "distance"]
+    places = {key: k for k, key in enumerate(measured.groupby(keys, sort=False).groups)}
+    points, fits = parts.rounded(measured, 4), parts.rounded(laws, 6)
+    points["place"] = [places[key] for key in zip(*(points[k] for k in keys), strict=True)]
+    points["begins"] = ~points["place"].duplicated()
+    columns = (laws[name] for name in (*keys, "kind", "b"))
+    fits["key"] = [
+        f"{places[key]}|{kind}|{b:.2f}"
+        for *key, kind, b in zip(*columns, strict=True)
+        for key in [tuple(key)]
+    ]
+    return points, fits[["key", *FITTED]]
+
+
+def _bend_track(one: alt.Chart, first: float, last: float) -> list[alt.Chart]:
+    """Above the picture: the track of b, its interval, and where the slider is."""
+    height = -18
+
+    def at(value: str) -> str:
+        """The window that lies as far to the right as a b between 0 and 1 does."""
+        return f"{first} * pow({last / first}, clamp({value}, 0, 1))"
+
+    scale = alt.Scale(type="log", base=2, domain=[first, last], nice=False)
+    placed = one.transform_calculate(
+        left=at("datum.low"), right=at("datum.high"), here=at("b"), zero=at("0"), one=at("1")
+    )
+
+    def where(field: str) -> alt.X:
+        return alt.X(f"{field}:Q", scale=scale, title="")
+
+    y = alt.value(height)
+    whole = placed.mark_rule(color=GREY, opacity=0.6).encode(x=where("zero"), x2="one:Q", y=y)
+    interval = placed.mark_rule(color=GREEN, strokeWidth=6, opacity=0.5).encode(
+        x=where("left"), x2="right:Q", y=y
+    )
+    here = placed.mark_point(color=GREEN, filled=True, shape="diamond", size=110, opacity=1).encode(
+        x=where("here"), y=y
+    )
+    names = [
+        placed.transform_calculate(name=f"'{text}'")
+        .mark_text(align=align, baseline="bottom", fontSize=12)
+        .encode(x=where(field), y=alt.value(height - 8), text="name:N")
+        for field, align, text in (
+            ("zero", "left", "b = 0, a power law"),
+            ("one", "right", "b = 1, an exponential"),
+        )
+    ]
+    return [whole, interval, here, *names]
+
+
+SETTING = "Protocol, model and text"
+RATIOS = [0, 2]  # what the picture of the data check reaches
+
+
+def data_check(table: pd.DataFrame) -> Explorer:
+    """Excess loss over KL against the budget; protocol, model and text, and policy to choose.
+
+    `table` is what `kvlib.claims.data_check.excess_over_kl` returns. Policies that some setting
+    lacks are drawn, and can't be chosen.
+    """
+    rows = data_check_rows(table)
+    every = set.intersection(*(set(part["policy"]) for _, part in rows.groupby("setting")))
+    shared = rows["policy"][rows["policy"].isin(every)]
+    return Explorer(
+        data_check_chart(rows),
+        [
+            Choice("setting", SETTING, parts.texts_of(rows["setting"])),
+            Choice("policy", "Policy", parts.texts_of(shared)),
+        ],
+        "Excess loss on the text over KL: one where KL is what cutting costs in prediction",
+    )
+
+
+def data_check_chart(rows: pd.DataFrame) -> alt.LayerChart:
+    """Ratios with 95% intervals around one. Parameters: `setting`, `policy`."""
+    base = alt.Chart(rows).transform_filter("datum.setting == setting")
+    picked = base.transform_filter("datum.policy == policy")
+    ticks = sorted(rows["budget"].unique().tolist())
+    x = alt.X(
+        "budget:Q",
+        scale=alt.Scale(type="log", base=2, domain=[ticks[0] / 1.3, ticks[-1] * 1.3], nice=False),
+        axis=alt.Axis(title="budget (entries a query sees)", values=ticks, format="d"),
+    )
+    scale = alt.Scale(domain=RATIOS, nice=False)
+    y = alt.Y(
+        "ratio:Q", scale=scale, axis=alt.Axis(title="excess loss / KL", format="~g", tickCount=5)
+    )
+    one = picked.transform_calculate(one="1").mark_rule(color=ORANGE, strokeDash=DASHED)
+    others = base.mark_point(color=GREY, opacity=0.5, size=30, clip=True).encode(x=x, y=y)
+    interval = picked.mark_rule(color=BLUE, strokeWidth=3, opacity=0.45, clip=True).encode(
+        x=x, y=alt.Y("low:Q", title="", scale=scale), y2="high:Q"
+    )
+    ratio = picked.mark_point(color=BLUE, filled=True, size=80, opacity=1, clip=True).encode(
+        x=x,
+        y=y,
+        tooltip=[
+            alt.Tooltip("budget:Q"),
+            alt.Tooltip("ratio:Q", title="excess loss / KL", format=".3g"),
+            alt.Tooltip("low:Q", title="95% from", format=".3g"),
+            alt.Tooltip("high:Q", title="to", format=".3g"),
+            alt.Tooltip("kl:Q", title="KL (nats)", format=".3g"),
+            alt.Tooltip("documents:Q"),
+        ],
+    )
+    key = parts.legend(
+        (BLUE, SOLID, "measured, with its 95% interval over documents"),
+        (ORANGE, DASHED, "one: KL is the loss in predicting the text"),
+        (GREY, SOLID, "other policies"),
+    )
+    line = one.encode(y=alt.Y("one:Q", title="", scale=scale))
+    first = picked.transform_filter("datum.begins")
+    return parts.picture(
+        *(others, line, interval, ratio, *key, parts.reading(first)),
+        parameters=("setting", "policy"),
+    )
+
+
+def data_check_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """Ratios with their intervals, a row a setting, policy and budget; a sentence where one
+    `begins`."""
+    keys = zip(table["protocol"], table["model"], table["corpus"], strict=True)
+    rows = pd.DataFrame(
+        {
+            "setting": [" · ".join(map(name_of, key)) for key in keys],
+            "policy": table["policy"].map(name_of),
+            "budget": table["budget"],
+            "ratio": [item.value for item in table["ratio"]],
+            "low": [item.low for item in table["ratio"]],
+            "high": [item.high for item in table["ratio"]],
+            "kl": table["kl"],
+            "documents": [item.n_documents for item in table["ratio"]],
+        }
+    ).sort_values("budget", kind="stable")
+    found = []
+    for (setting, policy), part in rows.groupby(["setting", "policy"], sort=False):
+        sentence = _ratio_sentence(setting, policy, part)
+        begins = [True] + [False] * (len(part) - 1)
+        found.append(part.assign(begins=begins, sentence=[sentence] + [""] * (len(part) - 1)))
+    return parts.rounded(pd.concat(found).sort_index().reset_index(drop=True), 4)
+
+
+def _ratio_sentence(setting: str, policy: str, part: pd.DataFrame) -> str:
+    """What a policy's ratios say, from the least budget to the largest."""
+    ends = [part.iloc[k] for k in (0, -1)]
+    said = [
+        f"{row['ratio']:.2f} times the KL at {row['budget']:,} entries "
+        f"(95% interval {row['low']:.2f} to {row['high']:.2f})".replace("-", "−")
+        for row in (ends if len(part) > 1 else ends[:1])
+    ]
+    holds = int(((part["low"] <= 1) & (1 <= part["high"])).sum())
+    return (
+        f"{setting}: with {policy} the loss on the text grows by {' and '.join(said)}. One lies in "
+        f"{holds} of {len(part)} intervals ({part['documents'].min()} or more documents)."
     )
 
 

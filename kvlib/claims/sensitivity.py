@@ -593,7 +593,6 @@ def _sign_facts(signs: pd.DataFrame, folder: Path) -> dict[str, str]:
         "sign-long": f"{long}",
         "n-signs": f"{check.n_documents}",
         "signs": "; ".join(f"{name}: {item:.2g}" for name, item in signs["defect"].items()),
-        "defect-width": f"{check.high - check.low:.2f}",
     }
 
 

@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 import numpy as np
 
 from kvlib import fit
-from kvlib.claims import extrapolation, policies, sensitivity
+from kvlib.claims import bounds, extrapolation, policies, sensitivity
 from kvlib.claims.claim import Figure, Verdict
 
 WIDTH, HEIGHT, SIDE = 320, 66, 10  # of a bar, and the room beside its track, in its own units
@@ -53,7 +53,7 @@ def _times(*values: float) -> tuple[tuple[float, str], ...]:
     )
 
 
-_CONSTANTS = {"figure": "C / c, *", "marks": ((1.0, "1"),), "ends": (1.0, 4.0)}
+_MISSES = {"marks": ((1.0, "1 held"), *_times(bounds.CLOSE)), "ends": (0.8, 4.0), "log": True}
 
 TRACKS = {
     "C1": Track(
@@ -90,12 +90,14 @@ TRACKS = {
         (-0.3, 0.6),
     ),
     "C6": Track(
-        says="Where the answer is known, the law gives the window, constants {span} times apart.",
-        **_CONSTANTS,
+        "worst miss of the upper bound*",
+        "Tried on longer windows, the window it gives is at worst {span} times too short.",
+        **_MISSES,
     ),
     "C7": Track(
-        says="Where the answer is known, no suffix does with less, constants {span} times apart.",
-        **_CONSTANTS,
+        "worst miss of the lower bound*",
+        "Tried on longer windows, the window it asks for is at worst {span} times too long.",
+        **_MISSES,
     ),
     "C8": Track(
         "KL online / re-encoded",

@@ -1,6 +1,14 @@
 """Fitting: curves over windows, decay laws, exponents with intervals, contests between laws."""
 
-from kvlib.fit.bent import EDGE, Shapes, bend, bend_of_reference, strength
+from kvlib.fit.bent import (
+    EDGE,
+    BentLaw,
+    Shapes,
+    bend,
+    bend_of_reference,
+    bent_law,
+    strength,
+)
 from kvlib.fit.contests import Contest, contest_tables, extrapolation, held_out, pinned_points
 from kvlib.fit.curve import BINS_PER_OCTAVE, BOOTSTRAPS, Curve, curve
 from kvlib.fit.estimate import (

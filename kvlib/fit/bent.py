@@ -97,6 +97,43 @@ def strength(data: Curve, root: bool = False) -> Shapes:
     return _jackknifed(fits)
 
 
+@dataclass(frozen=True)
+class BentLaw:
+    """The law of one b that fits a curve best: log D = (level + log(Δ - reference)) / power.
+
+    Δ = exp(-rate ℓ_b((w + shift)/64)). `reference` is the mean of Δ over the references, and 0
+    where they are taken as endless; `power` is 2 for the root law. `misfit` is the weighted root
+    mean square of what it misses log D by.
+    """
+
+    b: float
+    level: float
+    rate: float
+    reference: float
+    shift: float
+    power: int
+    misfit: float
+
+    def log_value(self, window: np.ndarray) -> np.ndarray:
+        """log D at windows; nan where the reference leaves nothing."""
+        near = np.exp(-self.rate * box_cox((window + self.shift) / PIVOT, self.b))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return (self.level + np.log(near - self.reference)) / self.power
+
+
+def bent_law(data: Curve, b: float, bracket: bool, root: bool = False) -> BentLaw:
+    """The law with this b that fits a curve best, with the bracket of `bend_of_reference` or
+    without; `root` as in `bend`. Raises ValueError for fewer than 4 windows."""
+    family, power, shift = bracketed if bracket else plain, 1 + root, SHIFT if bracket else 0.0
+    y, weights = power * np.log(data.mean)[None], data.weights[None]
+    ((_, rate),) = solve(y, weights, family, np.array([b]), RATES, data)
+    x = family(np.array([b]), np.array([rate]), data.window, data.contexts)[0]
+    level = (y[0] - x) @ weights[0]
+    misfit = np.sqrt(((y[0] - x - level) ** 2) @ weights[0]) / power
+    far = np.exp(-rate * box_cox((data.contexts + SHIFT) / PIVOT, b)).mean() if bracket else 0.0
+    return BentLaw(b, *map(float, (level, rate, far, shift)), power, float(misfit))
+
+
 # --- families: log D less its intercept, (..., windows) ------------------------------------------
 
 

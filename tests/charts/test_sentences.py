@@ -5,16 +5,21 @@ Each expression of a chart has its plain twin here; `spoken.sentence` runs it as
 
 from __future__ import annotations
 
+import functools
 import itertools
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
+import vl_convert
 from spoken import figures, numbers, sentence
-from studies import noisy_curve
+from studies import noisy_curve, rows_of
 
 from kvlib import charts, claims, fit
+from kvlib.fit import studies
 from kvlib.models.load import CacheCost
+from kvlib.names import name_of
 from kvlib.theory import blocks, bounds, closed_forms
 
 MODEL, TEXT = "gemma3-270m", "scipy-docs"  # any two with a name
@@ -63,6 +68,80 @@ def test_a_single_distance_sets_its_parameter_and_is_not_asked_for():
     explorer = charts.sensitivity.sensitivity(curve_summaries("tv"), 4)
     assert [control.name for control in explorer.controls] == ["window"]
     assert f"is {4 / 7:.3g} in total variation" in sentence(explorer)
+
+
+@functools.cache
+def bent_tables() -> tuple[pd.DataFrame, pd.DataFrame, dict]:
+    """Two distances of one made-up table, and their curves."""
+    steep = noisy_curve(lambda w: 2 * w**-0.6, n_documents=12)
+    flat = noisy_curve(lambda w: w**-0.3, n_documents=12, seed=1)
+    curves = {"KL": {(MODEL, TEXT): steep}, "TV": {(MODEL, TEXT): flat}}
+    bends = claims.sensitivity.bends(curves, (8,))
+    tables = claims.bend_laws.measured(curves, 8), claims.bend_laws.laws(curves, bends, 8)
+    return *tables, {distance: of[MODEL, TEXT].between(8) for distance, of in curves.items()}
+
+
+@pytest.mark.parametrize("kind", ["reference", "plain"])
+@pytest.mark.parametrize("distance", ["KL", "TV"])
+@pytest.mark.parametrize("b", [0, 0.05, 0.55, 1])
+def test_the_bent_law_misses_by_what_the_library_says(b, distance, kind):
+    measured, laws, curves = bent_tables()
+    explorer = charts.sensitivity.bend(measured, laws)
+    said = sentence(explorer, b=b, distance=distance, kind=kind)
+    data, root = curves[distance], distance == "TV"
+    expected = studies.expectation(data, b, kind == "reference", root)
+    miss = np.sqrt(data.weights @ np.log(data.mean / expected) ** 2)
+    find = fit.bend_of_reference if kind == "reference" else fit.bend
+    interval = find(data, root).first
+    heard = numbers(said[said.index("with b") :])
+    assert heard[0] == b
+    assert heard[1:3] == [figures(miss, 2), figures(np.exp(miss), 3)]
+    assert heard[4:6] == pytest.approx([interval.low, interval.high], rel=0.06, abs=1e-3)
+    inside = interval.low - 1e-3 < b < interval.high + 1e-3
+    assert f"b lies {'inside' if inside else 'outside'} its 95% interval" in said
+    assert f", {distance}: " in said and said.endswith("(12 documents).")
+
+
+@pytest.mark.parametrize("b", [0, 0.5])
+def test_the_picture_draws_the_law_that_the_library_fits(b):
+    measured, laws, curves = bent_tables()
+    spec = charts.sensitivity.bend(measured, laws, b).spec() | {"width": 600}
+    drawn = re.findall(
+        r'aria-label="window: ([\d.]+); law: ([\d.]+)', vl_convert.vegalite_to_svg(spec)
+    )
+    assert len(drawn) >= len(curves["KL"].window)
+    expected = studies.expectation(curves["KL"], b, True)
+    by_window = dict(zip(np.round(curves["KL"].window), expected, strict=True))
+    for window, value in drawn:
+        assert float(value) == pytest.approx(by_window[round(float(window))], rel=1e-3)
+
+
+@pytest.mark.parametrize("policy", ["sliding", "sinks"])
+@pytest.mark.parametrize("protocol", ["online", "reencode"])
+def test_the_data_check_reads_the_ratios_at_both_ends_and_counts_those_that_hold_one(
+    protocol, policy
+):
+    rows = pd.concat(
+        rows_of(lambda budget: budget**-0.6, name, run)
+        for name in ("sliding", "sinks")
+        for run in ("online", "reencode")
+    )
+    tilt = {"online": 0.9, "reencode": 1.0}
+    noise = np.random.default_rng(0).normal(0, 0.2, len(rows))
+    rows["nll_excess_nats"] = rows["kl_nats"] * (rows["protocol"].map(tilt) + noise)
+    rows = rows.assign(model=MODEL, corpus=TEXT)
+    table = claims.data_check.excess_over_kl(rows)
+    explorer = charts.sensitivity.data_check(table)
+    setting = next(value for value in explorer.controls[0].values if value.startswith(protocol))
+    said = sentence(explorer, setting=setting, policy=name_of(policy))
+    part = table[(table["protocol"] == protocol) & (table["policy"] == policy)]
+    ratios = part.sort_values("budget")["ratio"].tolist()
+    ends = [(item.value, item.low, item.high) for item in (ratios[0], ratios[-1])]
+    heard = re.findall(r"grows by ([\d.]+) .* interval ([\d.]+) to ([\d.]+)\) and", said)
+    heard += re.findall(r"\) and ([\d.]+) .* interval ([\d.]+) to ([\d.]+)\)", said)
+    assert heard == [tuple(f"{value:.2f}" for value in end) for end in ends]
+    holds = sum(item.low <= 1 <= item.high for item in ratios)
+    assert f"One lies in {holds} of 5 intervals (8 or more documents)." in said
 
 
 # --- extrapolation ----------------------------------------------------------------------------

@@ -74,7 +74,9 @@ def test_what_has_no_estimate_is_not_drawn_and_no_figure_is_no_bar():
     flat, other = Figure("bend b, finite reference", None), Figure("exponent α", 0.5)
     for item in (verdict(), verdict(flat, other), verdict(Figure("α", 1.0), id="C0")):
         assert tracks.plain(item) == "" and tracks.bar(item) == ""
-    exact = tracks.bar(verdict(Figure("C / c, a source", 1.5), id="C6"))
+    exact = tracks.bar(
+        verdict(Figure("worst miss of the upper bound beyond 64 tokens", 1.5), id="C6")
+    )
     assert places(exact, "kv-bar-range", "x1") == [] and "1 estimate 1.5; borders" in exact
 
 

@@ -124,3 +124,27 @@ def test_the_estimates_of_simulated_studies_hold_the_truth_about_as_often_as_the
     held = (rows["low"] <= rows["truth"] + 1e-9) & (rows["truth"] <= rows["high"])
     # 48 intervals of 95%: fewer than 39 hold with probability 1e-4
     assert len(rows) == 48 and held.sum() >= 39
+
+
+@pytest.mark.parametrize(("bracket", "root"), [(False, False), (True, False), (True, True)])
+@pytest.mark.parametrize("b", [0.0, 0.35, 1.0])
+def test_the_law_of_one_bend_is_the_one_that_studies_start_from(b, bracket, root):
+    data = curve_of(0.2 * law(0.2, 0.6, WINDOWS), spread=0.05)
+    found = fit.bent_law(data, b, bracket, root)
+    expected = np.log(studies.expectation(data, b, bracket, root))
+    assert found.log_value(WINDOWS) == pytest.approx(expected, abs=1e-9)
+    miss = np.log(data.mean) - expected
+    assert found.misfit == pytest.approx(np.sqrt(data.weights @ miss**2), abs=1e-9)
+
+
+def test_no_other_rate_of_that_bend_fits_better():
+    data = curve_of(0.2 * law(0.2, 0.6, WINDOWS), spread=0.05)
+    found = fit.bent_law(data, 0.5, bracket=True)
+
+    def missed(rate):
+        near, far = law(0.5, rate, WINDOWS + 1), law(0.5, rate, CONTEXTS + 1).mean()
+        miss = np.log(data.mean) - np.log(near - far)
+        return np.sqrt(data.weights @ (miss - data.weights @ miss) ** 2)
+
+    assert missed(found.rate) == pytest.approx(found.misfit, rel=1e-9)
+    assert all(missed(found.rate * by) > found.misfit for by in (0.98, 1.02))
