@@ -14,15 +14,16 @@ from kvlib.names import name_of
 BUDGETS = (16, 64, 256, 512)  # of every setting, whatever its protocol
 BEST_KNOWN = name_of("sinks")  # each setting has it
 SETTING = "Protocol, model and text"
+DISTANCES = {"KL": "nats", "TV": "in total variation"}  # and how a sentence goes on behind a number
 
 
 # --- who loses least --------------------------------------------------------------------------
 
 
 def ranking(summary: pd.DataFrame, budget: int = 64) -> Explorer:
-    """Policies in the order of their distortion; protocol, model and text, and budget to choose.
+    """Policies in the order of their distortion; setting, distance and budget to choose.
 
-    `summary` is what `kvlib.claims.policy_rows.summary` returns.
+    `summary` is what `summary`, in KL, or `summaries` of `kvlib.claims.policy_rows` return.
     """
     table = ranking_rows(summary)
     entries = {"unit": "entries", "scale": "log"}
@@ -30,6 +31,7 @@ def ranking(summary: pd.DataFrame, budget: int = 64) -> Explorer:
         ranking_chart(table),
         [
             Choice("setting", SETTING, parts.texts_of(table["setting"])),
+            _distance(table),
             Slider("budget", "Budget", values=BUDGETS, value=budget, **entries),
         ],
         "Cache policies from the one that loses least to the one that loses most",
@@ -37,10 +39,15 @@ def ranking(summary: pd.DataFrame, budget: int = 64) -> Explorer:
 
 
 def ranking_chart(table: pd.DataFrame) -> alt.LayerChart:
-    """Policies from the least distortion to the most. Parameters: `setting`, `budget`."""
-    base = alt.Chart(table).transform_filter("datum.setting == setting && datum.budget == budget")
+    """Policies from the least distortion to the most.
+
+    Parameters: `setting`, `distance`, `budget`.
+    """
+    base = alt.Chart(table).transform_filter(
+        "datum.setting == setting && datum.distance == distance && datum.budget == budget"
+    )
     scale = alt.Scale(type="log", nice=False)
-    axis = parts.log_axis("mean KL (nats)")
+    axis = parts.log_axis(_title(table))
     order = alt.Y(
         "policy:N",
         sort=alt.EncodingSortField("mean", op="min"),
@@ -51,7 +58,7 @@ def ranking_chart(table: pd.DataFrame) -> alt.LayerChart:
     )
     tooltip = [
         alt.Tooltip("policy:N"),
-        alt.Tooltip("mean:Q", title="mean (nats)", format=".3g"),
+        alt.Tooltip("mean:Q", title="mean", format=".3g"),
         alt.Tooltip("low:Q", title="95% from", format=".3g"),
         alt.Tooltip("high:Q", title="to", format=".3g"),
         alt.Tooltip("median:Q", title="median over tokens", format=".3g"),
@@ -64,29 +71,33 @@ def ranking_chart(table: pd.DataFrame) -> alt.LayerChart:
     )
     one = base.transform_filter(f"datum.policy == '{BEST_KNOWN}'")
     return parts.picture(
-        *(interval, mean, parts.reading(one)), parameters=("setting", "budget"), height=260
+        *(interval, mean, parts.reading(one)),
+        parameters=("setting", "distance", "budget"),
+        height=260,
     )
 
 
 def ranking_rows(summary: pd.DataFrame) -> pd.DataFrame:
     """Rows of a summary with their `setting`, and `sentence`: who is best there."""
-    table = parts.rounded(summary[summary["budget"].isin(BUDGETS)].copy(), 4)
+    table = parts.rounded(_with_distance(summary[summary["budget"].isin(BUDGETS)]), 4)
     table["policy"] = table["policy"].map(name_of)
     keys = zip(table["model"], table["corpus"], table["protocol"], strict=True)
     table["setting"] = [_setting(*key) for key in keys]
     sentences = {}
-    for (setting, budget), part in table.groupby(["setting", "budget"], sort=False):
+    places = ["setting", "distance", "budget"]
+    for (setting, distance, budget), part in table.groupby(places, sort=False):
         by_mean = part.sort_values("mean")
         best, worst = by_mean.iloc[0], by_mean.iloc[-1]
         protocol, model, text = setting.split(" · ")
-        sentences[setting, budget] = (
+        sentences[setting, distance, budget] = (
             f"With {budget} entries, {protocol}, {model} on {text}: {best['policy']} loses least, "
-            f"{best['mean']:.3g} nats (95% interval {best['low']:.3g} to {best['high']:.3g}, "
-            f"{best['documents']} documents), and {worst['policy']} most, {worst['mean']:.3g}."
+            f"{best['mean']:.3g} {DISTANCES[distance]} (95% interval {best['low']:.3g} to "
+            f"{best['high']:.3g}, {best['documents']} documents), and {worst['policy']} most, "
+            f"{worst['mean']:.3g}."
         )
-    pairs = zip(table["setting"], table["budget"], strict=True)
-    table["sentence"] = [sentences[pair] for pair in pairs]
-    columns = ["setting", "budget", "policy", "mean", "low", "high", "median", "p95", "top1"]
+    triples = zip(*(table[name] for name in places), strict=True)
+    table["sentence"] = [sentences[triple] for triple in triples]
+    columns = [*places, "policy", "mean", "low", "high", "median", "p95", "top1"]
     return table[[*columns, "documents", "sentence"]]
 
 
@@ -94,10 +105,12 @@ def ranking_rows(summary: pd.DataFrame) -> pd.DataFrame:
 
 
 def curves(summary: pd.DataFrame, foretold: pd.DataFrame) -> Explorer:
-    """Distortion against budget beside what the law of suffixes foretells; setting and policy.
+    """Distortion against budget beside what the law of suffixes foretells; setting, distance and
+    policy to choose.
 
     The tables are what `policy_rows.summary` and `policy_laws.predictions` of `kvlib.claims`
-    return. Policies that some setting lacks are drawn, and can't be chosen.
+    return, or `summaries` and `both_predictions`. Policies that some setting lacks are drawn, and
+    can't be chosen.
     """
     table = curve_rows(summary, foretold)
     every = set.intersection(*(set(part["policy"]) for _, part in table.groupby("setting")))
@@ -106,6 +119,7 @@ def curves(summary: pd.DataFrame, foretold: pd.DataFrame) -> Explorer:
         curves_chart(table),
         [
             Choice("setting", SETTING, parts.texts_of(table["setting"])),
+            _distance(table),
             Choice("policy", "Policy", parts.texts_of(shared), value=BEST_KNOWN),
         ],
         "Distortion of a cache policy against its budget, and what the law foretells",
@@ -113,8 +127,13 @@ def curves(summary: pd.DataFrame, foretold: pd.DataFrame) -> Explorer:
 
 
 def curves_chart(table: pd.DataFrame) -> alt.LayerChart:
-    """Distortion against budget beside the law's prediction. Parameters: `setting`, `policy`."""
-    base = alt.Chart(table).transform_filter("datum.setting == setting")
+    """Distortion against budget beside the law's prediction.
+
+    Parameters: `setting`, `distance`, `policy`.
+    """
+    base = alt.Chart(table).transform_filter(
+        "datum.setting == setting && datum.distance == distance"
+    )
     picked = base.transform_filter("datum.policy == policy")
     ticks = sorted(table["budget"].unique().tolist())
     x = alt.X(
@@ -123,7 +142,7 @@ def curves_chart(table: pd.DataFrame) -> alt.LayerChart:
         axis=alt.Axis(title="budget (entries a query sees)", values=ticks, format="d"),
     )
     scale = alt.Scale(type="log", nice=False)
-    axis = parts.log_axis("mean KL (nats)")
+    axis = parts.log_axis(_title(table))
     y = alt.Y("mean:Q", scale=scale, axis=axis)
     others = base.mark_line(color=GREY, opacity=0.35, strokeWidth=1.5).encode(
         x=x, y=y, detail="policy:N"
@@ -141,7 +160,7 @@ def curves_chart(table: pd.DataFrame) -> alt.LayerChart:
         y=y,
         tooltip=[
             alt.Tooltip("budget:Q"),
-            alt.Tooltip("mean:Q", title="measured (nats)", format=".3g"),
+            alt.Tooltip("mean:Q", title="measured", format=".3g"),
             alt.Tooltip("predicted:Q", title="foretold", format=".3g"),
             alt.Tooltip("off:Q", title="measured / foretold", format=".2f"),
         ],
@@ -153,36 +172,55 @@ def curves_chart(table: pd.DataFrame) -> alt.LayerChart:
     )
     reading = parts.reading(picked.transform_filter(f"datum.budget == {ticks[0]}"))
     return parts.picture(
-        *(others, band, law, measured, *key, reading), parameters=("setting", "policy")
+        *(others, band, law, measured, *key, reading),
+        parameters=("setting", "distance", "policy"),
     )
 
 
 def curve_rows(summary: pd.DataFrame, foretold: pd.DataFrame) -> pd.DataFrame:
     """Measured means with bands, and what the law foretells, a row a setting, policy and budget."""
-    keys = ["model", "corpus", "protocol", "policy", "budget"]
-    table = foretold.merge(summary[[*keys, "low", "high", "documents"]], on=keys)
+    keys = ["model", "corpus", "protocol", "policy", "budget", "distance"]
+    summary = _with_distance(summary)
+    table = _with_distance(foretold).merge(summary[[*keys, "low", "high", "documents"]], on=keys)
     table["policy"] = table["policy"].map(name_of)
     triples = zip(table["model"], table["corpus"], table["protocol"], strict=True)
     table["setting"] = [_setting(*triple) for triple in triples]
     table["off"] = [item.value for item in table["factor"]]
     sentences = {}
-    for (setting, policy), part in table.groupby(["setting", "policy"], sort=False):
+    places = ["setting", "distance", "policy"]
+    for place, part in table.groupby(places, sort=False):
+        setting, distance, policy = place
         first, last = part.iloc[0], part.iloc[-1]
-        sentences[setting, policy] = (
-            f"{setting}: {policy} has {first['off']:.2g} times the foretold distortion at "
+        sentences[place] = (
+            f"{setting}: {policy} has {first['off']:.2g} times the foretold {distance} at "
             f"{first['budget']} entries and {last['off']:.2g} times at {last['budget']} "
             f"(95% intervals {_span(first)} and {_span(last)}, {first['documents']} documents)."
         )
-    table["sentence"] = [
-        sentences[pair] for pair in zip(table["setting"], table["policy"], strict=True)
-    ]
-    columns = ["setting", "policy", "budget", "mean", "low", "high", "predicted", "off", "sentence"]
+    triples = zip(*(table[name] for name in places), strict=True)
+    table["sentence"] = [sentences[triple] for triple in triples]
+    columns = [*places, "budget", "mean", "low", "high", "predicted", "off", "sentence"]
     return parts.rounded(table[columns], 4)
 
 
 def _span(row: pd.Series) -> str:
     """A factor's interval."""
     return f"{row['factor'].low:.2g} to {row['factor'].high:.2g}"
+
+
+def _with_distance(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with its `distance`: KL where it has no such column."""
+    return table.copy() if "distance" in table else table.assign(distance="KL")
+
+
+def _distance(table: pd.DataFrame) -> Choice:
+    names = {"KL": "KL divergence", "TV": "total variation"}
+    there = [key for key in names if key in set(table["distance"])]
+    return Choice("distance", "Distance", [(key, names[key]) for key in there])
+
+
+def _title(table: pd.DataFrame) -> str:
+    """Of the axis of distortions."""
+    return "mean KL (nats)" + " or total variation" * (table["distance"].nunique() > 1)
 
 
 def _setting(model: str, corpus: str, protocol: str) -> str:

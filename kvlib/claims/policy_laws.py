@@ -29,23 +29,34 @@ RIVALS = ("power", "exponential")
 LONGEST = 64  # tokens: the longest suffix that the laws of C10 are fitted to
 
 
-def predictions(rows: pd.DataFrame, suffixes: dict[tuple[str, str], pd.DataFrame]) -> pd.DataFrame:
+def both_predictions(
+    rows: pd.DataFrame, suffixes: dict[tuple[str, str], pd.DataFrame]
+) -> pd.DataFrame:
+    """The `predictions` of each distance, one below the other, with a column `distance`."""
+    parts = [predictions(rows, suffixes, name).assign(distance=name) for name in DISTANCES]
+    return pd.concat(parts, ignore_index=True)
+
+
+def predictions(
+    rows: pd.DataFrame, suffixes: dict[tuple[str, str], pd.DataFrame], distance: str = "KL"
+) -> pd.DataFrame:
     """What the law of re-encoded suffixes foretells for each policy, and how far it is off.
 
     The law is fitted to suffixes of up to 512 tokens on the same half of the same documents; its
     window is the tokens that the policy keeps besides sinks, its references are the policy's own
-    targets. Columns: `KEYS`, `predicted`, `mean`, `factor` = measured / predicted (an
-    `fit.Estimate`, each document left out of both).
+    targets, and its form that of the `distance` (LAWS). Columns: `KEYS`, `predicted`, `mean`,
+    `factor` = measured / predicted (an `fit.Estimate`, each document left out of both).
     """
     table = []
     for key, part in rows.groupby(KEYS[:4], sort=False):
         if key[:2] not in suffixes:
             continue
         part, suffix = same_documents(part, suffixes[key[:2]])
-        data, other = curve(part), fit.curve(suffix).between(8)
+        value = DISTANCES[distance]
+        data, other = curve(part, value=value), fit.curve(suffix, value).between(8)
         logs = []
         for one, two in zip(data.leaving_out(), other.leaving_out(), strict=True):
-            law = fit.fit_law(LAW, two.window, two.mean, two.weights, two.contexts)
+            law = fit.fit_law(LAWS[distance], two.window, two.mean, two.weights, two.contexts)
             foretold = replace(law, contexts=data.contexts).log_value(data.window)
             logs.append((foretold, np.log(one.mean)))
         foretold, measured = np.moveaxis(np.array(logs), 1, 0)

@@ -42,22 +42,28 @@ def document_means(rows: pd.DataFrame, value: str = "kl_nats") -> pd.Series:
     return rows.groupby([*KEYS, "doc"], sort=False)[value].mean()
 
 
-def summary(rows: pd.DataFrame) -> pd.DataFrame:
+def summary(rows: pd.DataFrame, value: str = "kl_nats") -> pd.DataFrame:
     """One row a model, text, protocol, policy and budget.
 
-    Columns: `KEYS`, `mean, low, high` (KL, nats, with its interval over documents), `median`,
-    `p95` (over tokens), `top1` (share of tokens whose likeliest next token stays), `nll` (excess
-    in nats on the text itself), `documents`, `tokens`.
+    Columns: `KEYS`, `mean, low, high` (KL, nats, or the distance in column `value`, with its
+    interval over documents), `median`, `p95` (over tokens), `top1` (share of tokens whose likeliest
+    next token stays), `nll` (excess in nats on the text itself), `documents`, `tokens`.
     """
     table = []
     for key, part in rows.groupby(KEYS, sort=False):
-        mean = log_mean(part.groupby("doc")["kl_nats"].mean().to_numpy())
-        median, p95 = np.quantile(part["kl_nats"], [0.5, 0.95])
+        mean = log_mean(part.groupby("doc")[value].mean().to_numpy())
+        median, p95 = np.quantile(part[value], [0.5, 0.95])
         shares = part["top1_same"].mean(), part["nll_excess_nats"].mean()
         counts = part["doc"].nunique(), len(part)
         table.append((*key, mean.value, mean.low, mean.high, median, p95, *shares, *counts))
     columns = ["mean", "low", "high", "median", "p95", "top1", "nll", "documents", "tokens"]
     return pd.DataFrame(table, columns=[*KEYS, *columns])
+
+
+def summaries(rows: pd.DataFrame) -> pd.DataFrame:
+    """The `summary` of each distance, one below the other, with a column `distance`."""
+    parts = [summary(rows, value).assign(distance=name) for name, value in DISTANCES.items()]
+    return pd.concat(parts, ignore_index=True)
 
 
 def ratios(rows: pd.DataFrame, baseline: str = RANDOM, value: str = "kl_nats") -> pd.DataFrame:

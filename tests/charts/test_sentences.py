@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import vl_convert
 from spoken import figures, numbers, sentence
-from studies import noisy_curve, rows_of
+from studies import noisy_curve, rows_of, suffix_rows
 
 from kvlib import charts, claims, fit
 from kvlib.fit import studies
@@ -390,3 +390,58 @@ def test_the_sentences_depend_on_every_control():
     for explorer in (charts.block_markov.blocks(), charts.open_question.memory(*memory())):
         (reading,) = [part for part in explorer.spec()["layer"] if part.get("name") == "reading"]
         assert all(control.name in str(reading["transform"]) for control in explorer.controls)
+
+
+# --- policies ---------------------------------------------------------------------------------
+
+
+@functools.cache
+def two_policies() -> pd.DataFrame:
+    """Rows of two policies; in TV the other one is the better."""
+    laws = {"sinks": (0.6, 0.2), "sliding": (0.4, 0.5)}
+    parts = []
+    for policy, (kl, tv) in laws.items():
+        part = rows_of(lambda budget, kl=kl: 2 * budget**-kl, policy)
+        far = rows_of(lambda budget, tv=tv: budget**-tv, policy, seed=1)
+        parts.append(part.assign(tv=far["kl_nats"], model=MODEL, corpus=TEXT))
+    return pd.concat(parts, ignore_index=True)
+
+
+@pytest.mark.parametrize(
+    ("distance", "value", "best", "unit"),
+    [("KL", "kl_nats", "sinks", "nats"), ("TV", "tv", "sliding", "in total variation")],
+)
+@pytest.mark.parametrize("budget", [16, 512])
+def test_a_ranking_says_who_loses_least_in_the_distance_chosen(distance, value, best, unit, budget):
+    rows = two_policies()
+    explorer = charts.policies.ranking(claims.policy_rows.summaries(rows))
+    said = sentence(explorer, distance=distance, budget=budget)
+    at = rows[rows["budget"] == budget].groupby(["policy", "doc"])[value].mean()
+    mean = fit.log_mean(at[best].to_numpy())
+    assert f"{name_of(best)} loses least, {mean.value:.3g} {unit} (95% interval" in said
+    (worst,) = {"sinks", "sliding"} - {best}
+    assert said.endswith(f"and {name_of(worst)} most, {at[worst].mean():.3g}.")
+
+
+@pytest.mark.parametrize("distance", ["KL", "TV"])
+def test_the_curves_say_how_far_each_distance_is_from_what_was_foretold(distance):
+    rows, suffixes = two_policies(), suffix_rows(0.6)
+    suffixes = {(MODEL, TEXT): suffixes.assign(tv=np.sqrt(suffixes["kl_nats"]))}
+    foretold = claims.policy_laws.both_predictions(rows, suffixes)
+    summaries = claims.policy_rows.summaries(rows)
+    said = sentence(charts.policies.curves(summaries, foretold), distance=distance)
+    alone = claims.policy_laws.predictions(rows, suffixes, distance)
+    alone = alone[alone["policy"] == "sinks"]["factor"].tolist()
+    first, last = alone[0], alone[-1]
+    assert f"has {first.value:.2g} times the foretold {distance} at 16 entries" in said
+    assert f"and {last.value:.2g} times at" in said
+    for item in (first, last):
+        assert f"{item.low:.2g} to {item.high:.2g}" in said
+
+
+def test_a_summary_of_one_distance_is_kl_and_asks_for_none():
+    rows = two_policies()
+    explorer = charts.policies.ranking(claims.policy_rows.summary(rows))
+    assert [control.name for control in explorer.controls] == ["budget"]
+    both = charts.policies.ranking(claims.policy_rows.summaries(rows))
+    assert sentence(explorer) == sentence(both, distance="KL")
