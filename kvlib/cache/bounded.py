@@ -77,8 +77,8 @@ class BoundedCache(Cache):
         self._plan: _Plan | None = None  # of the body's forward that is under way
         self._around = False  # the next forward of the body is one of the model
         self._head_is_due = False  # the body is through, the model around it is not
-        self._held: torch.Tensor | None = None  # (batch, entries) true positions, -1 for padding
-        self._next: torch.Tensor | None = None  # (batch, 1) position of each row's next token
+        self._held: Any = None  # or a tensor (batch, entries) true positions, -1 for padding
+        self._next: Any = None  # or a tensor (batch, 1) position of each row's next token
         self._tokens = 0  # columns seen, padding included
 
     def close(self) -> None:
@@ -136,7 +136,9 @@ class BoundedCache(Cache):
         """The plan of the next forward, from what the caller says about padding."""
         self._refuse_if_broken()
         around, self._around = self._around, False
-        device = self._model().device
+        model = self._model()
+        assert model is not None, "the hook that calls this is the model's own"
+        device = model.device
         if self._held is None:
             self._held = torch.empty(batch, 0, dtype=torch.long, device=device)
             self._next = torch.zeros(batch, 1, dtype=torch.long, device=device)
@@ -162,6 +164,7 @@ class BoundedCache(Cache):
     def _commit(self) -> None:
         """The body is through: its tokens are among those that are held."""
         plan, self._plan = self._plan, None
+        assert plan is not None, "a forward that came through had a plan"
         self._held, self._next = plan.left, plan.following
         self._tokens += plan.query.shape[1]
         self._head_is_due = plan.around
@@ -349,6 +352,8 @@ class _BoundedLayer(DynamicLayer):
 
     def __init__(self, cache: BoundedCache, index: int) -> None:
         super().__init__()
+        self.keys: torch.Tensor
+        self.values: torch.Tensor
         self._cache, self._index = weakref.ref(cache), index
 
     def update(

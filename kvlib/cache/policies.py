@@ -96,9 +96,17 @@ class Static(Policy):
     """
 
     kind: ClassVar[Literal["static", "scored"]] = "static"
-    by_head: bool = False
     positions: Positions = "true"
-    closed_up: bool = True
+
+    @property
+    def by_head(self) -> bool:
+        """All layers and KV heads share one draw."""
+        return False
+
+    @property
+    def closed_up(self) -> bool:
+        """Closed up."""
+        return True
 
     @property
     def protocols(self) -> tuple[str, ...]:
@@ -564,6 +572,7 @@ class ExpectedAttention(Scored):
             first = keys @ mean.unflatten(0, (kv_heads, -1))[..., None]
             second = (keys @ cov.unflatten(0, (kv_heads, -1)) * keys).sum(-1) / 2
             weights = (first[..., 0] + second).softmax(-1).mean(1)
+            assert layer.values is not None, "a pass that is scored keeps its values"
             scores[:, i, sinks:t] = weights * layer.values[:, sinks:t].norm(dim=-1)
         return scores
 

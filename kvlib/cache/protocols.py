@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -92,9 +92,9 @@ class FullPass:
         return cache
 
 
-def to_score(policies: Sequence[Policy], protocol: str) -> list[Policy]:
+def to_score(policies: Sequence[Policy], protocol: str) -> list[Scored]:
     """The policies whose scores a `FullPass` has to keep for a protocol."""
-    return [p for p in policies if protocol == "prefill" and p.kind == "scored"]
+    return [cast(Scored, p) for p in policies if protocol == "prefill" and p.kind == "scored"]
 
 
 def draws(policy: Policy, budget: int, seed: int = 0, doc: int = 0) -> np.random.Generator:
@@ -192,9 +192,10 @@ def decode_hidden(
         raise ValueError(f"step: expected 1 for a static policy, got {step}")
     if step >= budget:
         raise ValueError(f"step: expected less than the budget {budget}, got {step}")
-    seen = None
+    seen = torch.empty(0)
     if static:
-        seen = torch.from_numpy(_survivors(lm, policy, len(whole), budget, rng)).to(lm.device)
+        survivors = _survivors(lm, cast(Static, policy), len(whole), budget, rng)
+        seen = torch.from_numpy(survivors).to(lm.device)
     cache = DynamicCache()
     held = [_Held(window) for window in masks.sliding_windows(lm.model)]
     states = []
@@ -205,7 +206,7 @@ def decode_hidden(
                 if static:
                     held[k].keep_seen(layer, seen if seen.ndim == 2 else seen[k], begin)
                 else:
-                    held[k].keep_best(layer, policy, budget, step)
+                    held[k].keep_best(layer, cast(Stepwise, policy), budget, step)
             with masks.layer_masks(lm.model, lambda k: held[k].mask(chunk)):  # noqa: B023 (used at once)
                 out = lm.model.base_model(
                     whole[None, chunk],
@@ -220,7 +221,7 @@ def decode_hidden(
             for k, layer in enumerate(cache.layers):
                 held[k].append(chunk, layer.keys.shape[1])
                 if not static:
-                    held[k].score(policy, attention[k], layer.keys[0])
+                    held[k].score(cast(Stepwise, policy), attention[k], layer.keys[0])
     return torch.cat(states)[_rows(lm, targets)]
 
 
@@ -274,9 +275,10 @@ def prefill_hidden(
     """
     lm, n, length = full.lm, len(full.targets), len(full.whole)
     if policy.kind == "scored":
-        layers = [_best(full, scores, policy, budget) for scores in full.scores[policy]]
+        scored = cast(Scored, policy)
+        layers = [_best(full, scores, scored, budget) for scores in full.scores[scored]]
     else:
-        layers = _drawn(full, policy, budget, rng)
+        layers = _drawn(full, cast(Static, policy), budget, rng)
     own = torch.eye(n, dtype=torch.bool, device=lm.device)
     windows = masks.sliding_windows(lm.model)
 
@@ -422,6 +424,7 @@ class _Held:
         room = budget - step
         if self.length <= room:
             return
+        assert self.scores is not None, "what is held was scored"
         ranked = self.scores.clone()
         newest = min(policy.protected(budget), room)
         if newest:
@@ -430,6 +433,7 @@ class _Held:
 
     def keep_seen(self, layer: Any, seen: Bool[Tensor, "... tokens tokens"], t: int) -> None:
         """Cut the layer to what the query at t may see: `seen` is ([kv_heads,] tokens, tokens)."""
+        assert self.positions is not None, "a cache with entries has positions"
         now = seen[..., t, :].expand(len(self.positions), -1).gather(1, self.positions)
         if bool(now.all()):
             return
@@ -437,6 +441,7 @@ class _Held:
         self._take(layer, now.float().topk(count, dim=1).indices.sort(dim=1).values)
 
     def _take(self, layer: Any, index: Int[Tensor, "kv_heads kept"]) -> None:
+        assert self.positions is not None, "a cache with entries has positions"
         self.positions = self.positions.gather(1, index)
         if self.scores is not None:
             self.scores = self.scores.gather(1, index)

@@ -39,7 +39,7 @@ class Shapes:
     fits: np.ndarray
 
 
-def box_cox(x: np.ndarray, b: np.ndarray) -> np.ndarray:
+def box_cox(x: np.ndarray, b: np.ndarray | float) -> np.ndarray:
     """ℓ_b(x) = (x^b - 1)/b, and log x at b = 0; broadcasts."""
     log = np.log(x)
     b = np.asarray(b, dtype=float)
@@ -131,7 +131,7 @@ def bent_law(data: Curve, b: float, bracket: bool, root: bool = False) -> BentLa
     level = (y[0] - x) @ weights[0]
     misfit = np.sqrt(((y[0] - x - level) ** 2) @ weights[0]) / power
     far = np.exp(-rate * box_cox((data.contexts + SHIFT) / PIVOT, b)).mean() if bracket else 0.0
-    return BentLaw(b, *map(float, (level, rate, far, shift)), power, float(misfit))
+    return BentLaw(b, float(level), float(rate), float(far), shift, power, float(misfit))
 
 
 # --- families: log D less its intercept, (..., windows) ------------------------------------------

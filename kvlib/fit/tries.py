@@ -39,7 +39,8 @@ def holm(p_values: np.ndarray) -> np.ndarray:
 
 def logarithm_of(item: Estimate) -> Estimate:
     """A positive estimate in the logarithm, where its interval is symmetric."""
-    return Estimate(*map(math.log, (item.value, item.low, item.high)), item.n_documents)
+    value, low, high = (math.log(x) for x in (item.value, item.low, item.high))
+    return Estimate(value, low, high, item.n_documents)
 
 
 def drawn(item: Estimate, truth: float, rng: np.random.Generator, log: bool = False) -> Estimate:
