@@ -51,7 +51,8 @@ check: $(READY) ## lint, format, spelling, types, walls and the fast unit tests:
 	$(BIN)/codespell
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow and not browser" tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow" tests \
+	  --ignore tests/notebooks --ignore tests/browser
 
 PAGES ?=
 references: $(READY) ## write what `make test` compares pages with; of some: make references PAGES="lab"

@@ -19,12 +19,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when huggingface_hub is first i
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-EMBEDDED = {
-    "smollm2",
-    "gemma",
-    "embedded",
-    "trained",
-}  # they load 10^8 weights
+HEAVY = {  # fixtures that load 10^8 weights, or judge all claims
+    *("smollm2", "gemma", "embedded", "trained"),
+    *("stored_verdicts", "without_tables"),
+}
 SLOW = Path(__file__).with_name("slow.txt")
 
 
@@ -36,11 +34,11 @@ def used(item: pytest.Item) -> set[str]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks as slow what loads an embedded model, and what `slow.txt` names."""
+    """Marks as slow what asks for a heavy fixture, and what `slow.txt` names."""
     slow = set(SLOW.read_text(encoding="utf-8").split())
     for item in items:
-        name = f"{item.location[0]}::{item.location[2].partition('[')[0]}"
-        if name in slow or EMBEDDED & used(item):
+        file, test = item.location[0], item.location[2].partition("[")[0]
+        if {file, f"{file}::{test}"} & slow or HEAVY & used(item):
             item.add_marker(pytest.mark.slow)
 
 

@@ -12,7 +12,7 @@ is abstract there; one line, `register(…)`, gives it to the command line.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -295,6 +295,13 @@ class RandomRetention(Static):
     positions: Positions = "true"
     recent_share: float = 0.0
     pinned_share: float = 0.0
+
+    def __repr__(self) -> str:
+        """As manifests have it: the shares where they are not 0, as before there were any."""
+        of_shares = ("recent_share", "pinned_share")
+        names = [f.name for f in fields(self) if f.name not in of_shares or getattr(self, f.name)]
+        shown = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+        return f"{type(self).__name__}({shown})"
 
     @property
     def key(self) -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
-FAST = "not slow and not browser"  # what `make check` runs
+FAST = "not slow"  # what `make check` runs
 
 
 class Fault(NamedTuple):
