@@ -109,7 +109,7 @@ def sensitivity_chart(curves: pd.DataFrame) -> alt.LayerChart:
     )
 
 
-def bend(measured: pd.DataFrame, laws: pd.DataFrame, b: float = 0.0) -> Explorer:
+def bend(measured: pd.DataFrame, laws: pd.DataFrame, b: float = 0.3) -> Explorer:
     """The best law of a bend over the measured points; model, text, distance and bend to choose.
 
     The tables are what `measured` and `laws` of `kvlib.claims.bend_laws` return.
