@@ -100,7 +100,7 @@ TRACKS = {
         **_MISSES,
     ),
     "C8": Track(
-        "KL online / re-encoded",
+        "online / suffix, *",
         "What a real cache carries forward multiplies its error by {span}: below one it helps.",
         ((1.0, "1 no effect"),),
         (0.4, 4.0),
