@@ -51,7 +51,7 @@ check: $(READY) ## lint, format, spelling, types, walls and the fast unit tests:
 	$(BIN)/codespell
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow" tests \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -p no:nbval -m "not slow" tests \
 	  --ignore tests/notebooks --ignore tests/browser
 
 PAGES ?=
