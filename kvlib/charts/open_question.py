@@ -129,8 +129,9 @@ def memory_chart(curves: pd.DataFrame, needs: pd.DataFrame) -> alt.LayerChart:
     absent = ", ".join(f"'{key}': '{why}'" for key, why in ABSENT.items())
     reading = parts.reading(
         once,
-        "!isValid(datum.window) ? 'There is no such source with α = ' + format(alpha, '~g')"
-        " + ': ' + ({" + absent + "}[source] || 'it was not computed') + '.' : "
+        "!isValid(datum.window) ? 'Nothing to show with α = ' + format(alpha, '~g')"
+        " + ' and a distortion of ' + format(epsilon, '~g') + ' nats: '"
+        " + ({" + absent + "}[source] || 'it was not computed') + '.' : "
         "'With α = ' + format(alpha, '~g') + ', a distortion of ' + format(epsilon, '~g')"
         f" + ' nats asks for a window of ' + format(datum.window, ',d') + ' ' + {say(0)}"
         " + (source == 'recall' ? ', written out in ' + format(datum.suffix, ',.0f')"

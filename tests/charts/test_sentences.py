@@ -352,7 +352,8 @@ def test_a_source_that_does_not_exist_says_why():
     needs = needs[(needs["source"] != "renewal") | (needs["alpha"] != 1.25)]
     explorer = charts.open_question.memory(curves, needs, 1.25, 0.001)
     said = sentence(explorer, source="renewal")
-    assert said.startswith("There is no such source with α = 1.25: no stationary source")
+    why = "and a distortion of 0.001 nats: no stationary source"
+    assert said.startswith(f"Nothing to show with α = 1.25 {why}")
     assert sentence(explorer, source="plus").startswith("With α = 1.25")
 
 
