@@ -26,8 +26,9 @@ def picture(
 def reading(rows: alt.Chart, sentence: str = "", dy: float = -26) -> alt.Chart:
     """The layer that says in words what the picture shows: the sentence of the first row left.
 
-    `sentence` is a Vega expression; without it the rows have a column `sentence`. In a kernel the
-    words stand within the picture, `dy` pixels below its upper edge.
+    `sentence` is a Vega expression; without it the rows have a column `sentence`. A column `place`
+    of their own would overwrite the number of a row when a control moves. In a kernel the words
+    stand within the picture, `dy` pixels below its upper edge.
     """
     said = rows.transform_calculate(sentence=sentence) if sentence else rows
     first = said.transform_window(place="row_number()").transform_filter("datum.place == 1")

@@ -147,7 +147,7 @@ def bend_chart(measured: pd.DataFrame, laws: pd.DataFrame) -> alt.LayerChart:
         .transform_filter(
             "datum.model == model && datum.corpus == corpus && datum.distance == distance"
         )
-        .transform_calculate(key="datum.place + '|' + kind + '|' + format(b, '.2f')")
+        .transform_calculate(key="datum.at + '|' + kind + '|' + format(b, '.2f')")
         .transform_lookup("key", from_=alt.LookupData(fits, "key", FITTED))
     )
     ratio = "(datum.window + datum.shift) / 64"
@@ -209,12 +209,12 @@ FITTED = ["level", "rate", "reference", "shift", "power", "misfit", "low", "high
 
 
 def _keyed(measured: pd.DataFrame, laws: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Points with the `place` of their table and a mark where it `begins`; laws by one `key`."""
+    """Points with the place `at` of their table and a mark where it `begins`; laws by a `key`."""
     keys = ["model", "corpus", "distance"]
     places = {key: k for k, key in enumerate(measured.groupby(keys, sort=False).groups)}
     points, fits = parts.rounded(measured, 4), parts.rounded(laws, 6)
-    points["place"] = [places[key] for key in zip(*(points[k] for k in keys), strict=True)]
-    points["begins"] = ~points["place"].duplicated()
+    points["at"] = [places[key] for key in zip(*(points[k] for k in keys), strict=True)]
+    points["begins"] = ~points["at"].duplicated()
     columns = (laws[name] for name in (*keys, "kind", "b"))
     fits["key"] = [
         f"{places[key]}|{kind}|{b:.2f}"
