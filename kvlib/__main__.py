@@ -182,7 +182,8 @@ def _own(
 def _run(one: study.Study, device: str) -> None:
     table = study.run(one, "python -m kvlib " + shlex.join(sys.argv[1:]), device)
     docs = table["doc"].nunique()
-    print(f"{len(table):,} rows of {docs} documents in {store.table_file(one.path)}")
+    plural = "s" * (docs != 1)
+    print(f"{len(table):,} rows of {docs} document{plural} in {store.table_file(one.path)}")
 
 
 def _show(these: Sequence[study.Study], others: bool) -> None:

@@ -328,8 +328,8 @@ class Measurement:
         if lacking := sorted(wanted - done):
             some = ", ".join(map(str, lacking[:5])) + (", …" if lacking[5:] else "")
             raise ValueError(
-                f"{self.parts}: expected {len(wanted)} finished documents, "
-                f"got {len(wanted & done)} of them; missing: {some}"
+                f"{self.parts}: finished documents: expected {len(wanted)}, "
+                f"got {len(wanted & done)}; missing: {some}"
             )
         parts = [self._read_part(doc) for doc in sorted(done)]
         if odd := [part for part in parts if not part.dtypes.equals(parts[0].dtypes)]:
@@ -391,7 +391,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         if not isinstance(manifest.get(key), kind):
             got = type(manifest.get(key)).__name__
             raise ValueError(
-                f"{path}: expected a manifest whose {key} is a {kind.__name__}, got {got}"
+                f"{path}: expected a manifest with {kind.__name__} as its {key}, got {got}"
             )
     return manifest
 

@@ -25,11 +25,13 @@ import pandas as pd
 import rich.progress
 from rich.console import Console
 
-from kvlib import corpora, store
+from kvlib import corpora, names, store
 
 FILE = store.DATA / "studies.toml"
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 MOST_DOCS = 2**15  # tables number documents with 16 bits
+HUB_ID = r"\w[\w.-]*/\w[\w.-]*"
+ITEMS = {"policies": str, "budgets": int, "variants": str, "windows": int, "truths": float}
 
 
 COLUMNS = (  # of the progress that a run shows
@@ -146,6 +148,8 @@ def declare(
     for values in itertools.product(*(settings[key] for key in listed)):
         said = known | settings | dict(zip(listed, values, strict=True))
         typed = {key: _typed(table, key, value, types[key]) for key, value in said.items()}
+        for key in ITEMS.keys() & typed.keys():
+            typed[key] = [_typed(table, key, item, ITEMS[key]) for item in typed[key]]
         found.append(Study(_named(table, typed), kind, typed, docs, folder, table))
     if not found:
         raise ValueError(f"{table}: expected something in each list, got nothing")
@@ -155,8 +159,8 @@ def declare(
 def studies(file: Path = FILE) -> list[Study]:
     """All tables that a file declares, in its order.
 
-    Raises ValueError with one line where `declare` does, for what is no TOML (with the place), and
-    for two tables of one name.
+    Raises ValueError with one line where `declare` does, for what is no TOML (with the place), for
+    two tables of one name, and for a table to make of a model, text or policy that is not known.
     """
     try:
         entries = tomllib.loads(file.read_text(encoding="utf-8-sig"))
@@ -176,6 +180,9 @@ def studies(file: Path = FILE) -> list[Study]:
     names = [study.table for study in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"{file}: expected each table once, got {', '.join(twice)} twice")
+    for one in found:
+        if not store.table_file(one.path, ".json").exists():  # else it needs no model any more
+            _check_names(one, file)
     return found
 
 
@@ -286,10 +293,34 @@ def _named(pattern: str, settings: dict[str, Any]) -> str:
     return name
 
 
+def _check_names(one: Study, file: Path) -> None:
+    """Refuses models, texts and policies that cannot be had, as far as is known without a load."""
+    said, wrong = one.settings, ""
+    model, text, policies = (said.get(key) for key in ("model", "corpus", "policies"))
+    if model and not (
+        model in names.MODELS
+        or (Path(model) / "config.json").is_file()
+        or re.fullmatch(HUB_ID, model)
+    ):
+        known = f"{', '.join(names.MODELS)}, a folder with a model, or a Hub id as owner/name"
+        wrong = f"model: expected one of {known}, got {model!r}"
+    elif text and not (text in corpora.CORPORA or Path(text).is_file()):
+        known = f"{', '.join(corpora.CORPORA)}, or a text file"
+        wrong = f"corpus: expected one of {known}, got {text!r}"
+    elif unknown := set(policies or ()) - names.POLICIES.keys():
+        from kvlib.cache.policies import NAMED  # needs torch, and knows those without a name too
+
+        if unknown := unknown - NAMED.keys():
+            listed = ", ".join(sorted(unknown))
+            wrong = f"policy: expected one of {', '.join(NAMED)}, got {listed}"
+    if wrong:
+        raise ValueError(f"{file}: {one.table}: {wrong}")
+
+
 def _check_numbers(settings: dict[str, Any]) -> None:
     """Refuses counts below zero or beyond what tables hold, and documents that would overlap."""
     if not 1 <= settings["docs"] <= MOST_DOCS:
-        raise ValueError(f"docs: expected at least 1 to {MOST_DOCS}, got {settings['docs']}")
+        raise ValueError(f"docs: expected 1 to {MOST_DOCS}, got {settings['docs']}")
     for key, value in settings.items():
         for number in value if isinstance(value, list) else [value]:
             if type(number) is int and not 0 <= number < 2**31:

@@ -505,7 +505,7 @@ def test_studies_are_listed_made_and_left(here, declared, tmp_path):
     code, out, err = here(study_of(declared, "kept-*"))
     assert code == 0 and "1/1" in err
     assert out == "".join(
-        f"8 rows of 1 documents in {tmp_path / name}.parquet\n"
+        f"8 rows of 1 document in {tmp_path / name}.parquet\n"
         for name in ("kept-online", "kept-prefill")
     )
     code, out, _ = here(study_of(declared))
@@ -546,7 +546,7 @@ def test_a_study_whose_table_has_other_settings_is_refused_before_any_is_made(
         (("[8]", "[8"), "expected TOML, got "),
         (('"kept-{protocol}"', '"kept"'), "expected each table once, got kept twice"),
         (('"policy_distortion"', '"distort"'), "kind: expected one of truncation_sensitivity"),
-        (('["sinks"]', '["lucky"]'), "policy: expected one of sliding, sinks"),
+        (('["sinks"]', '["lucky"]'), "kept-online: policy: expected one of sliding, sinks"),
         (("budgets", "sizes"), "expected settings of policy_distortion"),
         (("[8]", "[4]"), "budget: expected at least 5, got 4"),
     ],
@@ -555,6 +555,29 @@ def test_bad_studies_give_one_line_and_make_nothing(here, declared, tmp_path, ch
     declared.write_text(declared.read_text().replace(*change))
     assert expected in assert_one_error_line(*here(study_of(declared)))
     assert files_under(tmp_path) == {"mine.toml"}
+
+
+@pytest.mark.parametrize("args", [["--list"], ["kept-online"]])
+def test_unknown_names_are_said_when_a_file_is_read_whatever_is_asked_of_it(
+    here, declared, text_file, tmp_path, args
+):
+    declared.write_text(declared.read_text().replace(str(text_file), "verses"))
+    line = assert_one_error_line(*here(study_of(declared, *args)))
+    assert "mine.toml: near-tiny-llama: corpus: expected one of world-english-bible" in line
+    assert line.strip().endswith("or a text file, got 'verses'")
+    assert files_under(tmp_path) == {"mine.toml"}
+
+
+def test_a_table_whose_manifest_is_older_is_listed_and_refused(here, declared, tmp_path):
+    assert here(study_of(declared, "kept-online"))[0] == 0
+    manifest = tmp_path / "kept-online.json"
+    manifest.write_text(manifest.read_text().replace('"layout": 2', '"layout": 1'))
+    before = {name: (tmp_path / name).read_bytes() for name in files_under(tmp_path)}
+    line = assert_one_error_line(*here(study_of(declared, "kept-*")))
+    assert "expected a table of this study or none, got one that is: older layout" in line
+    found = listed(here(study_of(declared, "kept-*", "--list"))[1])
+    assert found["kept-online"][-2:] == ["older", "layout"]
+    assert {name: (tmp_path / name).read_bytes() for name in files_under(tmp_path)} == before
 
 
 def test_a_missing_file_of_studies_is_one_line(here, tmp_path):

@@ -100,12 +100,20 @@ ENTRY = """
 [[study]]
 table = "a-{model}-{corpus}"
 kind = "truncation_sensitivity"
-model = ["one", "some/two"]
-corpus = ["x", "y"]
+model = ["small-gpt2", "some/two"]
+corpus = ["scipy-docs", "sympy-code"]
 seq_len = 64
 stride = 80
 max_window = 16
 docs = 3
+"""
+POLICIES = """
+[[study]]
+table = "p"
+kind = "policy_distortion"
+model = "small-gpt2"
+corpus = "scipy-docs"
+budgets = [8]
 """
 
 
@@ -117,16 +125,16 @@ def write(folder: Path, text: str) -> Path:
 
 def test_lists_stand_for_a_table_each_and_defaults_are_filled_in(tmp_path):
     found = study.studies(write(tmp_path, ENTRY))
-    assert [one.table for one in found] == ["a-one-x", "a-one-y", "a-two-x", "a-two-y"]
+    expected = [f"a-{m}-{c}" for m in ("small-gpt2", "two") for c in ("scipy-docs", "sympy-code")]
+    assert [one.table for one in found] == expected
     assert {one.label for one in found} == {"a"} and {one.docs for one in found} == {3}
     first = found[0]
-    assert first.path == tmp_path / "a-one-x"
+    assert first.path == tmp_path / expected[0]
     assert first.settings == study.KINDS[first.kind].settings | {
-        **{"model": "one", "corpus": "x", "seq_len": 64, "stride": 80, "max_window": 16},
+        **{"model": "small-gpt2", "corpus": "scipy-docs"},
+        **{"seq_len": 64, "stride": 80, "max_window": 16},
     }
-    assert [one.table for one in study.chosen(found, ["a-two-x", "a-one-*"])] == [
-        *("a-one-x", "a-one-y", "a-two-x")
-    ]
+    assert [one.table for one in study.chosen(found, ["a-two-scipy-docs", "a-sm*"])] == expected[:3]
     assert study.chosen(found, ["a"]) == study.chosen(found, ["a-{model}-{corpus}"]) == found
     assert study.chosen(found, []) == found
 
@@ -145,17 +153,33 @@ def test_lists_stand_for_a_table_each_and_defaults_are_filled_in(tmp_path):
         (ENTRY.replace("docs = 3", "docs = '3'"), "docs: expected int, got '3'"),
         (ENTRY.replace("seq_len = 64", "seq_len = true"), "seq_len: expected int, got True"),
         (ENTRY.replace("seq_len = 64", "seq_len = 64.0"), "seq_len: expected int, got 64.0"),
-        (ENTRY.replace('["x", "y"]', "[]"), "expected something in each list"),
-        (ENTRY.replace("-{corpus}", ""), "expected each table once, got a-one, a-two twice"),
-        (ENTRY + ENTRY, "expected each table once, got a-one-x, .* twice"),
+        (ENTRY.replace('["scipy-docs", "sympy-code"]', "[]"), "expected something in each list"),
+        (ENTRY.replace("-{corpus}", ""), "expected each table once, got a-small-gpt2, a-two twice"),
+        (ENTRY + ENTRY, "expected each table once, got a-small-gpt2-scipy-docs, .* twice"),
         (ENTRY.replace("{corpus}", "{text}"), "expected settings in braces, got 'text'"),
-        (ENTRY.replace("a-{", "../a-{"), "expected the name of a table, got '../a-one-x'"),
+        (ENTRY.replace("a-{", "../a-{"), "expected the name of a table, got '../a-small-gpt2-sci"),
+        (ENTRY.replace("small-gpt2", "smol"), "model: expected one of smollm2.*, got 'smol'"),
+        (ENTRY.replace("some/two", "/some/two"), "a folder with a model, .*, got '/some/two'"),
+        (ENTRY.replace("sympy-code", "sympy"), "corpus: expected one of world.*, got 'sympy'"),
+        (POLICIES + 'policies = ["sinks", "lucky"]', "p: policy: expected one of .*, got lucky"),
+        (POLICIES + 'policies = ["sinks", ["tova"]]', r"policies: expected str, got \['tova'\]"),
+        (POLICIES.replace("[8]", "[8, 'all']") + 'policies = ["sinks"]', "expected int, got 'all'"),
     ],
 )
 def test_a_bad_declaration_is_one_line(tmp_path, text, message):
     with pytest.raises(ValueError, match=message) as error:
         study.studies(write(tmp_path, text))
     assert "\n" not in str(error.value) and str(tmp_path) in str(error.value)
+
+
+def test_names_are_asked_for_only_where_there_is_no_table_yet(tmp_path, tiny_folder, text_file):
+    """A folder or a file of long ago may be gone: its table is still listed, and whole."""
+    gone = write(tmp_path, ENTRY.replace("small-gpt2", "gone").replace("sympy-code", "x.txt"))
+    for name in ("a-gone-scipy-docs", "a-gone-x.txt", "a-two-x.txt"):
+        (tmp_path / f"{name}.json").touch()
+    assert len(study.studies(gone)) == 4
+    there = ENTRY.replace("small-gpt2", str(tiny_folder)).replace("sympy-code", str(text_file))
+    assert len(study.studies(write(tmp_path, there))) == 4
 
 
 def test_an_unknown_name_names_the_known_ones():
@@ -173,8 +197,8 @@ def declared(kind: str, folder: Path, docs: int | None = None, **settings) -> st
 
 BAD = [
     ("truncation_sensitivity", {"seed": -1}, "seed: expected 0 to"),
-    ("truncation_sensitivity", {"docs": 0}, "docs: expected at least 1 to 32768, got 0"),
-    ("truncation_sensitivity", {"docs": 40_000}, "docs: expected at least 1 to 32768, got 40000"),
+    ("truncation_sensitivity", {"docs": 0}, "docs: expected 1 to 32768, got 0"),
+    ("truncation_sensitivity", {"docs": 40_000}, "docs: expected 1 to 32768, got 40000"),
     ("truncation_sensitivity", {"stride": 9}, "stride: expected at least seq-len 3072, got 9"),
     ("truncation_sensitivity", {"dtype": "int4"}, "dtype: expected auto, float32"),
     ("policy_distortion", {"policies": ["lucky"]}, "policy: expected one of sliding, .* got lucky"),

@@ -96,7 +96,7 @@ class Slider:
         """A labelled range input; the loader sets its ends and its place on the track."""
         text = html.escape(self.text(self.value))
         return (
-            f'<label class="kv-control"><span class="kv-label">{html.escape(self.label)}</span>'
+            f'<label class="kv-control"><span class="kv-label">{html.escape(self.label)}</span> '
             f'<span class="kv-value" aria-hidden="true">{text}</span>'
             f'<input type="range" name="{html.escape(self.name)}" aria-valuetext="{text}"'
             ' autocomplete="off"></label>'
@@ -148,7 +148,7 @@ class Choice:
             for i, (value, text) in enumerate(self.options)
         )
         return (
-            f'<label class="kv-control"><span class="kv-label">{html.escape(self.label)}</span>'
+            f'<label class="kv-control"><span class="kv-label">{html.escape(self.label)}</span> '
             f'<select name="{html.escape(self.name)}" autocomplete="off">{options}</select></label>'
         )
 

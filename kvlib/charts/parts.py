@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import altair as alt
 import pandas as pd
@@ -58,6 +60,23 @@ def options_of(column: pd.Series) -> list[tuple[str, str]]:
 def texts_of(column: pd.Series) -> list[tuple[str, str]]:
     """The different texts of a column, for a list to choose from."""
     return [(text, text) for text in dict.fromkeys(column)]
+
+
+def shared_policies(table: pd.DataFrame) -> list[str]:
+    """The policies that every setting has, in the table's order; all where settings share none."""
+    every = set.intersection(*(set(part["policy"]) for _, part in table.groupby("setting")))
+    return [p for p in dict.fromkeys(table["policy"]) if p in every or not every]
+
+
+def with_gaps(
+    table: pd.DataFrame, say: Callable[..., str], **choices: Sequence[Any]
+) -> pd.DataFrame:
+    """The table with a row more for each combination of `choices` (column → its values) that it
+    lacks: no numbers, and the sentence that `say` makes of the combination."""
+    there = set(zip(*(table[name] for name in choices), strict=True))
+    gaps = [c for c in itertools.product(*choices.values()) if c not in there]
+    rows = [dict(zip(choices, gap, strict=True)) | {"sentence": say(*gap)} for gap in gaps]
+    return pd.DataFrame([*table.to_dict("records"), *rows]) if rows else table
 
 
 def window_scale(largest: float) -> alt.Scale:

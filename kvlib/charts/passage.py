@@ -79,9 +79,9 @@ class Passage:
         return (
             f'<div class="kv-passage" role="group" aria-label="{html.escape(self.label)}">'
             '<div class="kv-controls">'
-            '<label class="kv-control"><span class="kv-label">Policy, online</span>'
+            '<label class="kv-control"><span class="kv-label">Policy, online</span> '
             f'<select name="policy" autocomplete="off">{options}</select></label>'
-            '<label class="kv-control"><span class="kv-label">Budget</span>'
+            '<label class="kv-control"><span class="kv-label">Budget</span> '
             '<span class="kv-value" aria-hidden="true"></span>'
             f'<input type="range" name="budget" min="0" max="{len(self.budgets) - 1}" step="1"'
             ' autocomplete="off"></label></div>'

@@ -11,8 +11,8 @@ from kvlib.charts.inks import BLUE, GREY, ORANGE
 from kvlib.charts.parts import DASHED, SOLID
 from kvlib.names import name_of
 
-BUDGETS = (16, 64, 256, 512)  # of every setting, whatever its protocol
-BEST_KNOWN = name_of("sinks")  # each setting has it
+BUDGETS = (16, 64, 256, 512)  # to choose from
+BEST_KNOWN = name_of("sinks")  # drawn first where it can be chosen
 SETTING = "Protocol, model and text"
 DISTANCES = {"KL": "nats", "TV": "in total variation"}  # and how a sentence goes on behind a number
 
@@ -26,6 +26,12 @@ def ranking(summary: pd.DataFrame, budget: int = 64) -> Explorer:
     `summary` is what `summary`, in KL, or `summaries` of `kvlib.claims.policy_rows` return.
     """
     table = ranking_rows(summary)
+    settings, distances = (list(dict.fromkeys(table[name])) for name in ("setting", "distance"))
+    table = parts.with_gaps(
+        table,
+        lambda setting, distance, budget: f"{setting}: nothing was measured with {budget} entries.",
+        **{"setting": settings, "distance": distances, "budget": BUDGETS},
+    )
     entries = {"unit": "entries", "scale": "log"}
     return Explorer(
         ranking_chart(table),
@@ -53,7 +59,8 @@ def ranking_chart(table: pd.DataFrame) -> alt.LayerChart:
         sort=alt.EncodingSortField("mean", op="min"),
         axis=alt.Axis(title=None, labelLimit=210, labelExpr="split(datum.label, ', ')"),
     )
-    interval = base.mark_rule(color=GREY, strokeWidth=3, opacity=0.7).encode(
+    shown = base.transform_filter("isValid(datum.mean)")
+    interval = shown.mark_rule(color=GREY, strokeWidth=3, opacity=0.7).encode(
         x=alt.X("low:Q", scale=scale, axis=axis), x2="high:Q", y=order
     )
     tooltip = [
@@ -66,12 +73,11 @@ def ranking_chart(table: pd.DataFrame) -> alt.LayerChart:
         alt.Tooltip("top1:Q", title="same first guess", format=".0%"),
         alt.Tooltip("documents:Q"),
     ]
-    mean = base.mark_point(color=BLUE, filled=True, size=90, opacity=1).encode(
+    mean = shown.mark_point(color=BLUE, filled=True, size=90, opacity=1).encode(
         x=alt.X("mean:Q", scale=scale, axis=axis), y=order, tooltip=tooltip
     )
-    one = base.transform_filter(f"datum.policy == '{BEST_KNOWN}'")
     return parts.picture(
-        *(interval, mean, parts.reading(one)),
+        *(interval, mean, parts.reading(base)),
         parameters=("setting", "distance", "budget"),
         height=260,
     )
@@ -110,17 +116,23 @@ def curves(summary: pd.DataFrame, foretold: pd.DataFrame) -> Explorer:
 
     The tables are what `policy_rows.summary` and `policy_laws.predictions` of `kvlib.claims`
     return, or `summaries` and `both_predictions`. Policies that some setting lacks are drawn, and
-    can't be chosen.
+    can't be chosen, as long as the settings share any.
     """
     table = curve_rows(summary, foretold)
-    every = set.intersection(*(set(part["policy"]) for _, part in table.groupby("setting")))
-    shared = table["policy"][table["policy"].isin(every)]
+    shared = parts.shared_policies(table)
+    settings, distances = (list(dict.fromkeys(table[name])) for name in ("setting", "distance"))
+    table = parts.with_gaps(
+        table,
+        lambda setting, distance, policy: f"{setting}: {policy} was not measured.",
+        **{"setting": settings, "distance": distances, "policy": shared},
+    )
+    first = BEST_KNOWN if BEST_KNOWN in shared else None
     return Explorer(
         curves_chart(table),
         [
             Choice("setting", SETTING, parts.texts_of(table["setting"])),
             _distance(table),
-            Choice("policy", "Policy", parts.texts_of(shared), value=BEST_KNOWN),
+            Choice("policy", "Policy", [(p, p) for p in shared], value=first),
         ],
         "Distortion of a cache policy against its budget, and what the law foretells",
     )
@@ -135,7 +147,7 @@ def curves_chart(table: pd.DataFrame) -> alt.LayerChart:
         "datum.setting == setting && datum.distance == distance"
     )
     picked = base.transform_filter("datum.policy == policy")
-    ticks = sorted(table["budget"].unique().tolist())
+    ticks = [int(budget) for budget in sorted(table["budget"].dropna().unique())]
     x = alt.X(
         "budget:Q",
         scale=alt.Scale(type="log", base=2, nice=False, domain=[ticks[0], ticks[-1]]),
@@ -170,9 +182,8 @@ def curves_chart(table: pd.DataFrame) -> alt.LayerChart:
         (ORANGE, DASHED, "foretold by the law of suffixes"),
         (GREY, SOLID, "other policies"),
     )
-    reading = parts.reading(picked.transform_filter(f"datum.budget == {ticks[0]}"))
     return parts.picture(
-        *(others, band, law, measured, *key, reading),
+        *(others, band, law, measured, *key, parts.reading(picked)),
         parameters=("setting", "distance", "policy"),
     )
 

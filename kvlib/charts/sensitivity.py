@@ -268,16 +268,20 @@ def data_check(table: pd.DataFrame) -> Explorer:
     """Excess loss over KL against the budget; protocol, model and text, and policy to choose.
 
     `table` is what `kvlib.claims.data_check.excess_over_kl` returns. Policies that some setting
-    lacks are drawn, and can't be chosen.
+    lacks are drawn, and can't be chosen, as long as the settings share any.
     """
     rows = data_check_rows(table)
-    every = set.intersection(*(set(part["policy"]) for _, part in rows.groupby("setting")))
-    shared = rows["policy"][rows["policy"].isin(every)]
+    shared = parts.shared_policies(rows)
+    rows = parts.with_gaps(
+        rows,
+        lambda setting, policy, _: f"{setting}: {policy} was not measured.",
+        **{"setting": list(dict.fromkeys(rows["setting"])), "policy": shared, "begins": [True]},
+    )
     return Explorer(
         data_check_chart(rows),
         [
             Choice("setting", SETTING, parts.texts_of(rows["setting"])),
-            Choice("policy", "Policy", parts.texts_of(shared)),
+            Choice("policy", "Policy", [(p, p) for p in shared]),
         ],
         "Excess loss on the text over KL: one where KL is what cutting costs in prediction",
     )
@@ -287,7 +291,7 @@ def data_check_chart(rows: pd.DataFrame) -> alt.LayerChart:
     """Ratios with 95% intervals around one. Parameters: `setting`, `policy`."""
     base = alt.Chart(rows).transform_filter("datum.setting == setting")
     picked = base.transform_filter("datum.policy == policy")
-    ticks = sorted(rows["budget"].unique().tolist())
+    ticks = [int(budget) for budget in sorted(rows["budget"].dropna().unique())]
     x = alt.X(
         "budget:Q",
         scale=alt.Scale(type="log", base=2, domain=[ticks[0] / 1.3, ticks[-1] * 1.3], nice=False),

@@ -446,3 +446,42 @@ def test_a_summary_of_one_distance_is_kl_and_asks_for_none():
     assert [control.name for control in explorer.controls] == ["budget"]
     both = charts.policies.ranking(claims.policy_rows.summaries(rows))
     assert sentence(explorer) == sentence(both, distance="KL")
+
+
+def one_setting_more(policy: str) -> pd.DataFrame:
+    """The two policies online, and a setting of one other policy, measured at three budgets."""
+    other = rows_of(lambda budget: budget**-0.5, policy, "prefill")
+    other = other[other["budget"].isin([64, 256, 1024])]
+    return pd.concat([two_policies(), other.assign(model=MODEL, corpus=TEXT)], ignore_index=True)
+
+
+@pytest.fixture(params=["sliding", "tova"])
+def lacking(request) -> tuple[pd.DataFrame, str, str]:
+    """Rows with a setting that lacks sinks, its policy, and its name. With `sliding` the settings
+    share that one; with `tova` they share none."""
+    where = f"prefill · {name_of(MODEL)} · {name_of(TEXT)}"
+    return one_setting_more(request.param), request.param, where
+
+
+def test_a_setting_may_lack_the_best_known_policy_and_a_budget(lacking):
+    rows, policy, where = lacking
+    ranking = charts.policies.ranking(claims.policy_rows.summaries(rows))
+    assert f"{name_of(policy)} loses least" in sentence(ranking, setting=where, budget=64)
+    said = sentence(ranking, setting=where, budget=16)
+    assert said == f"{where}: nothing was measured with 16 entries."
+
+
+def test_settings_that_share_no_policy_offer_all_of_them(lacking):
+    rows, policy, where = lacking
+    foretold = claims.policy_laws.both_predictions(rows, {(MODEL, TEXT): suffix_rows(0.6)})
+    curves = charts.policies.curves(claims.policy_rows.summaries(rows), foretold)
+    check = charts.sensitivity.data_check(claims.data_check.excess_over_kl(rows))
+    for explorer, heard in ((curves, "times the foretold"), (check, "the loss on the text grows")):
+        offered = [control.values for control in explorer.controls if control.name == "policy"]
+        if policy == "sliding":  # one policy alone is no choice
+            assert offered == [] and heard in sentence(explorer, setting=where)
+            continue
+        assert set(offered[0]) == {name_of(each) for each in rows["policy"]}
+        assert heard in sentence(explorer, setting=where, policy=name_of(policy))
+        said = sentence(explorer, setting=where, policy=name_of("sinks"))
+        assert said == f"{where}: {name_of('sinks')} was not measured."
