@@ -37,7 +37,7 @@ class PolicyName(NamedTuple):
     n_sink: int = 0
 
 
-POLICIES = {  # by their keys: what the command line takes, and what rows and manifests hold
+POLICIES = {  # those of the book by their keys; of others the manifests of their tables tell
     "sliding": PolicyName("sliding window"),
     "sinks": PolicyName("4 sinks + recent", n_sink=4),
     "sinks-cache-positions": PolicyName("4 sinks + recent, cache positions", n_sink=4),
@@ -63,16 +63,29 @@ POLICIES = {  # by their keys: what the command line takes, and what rows and ma
 }
 TITLES = {key: policy.title for key, policy in POLICIES.items()}
 KEYS = {title: key for key, title in TITLES.items()}  # tables of old have titles in their rows
+_told: dict[str, PolicyName] = {}  # of policies that are not of the book
+
+
+def tell(key: str, title: str, n_sink: int) -> None:
+    """What a manifest says of a policy, for sentences and predictions on its rows.
+
+    Those of the book keep their titles. Raises ValueError where the same key is told to keep
+    another number of first entries: its rows would be foretold wrongly.
+    """
+    known = POLICIES.get(key) or _told.setdefault(key, PolicyName(title, n_sink))
+    if known.n_sink != n_sink:
+        raise ValueError(f"policy {key}: expected n_sink {known.n_sink} as before, got {n_sink}")
 
 
 def name_of(key: str) -> str:
     """How a model, corpus, distance, exact source or policy is called in a sentence."""
-    return (NAMES | SOURCES | TITLES).get(key, key)
+    return (NAMES | SOURCES | TITLES).get(key) or (_told[key].title if key in _told else key)
 
 
 def sinks_of(policy: str) -> int:
     """How many first entries a policy always keeps; `policy` is its key."""
-    return POLICIES[policy].n_sink if policy in POLICIES else 0
+    known = POLICIES.get(policy) or _told.get(policy)
+    return known.n_sink if known else 0
 
 
 def order(*keys: str) -> list[int]:

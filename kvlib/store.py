@@ -375,7 +375,10 @@ def load_table(path: Path) -> pd.DataFrame:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a table; raises ValueError with one line when it is missing or damaged."""
+    """The manifest of a table; raises ValueError with one line when it is missing or damaged.
+
+    What it says of policies is known to `kvlib.names` from then on.
+    """
     path = table_file(path, ".json")
     manifest = _read_json(path)
     if missing := {"settings", "sha256"} - manifest.keys():
@@ -393,7 +396,24 @@ def read_manifest(path: Path) -> dict[str, Any]:
             raise ValueError(
                 f"{path}: expected a manifest with {kind.__name__} as its {key}, got {got}"
             )
+    _tell_policies(path, manifest["about"].get("policies", {}))
     return manifest
+
+
+def _tell_policies(path: Path, policies: Any) -> None:
+    """Hand on what a manifest says of policies; ValueError with one line for what is none."""
+    for key, said in policies.items() if isinstance(policies, dict) else [("", policies)]:
+        told = said if isinstance(said, dict) else {}
+        title, n_sink = told.get("title"), told.get("n_sink")
+        if not (isinstance(title, str) and type(n_sink) is int):
+            raise ValueError(
+                f"{path}: expected title and n_sink of each policy, got {_short(repr(key))} "
+                "without them"
+            )
+        try:
+            names.tell(key, title, n_sink)
+        except ValueError as error:
+            raise ValueError(f"{path}: {_short(str(error))}") from None
 
 
 def checked_manifest(path: Path) -> dict[str, Any]:

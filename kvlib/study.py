@@ -249,6 +249,10 @@ def run(study: Study, command: str, device: str = "auto") -> pd.DataFrame:
         lm = load_model(settings["model"], device, settings["dtype"])
         settings |= store.subject_of(lm, text)
         about = {"model": about_model(lm), "corpus": text.about()}
+    if "policies" in settings:
+        from kvlib.cache.policies import about as about_policies
+
+        about["policies"] = about_policies(settings["policies"])
     rows = _module(study.kind).item_rows(lm, text, settings, study.docs)
     with store.Measurement(study.path, settings, study.docs) as measurement:
         with rich.progress.Progress(*COLUMNS, console=Console(stderr=True)) as progress:

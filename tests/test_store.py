@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kvlib import store
+from kvlib import names, store
 from kvlib.store import Measurement, load_table, read_manifest, read_table, save_table
 
 SETTINGS = {"model": "a model", "corpus": "a text", "seed": 0}
@@ -811,6 +811,29 @@ def test_a_manifest_of_another_layout_is_one_line_and_stays(table_path, layout):
             read(table_path)
         one_line(error, manifest)
     assert tree(table_path.parent) == before
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ([], "expected title and n_sink of each policy"),
+        ({"mine": 4}, "expected title and n_sink of each policy"),
+        ({"mine": {"title": "mine"}}, "expected title and n_sink of each policy"),
+        ({"mine": {"title": "mine", "n_sink": None}}, "expected title and n_sink of each policy"),
+        ({"sinks": {"title": "few", "n_sink": 2}}, "policy sinks: expected n_sink 4 as before"),
+        ({"told": {"title": "told", "n_sink": 2}}, "policy told: expected n_sink 1 as before"),
+    ],
+)
+def test_what_a_manifest_says_of_policies_is_checked(table_path, monkeypatch, said, message):
+    monkeypatch.setattr(names, "_told", {})
+    names.tell("told", "told earlier", 1)
+    manifest = table_path.with_suffix(".json")
+    found = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(found | {"about": {"policies": said}}))
+    with pytest.raises(ValueError, match=message) as error:
+        load_table(table_path)
+    one_line(error, manifest)
+    assert names.name_of("told") == "told earlier"
 
 
 @pytest.mark.parametrize("key", store.KEYS)

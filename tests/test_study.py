@@ -360,6 +360,32 @@ def test_the_loop_makes_stored_rows_again(small):
         np.testing.assert_allclose(rows[column], stored[column], rtol=2e-3, atol=2e-5)
 
 
+def test_a_policy_of_ones_own_is_known_by_the_manifest_of_its_table(
+    tiny_folder, text_file, tmp_path, monkeypatch
+):
+    """Its title and its sinks reach pages that know no policy's class."""
+    from kvlib.cache import policies
+    from kvlib.claims import policy_rows
+
+    monkeypatch.setattr(policies, "NAMED", dict(policies.NAMED))
+    monkeypatch.setattr(names, "_told", {})
+    said = {"key": "own", "title": "3 sinks + the newest", "n_sink": 3}
+    policies.register(type("Own", (policies.SinkRecent,), said)(n_sink=3))
+    subject = {"model": str(tiny_folder), "corpus": str(text_file), "policies": ["own", "tova"]}
+    shape = {"budgets": [8, 16], "seq_len": 64, "stride": 64}
+    (one,) = study.declare("policy_distortion", "own", subject | shape, 1, tmp_path)
+    study.run(one, "by hand", "cpu")
+    told = store.read_manifest(one.path)["about"]["policies"]
+    assert told == {
+        "own": {"title": "3 sinks + the newest", "n_sink": 3},
+        "tova": {"title": "TOVA", "n_sink": 0},
+    }
+    names._told.clear()  # as in a process that did not measure it
+    rows = policy_rows.stored_rows(tmp_path).query("policy == 'own'")
+    assert policy_rows.curve(rows).window.tolist() == [5, 13]
+    assert set(policy_rows.titled(rows)["policy"]) == {"3 sinks + the newest"}
+
+
 def test_a_checks_rows_are_those_of_the_calibration_itself():
     from kvlib.fit import calibration
 

@@ -12,8 +12,9 @@ is abstract there; one line, `register(…)`, gives it to the command line.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -34,6 +35,11 @@ def register(*policies: Policy) -> None:
         if policy.key in NAMED:
             raise ValueError(f"policy: expected a key that is free, got {policy.key!r} again")
         NAMED[policy.key] = policy
+
+
+def about(keys: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What pages must know of policies, who know no models: manifests carry it."""
+    return {key: {"title": NAMED[key].title, "n_sink": NAMED[key].n_sink} for key in keys}
 
 
 # --- the contract ---------------------------------------------------------------------------
@@ -58,7 +64,10 @@ class Policy(ABC):
 
     @property
     def title(self) -> str:
-        """How a sentence calls it: what `kvlib.names` says of the key, else the key."""
+        """How a sentence calls it: what `kvlib.names` says of the key, else the key.
+
+        A policy that is none of the book's may say its own, as it says its key.
+        """
         return name_of(self.key)
 
     @property

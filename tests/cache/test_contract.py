@@ -18,7 +18,7 @@ from kvlib import measure
 from kvlib.cache import policies, protocols
 from kvlib.cache.policies import NAMED, Policy, Scored, Static, Stepwise
 from kvlib.models.rotary import LayerPass
-from kvlib.names import KEYS, POLICIES, PROTOCOLS, name_of, sinks_of
+from kvlib.names import KEYS, POLICIES, PROTOCOLS, name_of, sinks_of, tell
 
 STATIC = [policy for policy in NAMED.values() if policy.kind == "static"]
 SCORED = [policy for policy in NAMED.values() if policy.kind == "scored"]
@@ -40,6 +40,7 @@ def key(policy: Policy) -> str:
 @pytest.mark.parametrize(("name", "policy"), NAMED.items())
 def test_a_policy_goes_by_its_key(name, policy):
     assert policy.key == name and re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name)
+    tell(name, **policies.about([name])[name])  # as the manifest of a table does
     assert policy.title == name_of(name)
     assert policy.n_sink == sinks_of(name)
 
@@ -168,6 +169,11 @@ def test_a_faster_way_to_the_survivors_gives_those_of_kept_row_by_row(policy):
     for budget in (policy.least, 9, 40):
         plain = Static.survivors(policy, 50, budget, rng())
         np.testing.assert_array_equal(policy.survivors(50, budget, rng()), plain)
+
+
+def test_a_policy_may_say_its_own_title():
+    titled = type("Titled", (Ends,), {"title": "both ends"})()
+    assert (titled.key, titled.title) == ("ends", "both ends") and Ends().title == "ends"
 
 
 @dataclass(frozen=True)
