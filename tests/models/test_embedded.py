@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from kvlib.models import EMBEDDED, embedded, load_model
+from kvlib.models import EMBEDDED, INSTALLED, embedded, load_model
 from kvlib.models.files import sha256
 
 SMOLLM2 = "smollm2-135m-instruct"
@@ -27,7 +27,8 @@ def one_line(error: pytest.ExceptionInfo) -> str:
 def test_a_missing_wheel_is_named_with_the_way_to_install_it(monkeypatch, tmp_path):
     monkeypatch.setenv("KVLIB_CACHE", str(tmp_path))
     monkeypatch.setattr(embedded.importlib.util, "find_spec", lambda name: None)
-    for name, model in EMBEDDED.items():
+    for name in INSTALLED:
+        model = EMBEDDED[name]
         with pytest.raises(OSError, match=model.package) as error:
             load_model(name)
         assert "pip install" in one_line(error)
@@ -111,7 +112,7 @@ import torch
 from kvlib.models import embedded
 from transformers import AutoModelForCausalLM
 
-def convert(name, workdir):
+def convert(name, workdir, told):
     AutoModelForCausalLM.from_pretrained(sys.argv[1]).save_pretrained(workdir / "model")
 
 embedded._convert = convert
@@ -140,7 +141,7 @@ from kvlib.models import embedded
 
 shared, me = Path(sys.argv[1]), sys.argv[2]
 
-def convert(name, workdir):
+def convert(name, workdir, told):
     (shared / f"converted-{{me}}").touch()
     (workdir / "model").mkdir()
     for k in range(10):
