@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Set
 from pathlib import Path
 from typing import Any
 
@@ -82,37 +82,43 @@ def write_weights(file: Path, empty: Any, path: Path, told: Told = silent) -> No
     `empty` is the architecture without numbers (on the meta device). The bytes are those that
     `safetensors.torch.save_file` writes of the whole model.
     """
-    reader = gguf.GGUFReader(file)
     shapes = {name: tuple(weight.shape) for name, weight in sorted(empty.named_parameters())}
+    stored, processor = _tensors(gguf.GGUFReader(file), empty)
+    _check_names(shapes.keys(), stored.keys(), empty.config.model_type)
     size, done = 4 * sum(map(math.prod, shapes.values())), 0
     with path.open("wb") as out:
         out.write(safetensors_header(shapes))
-        for weights in tensors(reader, empty, shapes):
-            out.write(weights.data)
-            done += weights.nbytes
+        for name, shape in shapes.items():
+            done += out.write(_weights(stored[name], processor, name, shape))
             told(done, size)
 
 
-def tensors(
-    reader: Any, empty: Any, shapes: dict[str, tuple[int, ...]]
-) -> Iterator[np.ndarray[Any, np.dtype[np.float32]]]:
-    """The weights named in `shapes`, in that order, one at a time."""
+def _tensors(reader: Any, empty: Any) -> tuple[dict[str, Any], TensorProcessor]:
+    """The stored tensors by the names of `empty`, and what undoes the layout of the file."""
     (kind,) = read_field(reader, "general.architecture")
     processor = TENSOR_PROCESSORS.get(kind, TensorProcessor)(empty.config.to_dict())
     names = get_gguf_hf_weights_map(empty, processor)
-    stored = {names.get(tensor.name, tensor.name): tensor for tensor in reader.tensors}
+    return {names.get(tensor.name, tensor.name): tensor for tensor in reader.tensors}, processor
+
+
+def _check_names(asked: Set[str], stored: Set[str], kind: str) -> None:
+    """Refuses a file that holds other tensors than those of its architecture."""
     for what, odd in (
-        ("missing", sorted(shapes.keys() - stored.keys())),
-        ("that its architecture does not have", sorted(stored.keys() - shapes.keys())),
+        ("missing", sorted(asked - stored)),
+        ("that its architecture does not have", sorted(stored - asked)),
     ):
         if odd:
             raise ValueError(f"expected the weights of a {kind}, got some {what}: {some(odd)}")
-    for name, shape in shapes.items():
-        numbers = _numbers(stored[name])
-        weights = processor.process(weights=numbers, name=stored[name].name).weights
-        if weights.shape != shape:
-            raise ValueError(f"{name}: expected the shape {shape}, got {weights.shape}")
-        yield np.ascontiguousarray(weights, dtype="<f4")
+
+
+def _weights(
+    tensor: Any, processor: TensorProcessor, name: str, shape: tuple[int, ...]
+) -> memoryview:
+    """The bytes of a weight: float32, little-endian, row by row."""
+    weights = processor.process(weights=_numbers(tensor), name=tensor.name).weights
+    if weights.shape != shape:
+        raise ValueError(f"{name}: expected the shape {shape}, got {weights.shape}")
+    return np.ascontiguousarray(weights, dtype="<f4").data
 
 
 def _numbers(tensor: Any) -> np.ndarray[Any, np.dtype[np.float32]]:
