@@ -987,10 +987,9 @@ def contests(recency, suffixes) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="session")
-def in_both(rows) -> tuple[pd.DataFrame, pd.DataFrame]:
+def in_both(rows, protected) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Ratios and geometric means of random retention to each policy, in KL and in TV."""
-    make = claims.policy_rows.ratios, claims.policy_laws.mean_ratios
-    return tuple(claims.policies.by_distance(one, rows, RANDOM) for one in make)
+    return claims.policies.retention_tables(rows, protected)
 
 
 @pytest.fixture(scope="session")
@@ -1007,8 +1006,21 @@ def online_of(table: pd.DataFrame, policy: str) -> pd.DataFrame:
     return table[(table["protocol"] == "online") & (table["policy"] == policy)]
 
 
-def test_the_facts_of_policies_are_what_its_prose_glues(rows, contests, in_both, laws):
+@pytest.fixture(scope="session")
+def protected() -> pd.DataFrame:
+    """The stored rows of what protects; empty where none is measured."""
+    return claims.policy_rows.protection_rows()
+
+
+@pytest.fixture(scope="session")
+def worth(protected) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What protections and scores are worth: at each budget, and over budgets."""
+    return claims.protection.in_both(protected)
+
+
+def test_the_facts_of_policies_are_what_its_prose_glues(rows, contests, in_both, laws, worth):
     facts = claims.policies.facts(rows, contests, *in_both, laws)
+    facts |= claims.protection.facts(*worth)
     assert_all_is_said("notebooks/policies", facts)
 
 
@@ -1053,6 +1065,58 @@ def test_policies_the_factor_belongs_to_a_protocol_and_a_baseline(rows, ratio):
     plain = ours[(ours["policy"] == SINKS) & (ours["budget"] == 256)].set_index("protocol")["ratio"]
     fair = claims.policies.fair_ratios(rows)
     assert fair["online"].high < plain["online"].low < plain["online"].high < plain["prefill"].low
+
+
+def test_policies_what_protects_names_what_was_measured_or_says_that_nothing_was(protected, worth):
+    said = claims.protection.facts(*worth)["protection-measured"]
+    tables = protected.groupby(["protocol", "model", "corpus"])["doc"].nunique()
+    assert said.count("documents") == len(tables)
+    assert all(f"({n} documents)" in said for n in tables)
+    assert (said == claims.protection.NOTHING) == (not len(tables))
+
+
+def test_policies_what_each_protection_divides_the_kl_by(protected, worth):
+    """By plain means of the stored rows, over budgets and tables."""
+    said = claims.protection.facts(*worth)["protection-worth"]
+    for protocol, part in protected.groupby("protocol"):
+        keys = ["model", "corpus", "budget"]
+        logs = np.log(part.groupby([*keys, "policy"])["kl_nats"].mean().unstack("policy"))
+        bare = ["random", "random-recent", "random-heads", "random-heads-recent"]
+        kept = [policy.replace("random", "random-sinks", 1) for policy in bare]
+        sinks = np.exp((logs[bare].mean(axis=1) - logs[kept].mean(axis=1)).mean())
+        assert f"{protocol}: 4 sinks kept {sinks:.2g} [" in said
+    assert said.count("4 sinks kept") == protected["protocol"].nunique()
+
+
+def test_policies_how_much_of_the_lead_of_h2o_is_left(protected, worth):
+    said = claims.protection.facts(*worth)["protection-scores"]
+    for protocol, part in protected.groupby("protocol"):
+        keys = ["model", "corpus", "budget"]
+        logs = np.log(part.groupby([*keys, "policy"])["kl_nats"].mean().unstack("policy"))
+        here = next(text for text in said.split(";") if protocol in text)
+        lead = np.exp((logs["random-heads"] - logs["h2o"]).mean())
+        assert f"loses {lead:.2g} [" in here
+    assert said.count("as much as H2O") == protected["protocol"].nunique()
+
+
+def test_policies_which_is_worth_more_the_newest_half_or_the_scores(protected, worth):
+    said = claims.protection.facts(*worth)["protection-answer"]
+    answers = claims.protection.answers(worth[0])
+    assert len(answers) == 2 * protected["protocol"].nunique()
+    assert all(f"{name}: {word} (" in said for name, word in answers.items())
+    assert (said == claims.protection.NOTHING) == (not answers)
+
+
+def test_policies_random_draws_with_the_beginning_pinned_over_h2o(protected, worth):
+    said = claims.protection.facts(*worth)["protection-pinned"]
+    there = "random-heads-pinned" in set(protected["policy"])
+    assert (said == claims.protection.NOTHING) == (not there)
+    if there:
+        keys = ["model", "corpus", "budget"]
+        ours = protected[protected["protocol"] == "prefill"]
+        logs = np.log(ours.groupby([*keys, "policy"])["tv"].mean().unstack("policy"))
+        ratio = np.exp((logs["random-heads-pinned"] - logs["h2o"]).mean())
+        assert f"{ratio:.2g} [" in said and " in TV (surely more" in said
 
 
 def test_policies_for_heavy_hitters_and_tova_the_steps_change_little(steps):

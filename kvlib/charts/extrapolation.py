@@ -12,7 +12,8 @@ from kvlib.charts.parts import DASHED, DOTTED, SOLID
 
 
 def extrapolation(points: pd.DataFrame, rivals: pd.DataFrame, split: int) -> Explorer:
-    """Two laws fitted to the windows up to a split that the reader moves.
+    """Two laws fitted to the windows up to a split that the reader moves; source and distance to
+    choose.
 
     The tables as `extrapolation_chart` asks for; the slider stops at the splits of `rivals`.
     """
@@ -23,6 +24,7 @@ def extrapolation(points: pd.DataFrame, rivals: pd.DataFrame, split: int) -> Exp
         extrapolation_chart(points, rivals),
         [
             Choice("source", "Model and text", list(sources.itertuples(index=False, name=None))),
+            parts.distance_choice(parts.with_distance(points)),
             Slider("split", "Fit windows up to", values=splits, value=split, **tokens),
         ],
         "A power law and an exponential, fitted to short windows and drawn through the long ones",
@@ -32,18 +34,20 @@ def extrapolation(points: pd.DataFrame, rivals: pd.DataFrame, split: int) -> Exp
 def extrapolation_chart(points: pd.DataFrame, rivals: pd.DataFrame) -> alt.LayerChart:
     """Two laws fitted to the windows up to `split`, drawn through the ones beyond it.
 
-    `points` has one row a (source, bin): `source`, `name`, `window`, `value` (mean KL), `weight`.
-    `rivals` holds predictions (`source`, `split`, `window`, `value`) of a law that needs more than
-    a regression. Parameters: `source`, `split`.
+    `points` has one row a (source, distance, bin): `source`, `name`, `window`, `value` (mean KL, in
+    nats, or TV), `weight`. `rivals` holds predictions (`source`, `split`, `window`, `value`) of a
+    law that needs more than a regression. Without a column `distance` all are KL. Parameters:
+    `source`, `distance`, `split`.
     """
-    points, rivals = parts.rounded(points), parts.rounded(rivals)
-    base = _fitted(alt.Chart(points).transform_filter("datum.source == source"))
+    points, rivals = (parts.rounded(parts.with_distance(table)) for table in (points, rivals))
+    chosen = "datum.source == source && datum.distance == distance"
+    base = _fitted(alt.Chart(points).transform_filter(chosen))
     largest = 2 ** (int(points["window"].max()) - 1).bit_length()
     x_scale = parts.window_scale(largest)
     x = alt.X("window:Q", scale=x_scale, axis=parts.window_axis(largest))
     low, high = float(points["value"].min()) / 30, float(points["value"].max()) * 3
     scale = alt.Scale(type="log", domain=[low, high], clamp=True, nice=False)
-    axis = parts.log_axis("mean KL (nats)", low, high)
+    axis = parts.log_axis(parts.distance_title(points), low, high)
 
     def y(field: str) -> alt.Y:
         return alt.Y(f"{field}:Q", scale=scale, axis=axis)
@@ -56,13 +60,13 @@ def extrapolation_chart(points: pd.DataFrame, rivals: pd.DataFrame) -> alt.Layer
     )
     rival = (
         alt.Chart(rivals)
-        .transform_filter("datum.source == source && datum.split == split")
+        .transform_filter(f"{chosen} && datum.split == split")
         .mark_line(color=GREEN, strokeWidth=1.5, strokeDash=DOTTED)
         .encode(x=x, y=y("value"))
     )
     tooltip = [
         alt.Tooltip("window:Q", title="window", format=".0f"),
-        alt.Tooltip("value:Q", title="measured (nats)", format=".3g"),
+        alt.Tooltip("value:Q", title="measured", format=".3g"),
         alt.Tooltip("power:Q", title="power law", format=".3g"),
         alt.Tooltip("exponential:Q", title="exponential", format=".3g"),
     ]
@@ -78,20 +82,22 @@ def extrapolation_chart(points: pd.DataFrame, rivals: pd.DataFrame) -> alt.Layer
     )
     reading = parts.reading(
         base.transform_filter("datum.window == datum.LONGEST"),
-        "datum.name + ': fitted on windows up to ' + split + ' tokens, the power law"
+        "datum.name + (datum.distance == 'KL' ? ', KL divergence in nats' : ', total variation')"
+        " + ': fitted on windows up to ' + split + ' tokens, the power law"
         " misses the longer ones by ' + format(datum.power_error, '.2f')"
         " + ' and the exponential by ' + format(datum.exponential_error, '.2f')"
-        " + ' (RMSE of log KL): a ratio of '"
+        " + ' (RMSE of its logarithm): a ratio of '"
         " + format(datum.exponential_error / datum.power_error, '.1f') + '.'",
     )
+    both = points["distance"].nunique() > 1
     key = parts.legend(
         (BLUE, SOLID, "power law"),
         (ORANGE, DASHED, "exponential"),
-        (GREEN, DOTTED, "power law, finite context"),
+        (GREEN, DOTTED, "power law, finite context" + "; for TV its root" * both),
     )
     return parts.picture(
         *(rule, rival, exponential, power, fitted, scored, *key, reading),
-        parameters=("source", "split"),
+        parameters=("source", "distance", "split"),
     )
 
 

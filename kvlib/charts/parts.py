@@ -11,10 +11,12 @@ import altair as alt
 import pandas as pd
 
 from kvlib import names
-from kvlib.charts.controls import READING
+from kvlib.charts.controls import READING, Choice
 
 HEIGHT = 340  # pixels of a picture
 SOLID, DASHED, DOTTED = [1, 0], [6, 4], [2, 3]
+DISTANCES = {"KL": "nats", "TV": "in total variation"}  # and how a sentence goes on behind a number
+DISTANCE_NAMES = {"KL": "KL divergence", "TV": "total variation"}
 
 
 def picture(
@@ -77,6 +79,22 @@ def with_gaps(
     gaps = [c for c in itertools.product(*choices.values()) if c not in there]
     rows = [dict(zip(choices, gap, strict=True)) | {"sentence": say(*gap)} for gap in gaps]
     return pd.DataFrame([*table.to_dict("records"), *rows]) if rows else table
+
+
+def with_distance(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with its `distance`: KL where it has no such column."""
+    return table.copy() if "distance" in table else table.assign(distance="KL")
+
+
+def distance_choice(table: pd.DataFrame) -> Choice:
+    """A choice among the distances that a table has."""
+    there = [key for key in DISTANCE_NAMES if key in set(table["distance"])]
+    return Choice("distance", "Distance", [(key, DISTANCE_NAMES[key]) for key in there])
+
+
+def distance_title(table: pd.DataFrame) -> str:
+    """Of the axis of mean distances."""
+    return "mean KL (nats)" + " or total variation" * (table["distance"].nunique() > 1)
 
 
 def window_scale(largest: float) -> alt.Scale:

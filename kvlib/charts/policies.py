@@ -8,13 +8,14 @@ import pandas as pd
 from kvlib.charts import parts
 from kvlib.charts.controls import Choice, Explorer, Slider
 from kvlib.charts.inks import BLUE, GREY, ORANGE
-from kvlib.charts.parts import DASHED, SOLID
+from kvlib.charts.parts import DASHED, DISTANCES, SOLID
 from kvlib.names import name_of
 
 BUDGETS = (16, 64, 256, 512)  # to choose from
 BEST_KNOWN = name_of("sinks")  # drawn first where it can be chosen
 SETTING = "Protocol, model and text"
-DISTANCES = {"KL": "nats", "TV": "in total variation"}  # and how a sentence goes on behind a number
+ENDS = ("value", "low", "high")  # of an estimate
+RANDOM_KIND, H2O_KIND = "random retention", "heavy hitters"
 
 
 # --- who loses least --------------------------------------------------------------------------
@@ -37,7 +38,7 @@ def ranking(summary: pd.DataFrame, budget: int = 64) -> Explorer:
         ranking_chart(table),
         [
             Choice("setting", SETTING, parts.texts_of(table["setting"])),
-            _distance(table),
+            parts.distance_choice(table),
             Slider("budget", "Budget", values=BUDGETS, value=budget, **entries),
         ],
         "Cache policies from the one that loses least to the one that loses most",
@@ -53,7 +54,7 @@ def ranking_chart(table: pd.DataFrame) -> alt.LayerChart:
         "datum.setting == setting && datum.distance == distance && datum.budget == budget"
     )
     scale = alt.Scale(type="log", nice=False)
-    axis = parts.log_axis(_title(table))
+    axis = parts.log_axis(parts.distance_title(table))
     order = alt.Y(
         "policy:N",
         sort=alt.EncodingSortField("mean", op="min"),
@@ -85,7 +86,7 @@ def ranking_chart(table: pd.DataFrame) -> alt.LayerChart:
 
 def ranking_rows(summary: pd.DataFrame) -> pd.DataFrame:
     """Rows of a summary with their `setting`, and `sentence`: who is best there."""
-    table = parts.rounded(_with_distance(summary[summary["budget"].isin(BUDGETS)]), 4)
+    table = parts.rounded(parts.with_distance(summary[summary["budget"].isin(BUDGETS)]), 4)
     table["policy"] = table["policy"].map(name_of)
     keys = zip(table["model"], table["corpus"], table["protocol"], strict=True)
     table["setting"] = [_setting(*key) for key in keys]
@@ -131,7 +132,7 @@ def curves(summary: pd.DataFrame, foretold: pd.DataFrame) -> Explorer:
         curves_chart(table),
         [
             Choice("setting", SETTING, parts.texts_of(table["setting"])),
-            _distance(table),
+            parts.distance_choice(table),
             Choice("policy", "Policy", [(p, p) for p in shared], value=first),
         ],
         "Distortion of a cache policy against its budget, and what the law foretells",
@@ -154,7 +155,7 @@ def curves_chart(table: pd.DataFrame) -> alt.LayerChart:
         axis=alt.Axis(title="budget (entries a query sees)", values=ticks, format="d"),
     )
     scale = alt.Scale(type="log", nice=False)
-    axis = parts.log_axis(_title(table))
+    axis = parts.log_axis(parts.distance_title(table))
     y = alt.Y("mean:Q", scale=scale, axis=axis)
     others = base.mark_line(color=GREY, opacity=0.35, strokeWidth=1.5).encode(
         x=x, y=y, detail="policy:N"
@@ -191,8 +192,10 @@ def curves_chart(table: pd.DataFrame) -> alt.LayerChart:
 def curve_rows(summary: pd.DataFrame, foretold: pd.DataFrame) -> pd.DataFrame:
     """Measured means with bands, and what the law foretells, a row a setting, policy and budget."""
     keys = ["model", "corpus", "protocol", "policy", "budget", "distance"]
-    summary = _with_distance(summary)
-    table = _with_distance(foretold).merge(summary[[*keys, "low", "high", "documents"]], on=keys)
+    summary = parts.with_distance(summary)
+    table = parts.with_distance(foretold).merge(
+        summary[[*keys, "low", "high", "documents"]], on=keys
+    )
     table["policy"] = table["policy"].map(name_of)
     triples = zip(table["model"], table["corpus"], table["protocol"], strict=True)
     table["setting"] = [_setting(*triple) for triple in triples]
@@ -218,20 +221,114 @@ def _span(row: pd.Series) -> str:
     return f"{row['factor'].low:.2g} to {row['factor'].high:.2g}"
 
 
-def _with_distance(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with its `distance`: KL where it has no such column."""
-    return table.copy() if "distance" in table else table.assign(distance="KL")
+# --- what protects ----------------------------------------------------------------------------
 
 
-def _distance(table: pd.DataFrame) -> Choice:
-    names = {"KL": "KL divergence", "TV": "total variation"}
-    there = [key for key in names if key in set(table["distance"])]
-    return Choice("distance", "Distance", [(key, names[key]) for key in there])
+def protection(gains: pd.DataFrame, budget: int = 256) -> Explorer:
+    """How many times less each protected policy loses than bare random retention; setting, distance
+    and budget to choose.
+
+    `gains` is what `kvlib.claims.protection.gains` returns, a row or more.
+    """
+    table = protection_rows(gains)
+    shared = set.intersection(*(set(part["budget"]) for _, part in table.groupby("setting")))
+    budgets = sorted(int(value) for value in shared or table["budget"].unique())
+    start = budget if budget in budgets else budgets[0]
+    entries = {"unit": "entries", "scale": "log"}
+    return Explorer(
+        protection_chart(table),
+        [
+            Choice("setting", SETTING, parts.texts_of(table["setting"])),
+            parts.distance_choice(table),
+            Slider("budget", "Budget", values=budgets, value=start, **entries),
+        ],
+        "How many times less than random retention each protected policy loses",
+    )
 
 
-def _title(table: pd.DataFrame) -> str:
-    """Of the axis of distortions."""
-    return "mean KL (nats)" + " or total variation" * (table["distance"].nunique() > 1)
+def protection_chart(table: pd.DataFrame) -> alt.LayerChart:
+    """A dot and an interval a policy, by what it keeps. Parameters: `setting, distance, budget`."""
+    base = alt.Chart(table).transform_filter(
+        "datum.setting == setting && datum.distance == distance && datum.budget == budget"
+    )
+    scale = alt.Scale(type="log", nice=False, padding=12)
+    axis = parts.log_axis("times less than bare random retention")
+    order = alt.Y(
+        "policy:N",
+        sort=list(dict.fromkeys(table["policy"])),
+        axis=alt.Axis(title=None, labelLimit=210, labelExpr="split(datum.label, ', ')"),
+    )
+    color = alt.Color(
+        "kind:N",
+        scale=alt.Scale(domain=[RANDOM_KIND, H2O_KIND], range=[BLUE, ORANGE]),
+        legend=alt.Legend(title=None, orient="bottom"),
+    )
+    shape = alt.Shape(
+        "kind:N", scale=alt.Scale(domain=[RANDOM_KIND, H2O_KIND], range=["circle", "square"])
+    )
+    interval = base.mark_rule(strokeWidth=3, opacity=0.5).encode(
+        x=alt.X("low:Q", scale=scale, axis=axis), x2="high:Q", y=order, color=color
+    )
+    tooltip = [
+        alt.Tooltip("policy:N"),
+        alt.Tooltip("value:Q", title="times less", format=".3g"),
+        alt.Tooltip("low:Q", title="95% from", format=".3g"),
+        alt.Tooltip("high:Q", title="to", format=".3g"),
+        alt.Tooltip("documents:Q"),
+    ]
+    dot = base.mark_point(filled=True, size=90, opacity=1).encode(
+        x=alt.X("value:Q", scale=scale, axis=axis),
+        y=order,
+        color=color,
+        shape=shape,
+        tooltip=tooltip,
+    )
+    one = alt.Chart(pd.DataFrame({"one": [1.0]})).mark_rule(color=GREY, strokeDash=DASHED)
+    even = one.encode(x=alt.X("one:Q", scale=scale, axis=axis))
+    return parts.picture(
+        *(even, interval, dot, parts.reading(base)),
+        parameters=("setting", "distance", "budget"),
+        height=440,
+    )
+
+
+def protection_rows(gains: pd.DataFrame) -> pd.DataFrame:
+    """Rows of gains with `setting`, `kind`, ends of intervals, and `sentence`: who gains most."""
+    triples = zip(gains["model"], gains["corpus"], gains["protocol"], strict=True)
+    ends = {name: [getattr(item, name) for item in gains["ratio"]] for name in ENDS}
+    table = gains.assign(
+        setting=[_setting(*triple) for triple in triples],
+        kind=[H2O_KIND if key.startswith("h2o") else RANDOM_KIND for key in gains["policy"]],
+        policy=gains["policy"].map(name_of),
+        documents=[item.n_documents for item in gains["ratio"]],
+        **ends,
+    )
+    places = ["setting", "distance", "budget"]
+    sentences = {key: _gain_sentence(key, part) for key, part in table.groupby(places, sort=False)}
+    keys = zip(*(table[name] for name in places), strict=True)
+    table["sentence"] = [sentences[key] for key in keys]
+    columns = [*places, "policy", "kind", *ENDS, "documents", "sentence"]
+    return parts.rounded(table[columns], 4)
+
+
+def _gain_sentence(key: tuple[str, str, int], part: pd.DataFrame) -> str:
+    """Which kind of random retention gains most, and what H2O gains, in one setting."""
+    setting, distance, budget = key
+    protocol, model, text = setting.split(" · ")
+    said = []
+    for kind, ours in part.groupby("kind", sort=False):
+        best = ours.loc[ours["value"].idxmax()]
+        whose = f"the best of {kind}, {best['policy']}" if len(ours) > 1 else best["policy"]
+        said.append(
+            f"{whose}, loses {best['value']:.3g} times less (95% interval {best['low']:.3g} to "
+            f"{best['high']:.3g})"
+        )
+    return (
+        f"With {budget} entries, {protocol}, {model} on {text}, in "
+        f"{parts.DISTANCE_NAMES[distance]}, against random retention that protects nothing: "
+        f"{'; '.join(said)}. "
+        f"{part['documents'].min()} documents."
+    )
 
 
 def _setting(model: str, corpus: str, protocol: str) -> str:

@@ -11,6 +11,7 @@ from kvlib.charts.inks import BLUE, GREEN, GREY, ORANGE
 from kvlib.charts.parts import DASHED, DOTTED, SOLID
 from kvlib.names import name_of
 
+COLUMNS = {"KL": "kl_nats", "TV": "tv"}  # of a distance
 VARIANTS = {  # in words; ink, dash and shape
     "restarted": ("restarted at 0", BLUE, SOLID, "circle"),
     "kept": ("kept at its positions", ORANGE, DASHED, "square"),
@@ -19,7 +20,7 @@ VARIANTS = {  # in words; ink, dash and shape
 
 
 def curves(tables: dict[str, pd.DataFrame]) -> Explorer:
-    """Divergence against window for suffixes at other positions; model and window to choose.
+    """Divergence against window for suffixes at other positions; model, distance, window to choose.
 
     `tables` is what `kvlib.claims.positions.stored_positions` returns.
     """
@@ -30,6 +31,7 @@ def curves(tables: dict[str, pd.DataFrame]) -> Explorer:
         curves_chart(table),
         [
             Choice("model", "Model", parts.options_of(table["model"])),
+            parts.distance_choice(table),
             Slider("window", "Window kept", values=shared, **middle),
         ],
         "Divergence from the full-context law, for a suffix restarted, kept in place, or shuffled",
@@ -37,8 +39,8 @@ def curves(tables: dict[str, pd.DataFrame]) -> Explorer:
 
 
 def curves_chart(table: pd.DataFrame) -> alt.LayerChart:
-    """Divergence against window, a line a variant. Parameters: `model`, `window`."""
-    base = alt.Chart(table).transform_filter("datum.model == model")
+    """Divergence against window, a line a variant. Parameters: `model`, `distance`, `window`."""
+    base = alt.Chart(table).transform_filter("datum.model == model && datum.distance == distance")
     ticks = sorted(table["window"].unique().tolist())
     x = alt.X(
         "window:Q",
@@ -48,7 +50,7 @@ def curves_chart(table: pd.DataFrame) -> alt.LayerChart:
     y = alt.Y(
         "mean:Q",
         scale=alt.Scale(type="log", nice=False),
-        axis=parts.log_axis("mean KL (nats)"),
+        axis=parts.log_axis(parts.distance_title(table)),
     )
     layers = [
         base.transform_filter(f"datum.variant == '{variant}'")
@@ -65,24 +67,34 @@ def curves_chart(table: pd.DataFrame) -> alt.LayerChart:
     rule = once.mark_rule(color=GREY, strokeDash=DOTTED, strokeWidth=1.5).encode(x=x)
     key = parts.legend(*((colour, dash, words) for words, colour, dash, _ in VARIANTS.values()))
     return parts.picture(
-        *(rule, *layers, *key, parts.reading(once)), parameters=("model", "window")
+        *(rule, *layers, *key, parts.reading(once)), parameters=("model", "distance", "window")
     )
 
 
 def curve_rows(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """Means over documents: `model, variant, window, mean, sentence`, the small model first."""
+    """Means over documents, the small model first, in each distance that all tables hold.
+
+    Columns: `model, distance, variant, window, mean, sentence`.
+    """
     means = []
     for model in sorted(tables, key=lambda name: name != "small-gpt2"):
-        by = tables[model].groupby(["variant", "window", "doc"], sort=False)["kl_nats"].mean()
-        mean = by.groupby(["variant", "window"], sort=False).mean().rename("mean").reset_index()
-        wide = mean.pivot(index="window", columns="variant", values="mean")
-        n = tables[model]["doc"].nunique()
-        words = {
-            window: f"{name_of(model)}, window {window}: "
-            + ", ".join(f"{variant} {row[variant]:.3g}" for variant in VARIANTS)
-            + f" nats (means over {n} documents)."
-            for window, row in wide.iterrows()
-        }
-        means.append(mean.assign(model=model, sentence=mean["window"].map(words)))
-    table = pd.concat(means, ignore_index=True)
-    return parts.rounded(table[["model", "variant", "window", "mean", "sentence"]], 4)
+        for distance, value in COLUMNS.items():
+            if all(value in table for table in tables.values()):
+                means.append(_means(tables[model], model, distance))
+    return parts.rounded(pd.concat(means, ignore_index=True), 4)
+
+
+def _means(rows: pd.DataFrame, model: str, distance: str) -> pd.DataFrame:
+    """The rows of `curve_rows` of one model and distance."""
+    by = rows.groupby(["variant", "window", "doc"], sort=False)[COLUMNS[distance]].mean()
+    mean = by.groupby(["variant", "window"], sort=False).mean().rename("mean").reset_index()
+    wide = mean.pivot(index="window", columns="variant", values="mean")
+    unit = " nats" * (distance == "KL")  # a total variation has none
+    words = {
+        window: f"{name_of(model)}, window {window}, {parts.DISTANCE_NAMES[distance]}: "
+        + ", ".join(f"{variant} {row[variant]:.3g}" for variant in VARIANTS)
+        + f"{unit} (means over {rows['doc'].nunique()} documents)."
+        for window, row in wide.iterrows()
+    }
+    mean = mean.assign(model=model, distance=distance, sentence=mean["window"].map(words))
+    return mean[["model", "distance", "variant", "window", "mean", "sentence"]]

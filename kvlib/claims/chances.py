@@ -15,7 +15,7 @@ import pandas as pd
 
 from kvlib import fit
 from kvlib.claims import policies, sink_recent
-from kvlib.claims.policy_rows import DISTANCES, PROTOCOLS, RECENCY, online_recency
+from kvlib.claims.policy_rows import DISTANCES, HALF_RECENT, PROTOCOLS, RECENCY, online_recency
 
 STUDIES = 200
 WORDS = ("reproduced", "partly", "not reproduced")
@@ -64,14 +64,21 @@ def retention(
 ) -> pd.DataFrame:
     """C11 in KL: rows `protocol, truth`, a column a word; that ratio at every budget and table.
 
-    Budgets are drawn one by one, though they share documents.
+    Budgets are drawn one by one, though they share documents. Tries of policies that keep the
+    newest half by right are drawn around what was measured.
     """
-    parts = [_by_protocol(table) for table in (ratio, means)]
+    parts = _by_protocol(ratio, (*RECENCY, *HALF_RECENT)), _by_protocol(means)
+
+    def remade(table: pd.DataFrame, truth: float, rng: np.random.Generator) -> pd.DataFrame:
+        truths = [
+            truth if policy in RECENCY else item.value
+            for policy, item in zip(table["policy"], table["ratio"], strict=True)
+        ]
+        pairs = zip(table["ratio"], truths, strict=True)
+        return table.assign(ratio=[fit.drawn(item, at, rng, log=True) for item, at in pairs])
 
     def study(rng: np.random.Generator, protocol: str, truth: float) -> str:
-        ours = (part[protocol] for part in parts)
-        made = [t.assign(ratio=_drawn(t["ratio"], truth, rng, log=True)) for t in ours]
-        return policies.retention_word(*made)
+        return policies.retention_word(*(remade(part[protocol], truth, rng) for part in parts))
 
     keys = [(protocol, truth) for protocol in PROTOCOLS if protocol in parts[0] for truth in RATIOS]
     return _table(["protocol", "truth"], keys, study, n, seed)
@@ -119,9 +126,9 @@ def _table(names: list[str], keys: list[tuple], study: Callable, n: int, seed: i
     return pd.DataFrame(found, columns=[*names, *WORDS])
 
 
-def _by_protocol(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Protocol → the rows of recency policies in KL."""
-    ours = table[table["policy"].isin(RECENCY) & (table["distance"] == "KL")]
+def _by_protocol(table: pd.DataFrame, chosen: tuple[str, ...] = RECENCY) -> dict[str, pd.DataFrame]:
+    """Protocol → the rows of recency policies, or of others, in KL."""
+    ours = table[table["policy"].isin(chosen) & (table["distance"] == "KL")]
     return dict(iter(ours.groupby("protocol")))
 
 

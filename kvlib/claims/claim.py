@@ -28,6 +28,7 @@ from kvlib import fit, names, store
 
 MIN_WINDOW = 8  # shorter windows hold no sentence; the page on C2 shows what other choices give
 RIVAL = "stretched exponential"
+SMALL_BEND = 0.3  # a bend surely below it is small: over two decades hardly told from a power law
 
 WORDS = (
     *("reproduced", "partly", "not reproduced"),  # of what is measured

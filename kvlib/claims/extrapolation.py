@@ -21,6 +21,7 @@ from kvlib.claims.claim import (
     to_come,
 )
 from kvlib.fit import extremes, studies
+from kvlib.names import name_of
 
 CLAIM = Claim(
     "C3",
@@ -33,6 +34,7 @@ CLAIMS = (CLAIM,)
 SPLIT = 64  # the extrapolation page lets the reader choose another
 LAWS = ("power", "exponential", RIVAL, "finite-context power")
 DISTANCES = {"KL": "kl_nats", "TV": "tv"}  # by the columns that hold them
+FINITE = {"KL": "finite-context power", "TV": "root power"}  # laws of a finite reference
 ERRORS = ("log", "relative", "linear")
 ORDER, HALF = 10.0, 10**0.5  # "about ten times": from √10 to 10√10
 Curves = dict[tuple[str, str], fit.Curve]
@@ -187,6 +189,22 @@ def judge(folder: Path = store.DATA) -> tuple[Verdict, ...]:
     figures = (*found, *figures_of(contests(curves["KL"]), others, distance="KL", **where))
     said = sentence(summary(rows), rows)
     return (Verdict(CLAIM, rule(rows), said, rule_text(rule), figures, readings(rows)),)
+
+
+def explorer_tables(
+    curves: dict[str, Curves], min_window: int = MIN_WINDOW
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What the explorer draws: `fit.contest_tables` of each distance, with a column `distance`.
+
+    The law of a finite reference is the power law's for KL, and its root for TV.
+    """
+    pairs = []
+    for distance, tables in curves.items():
+        ours = {key: data.between(min_window) for key, data in tables.items()}
+        made = fit.contest_tables(ours, name_of, FINITE[distance])
+        pairs.append([table.assign(distance=distance) for table in made])
+    points, rivals = (pd.concat(tables, ignore_index=True) for tables in zip(*pairs, strict=True))
+    return points, rivals
 
 
 def had_it_been(curves: dict[str, Curves], n: int = 10, seed: int = 0) -> pd.DataFrame:

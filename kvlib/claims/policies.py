@@ -7,13 +7,23 @@ logarithm.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from kvlib import fit, store
-from kvlib.claims.claim import Claim, Verdict, agreed, figures_of, rule_text, to_come
+from kvlib.claims import protection
+from kvlib.claims.claim import (
+    SMALL_BEND,
+    Claim,
+    Verdict,
+    agreed,
+    figures_of,
+    rule_text,
+    to_come,
+)
 from kvlib.claims.policy_laws import (
     LONGEST,
     budget_laws,
@@ -26,15 +36,18 @@ from kvlib.claims.policy_rows import (
     DISTANCES,
     EXPECTED,
     FAIR_RANDOM,
+    HALF_RECENT,
     MODEL,
     PROTOCOLS,
     RANDOM,
     RECENCY,
     SINKS,
     SLIDING,
+    by_distance,
     documents_behind,
     online_recency,
     placed,
+    protection_rows,
     ratios,
     shared_documents,
     shared_tokens,
@@ -62,8 +75,6 @@ FORETOLD = 1.5  # a law that misses by no more than this factor foretells
 ORDERS = 10**1.5, 10**2.5  # two orders of magnitude, give or take half of one
 ONE_ORDER = 10.0
 RISK = 0.025  # one-sided, of an "any" rule after Holm's correction
-SMALL_BEND = 0.3  # a b below it can hardly be told from a power law
-EDGE = 1e-3  # an interval that begins below it holds zero: with a bracket b is sought from zero
 
 
 def step_effect(folder: Path = store.DATA) -> pd.DataFrame:
@@ -172,17 +183,20 @@ def retention_word(ratio: pd.DataFrame, means: pd.DataFrame) -> str:
 
 
 def retention_readings(ratio: pd.DataFrame, means: pd.DataFrame) -> dict[str, str]:
-    """ "protocol, distance" → word, over recency policies; both tables have a column `distance`."""
+    """ "protocol, distance" → word, over recency policies; both tables have a column `distance`.
+
+    Policies that keep the newest half by right (HALF_RECENT) count among the tries.
+    """
     readings = {}
     for distance in DISTANCES:
         for protocol in PROTOCOLS:
             ours = [
                 table[
-                    table["policy"].isin(RECENCY)
+                    table["policy"].isin(policies)
                     & (table["protocol"] == protocol)
                     & (table["distance"] == distance)
                 ]
-                for table in (ratio, means)
+                for table, policies in ((ratio, (*RECENCY, *HALF_RECENT)), (means, RECENCY))
             ]
             if len(ours[0]):
                 readings[f"{protocol}, {distance}"] = retention_word(*ours)
@@ -193,13 +207,27 @@ def retention_rule(ratio: pd.DataFrame, means: pd.DataFrame) -> str:
     """C11, over recency policies against random retention, one reading a protocol and distance.
     Reproduced: for both policies the geometric mean over budgets and tables lies within ORDERS,
     interval and all. Partly: some policy is surely ONE_ORDER better at some budget of some table,
-    all of them counted as tries (Holm). Not reproduced: neither. The claim names no protocol, so
-    the verdict is the least favourable word of KL's readings. TV's stand beside it: a TV is at most
-    one, so a hundredfold would need one below a hundredth."""
+    all of them counted as tries (Holm), and with them random retention that keeps the newest half
+    by right. Not reproduced: neither. The claim names no protocol, so the verdict is the least
+    favourable word of KL's readings. TV's stand beside it: a TV is at most one, so a hundredfold
+    would need one below a hundredth."""
     found = retention_readings(ratio, means)
     words = [word for name, word in found.items() if name.endswith("KL")]
     order = ("not reproduced", "partly", "reproduced")
     return min(words, key=order.index) if words else "to come"
+
+
+def retention_tables(
+    rows: pd.DataFrame, protected: pd.DataFrame
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What C11 rests on, in both distances: `ratios` to random retention, and their `mean_ratios`.
+
+    `rows` are the stored ones, and the ratios of `protection_rows` join them where a policy keeps
+    the newest half by right.
+    """
+    half = protected[protected["policy"].isin([RANDOM, *HALF_RECENT])]
+    found = [by_distance(ratios, part, RANDOM) for part in (rows, half) if len(part)]
+    return pd.concat(found, ignore_index=True), by_distance(mean_ratios, rows, RANDOM)
 
 
 def retention_sentence(ratio: pd.DataFrame, means: pd.DataFrame) -> str:
@@ -224,12 +252,6 @@ def retention_sentence(ratio: pd.DataFrame, means: pd.DataFrame) -> str:
     )
 
 
-def by_distance(make, rows: pd.DataFrame, *args: str) -> pd.DataFrame:
-    """A table of `make(rows, *args, value=…)` in each distance, one under the other."""
-    parts = [make(rows, *args, value=v).assign(distance=k) for k, v in DISTANCES.items()]
-    return pd.concat(parts, ignore_index=True)
-
-
 # --- C12 ------------------------------------------------------------------------------------------
 
 
@@ -239,7 +261,7 @@ def is_power_law(b: fit.Estimate, bracket: fit.Estimate) -> bool:
     With the bracket of a finite reference b may be zero and is surely below SMALL_BEND, and without
     it b is not surely below zero, as where a curve falls to a floor.
     """
-    return bracket.low < EDGE and bracket.high < SMALL_BEND and b.high >= 0
+    return bracket.low <= fit.EDGE and bracket.high < SMALL_BEND and b.high >= 0
 
 
 def surely_not_geometric(laws: pd.DataFrame) -> list[bool]:
@@ -333,7 +355,7 @@ def judge(folder: Path = store.DATA) -> tuple[Verdict, ...]:
     rows = rows[rows["policy"].isin([*RECENCY, RANDOM])]
     ours = rows[rows["policy"].isin(RECENCY)]
     foretold = contests(ours[ours["protocol"] == "online"], suffixes)
-    ratio, means = by_distance(ratios, rows, RANDOM), by_distance(mean_ratios, rows, RANDOM)
+    protected = protection_rows(folder)
     laws = budget_laws(ours)
     return (
         _verdict(
@@ -346,11 +368,7 @@ def judge(folder: Path = store.DATA) -> tuple[Verdict, ...]:
                 "lead": "factor missed by, exponential / law",
             },
         ),
-        _verdict(
-            RETENTION,
-            *(retention_rule, retention_sentence, retention_readings, (ratio, means)),
-            {"ratio": "random / policy"},
-        ),
+        _retention(rows, protected),
         _verdict(
             LAW_IN_BUDGET,
             *(law_rule, law_sentence, law_readings, (laws,)),
@@ -361,6 +379,18 @@ def judge(folder: Path = store.DATA) -> tuple[Verdict, ...]:
             },
         ),
     )
+
+
+def _retention(rows: pd.DataFrame, protected: pd.DataFrame) -> Verdict:
+    """The verdict on C11; what each protection is worth stands among its figures."""
+    found = _verdict(
+        RETENTION,
+        *(retention_rule, retention_sentence, retention_readings),
+        retention_tables(rows, protected),
+        {"ratio": "random / policy"},
+    )
+    worth = protection.figures(protection.in_both(protected)[1])
+    return replace(found, figures=(*found.figures, *worth))
 
 
 def _verdict(claim: Claim, rule, sentence, readings, tables, columns: dict[str, str]) -> Verdict:

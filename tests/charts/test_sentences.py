@@ -162,6 +162,81 @@ def test_the_chart_refits_as_the_library_fits(place):
     assert heard[3] == pytest.approx(contest.ratios["exponential"].value, rel=2e-3, abs=0.051)
 
 
+@functools.cache
+def short_tables() -> tuple[pd.DataFrame, pd.DataFrame, dict]:
+    """What the explorer draws of two distances of one made-up table, and their curves."""
+    kl = noisy_curve(lambda w: 2 * w**-0.6, n_documents=12)
+    tv = noisy_curve(lambda w: w**-0.3, n_documents=12, seed=1)
+    curves = {"KL": {(MODEL, TEXT): kl}, "TV": {(MODEL, TEXT): tv}}
+    return *claims.extrapolation.explorer_tables(curves), {"KL": kl, "TV": tv}
+
+
+@pytest.mark.parametrize(
+    ("distance", "said_of"), [("KL", "KL divergence in nats"), ("TV", "total variation")]
+)
+def test_the_laws_are_refitted_in_the_distance_that_is_chosen(distance, said_of):
+    points, rivals, curves = short_tables()
+    split = int(sorted(set(rivals["split"]))[4])
+    explorer = charts.extrapolation.extrapolation(points, rivals, split)
+    said = sentence(explorer, distance=distance)
+    data = curves[distance].between(claims.claim.MIN_WINDOW)
+    contest = fit.extrapolation(data, split, ("power", "exponential"), n_boot=2)
+    errors = [contest.errors[law].value for law in ("power", "exponential")]
+    heard = numbers(said[said.index("fitted") :])
+    assert heard[1:3] == pytest.approx(errors, abs=0.0051)
+    assert f"SciPy's docstrings, {said_of}: fitted on windows up to {split} tokens" in said
+
+
+def test_the_law_of_a_finite_reference_is_of_its_distance():
+    points, rivals, curves = short_tables()
+    for distance, law in (("KL", "finite-context power"), ("TV", "root power")):
+        drawn = rivals[rivals["distance"] == distance]
+        split = drawn["split"].iloc[0]
+        near, _ = curves[distance].between(claims.claim.MIN_WINDOW).split_at(split)
+        found = fit.fit_law(law, near.window, near.mean, near.weights, near.contexts)
+        drawn = drawn[drawn["split"] == split]
+        np.testing.assert_allclose(drawn["value"], found(drawn["window"].to_numpy()), rtol=1e-6)
+    assert set(points["distance"]) == {"KL", "TV"}
+
+
+# --- positions --------------------------------------------------------------------------------
+
+
+@functools.cache
+def positions_tables() -> dict[str, pd.DataFrame]:
+    """Two models, three variants at two windows, 4 documents of 3 targets, all values different."""
+    places = pd.MultiIndex.from_product(
+        [charts.positions.VARIANTS, (16, 64), range(4), range(3)],
+        names=["variant", "window", "doc", "position"],
+    )
+    rng = np.random.default_rng(5)
+    return {
+        model: places.to_frame(index=False).assign(
+            kl_nats=rng.exponential(size=len(places)), tv=rng.random(len(places))
+        )
+        for model in ("small-gpt2", MODEL)
+    }
+
+
+@pytest.mark.parametrize("model", ["small-gpt2", MODEL])
+@pytest.mark.parametrize("window", [16, 64])
+@pytest.mark.parametrize(
+    ("distance", "value", "name", "unit"),
+    [("KL", "kl_nats", "KL divergence", " nats"), ("TV", "tv", "total variation", "")],
+)
+def test_a_suffix_at_other_positions_in_the_distance_that_is_chosen(
+    distance, value, name, unit, window, model
+):
+    explorer = charts.positions.curves(positions_tables())
+    said = sentence(explorer, model=model, distance=distance, window=window)
+    rows = positions_tables()[model].query("window == @window")
+    mean = {v: rows[rows["variant"] == v][value].mean() for v in charts.positions.VARIANTS}
+    heard = ", ".join(f"{variant} {mean[variant]:.3g}" for variant in mean)
+    assert said == (
+        f"{name_of(model)}, window {window}, {name}: {heard}{unit} (means over 4 documents)."
+    )
+
+
 # --- bounds -----------------------------------------------------------------------------------
 
 COSTS = {"all see everything": CacheCost(23_040, 0, 0), "some slide": CacheCost(3_072, 15_360, 512)}
@@ -485,3 +560,51 @@ def test_settings_that_share_no_policy_offer_all_of_them(lacking):
         assert heard in sentence(explorer, setting=where, policy=name_of(policy))
         said = sentence(explorer, setting=where, policy=name_of("sinks"))
         assert said == f"{where}: {name_of('sinks')} was not measured."
+
+
+@functools.cache
+def protected() -> pd.DataFrame:
+    """Rows of random retention, bare and protected, and of H2O; in TV others gain most."""
+    laws = {
+        **{"random": (1, 1), "random-recent": (3, 2), "random-sinks": (2, 3)},
+        **{"h2o": (5, 6), "h2o-unprotected": (6, 5)},
+    }
+    made = []
+    for policy, (kl, tv) in laws.items():
+        part = rows_of(lambda b, kl=kl: b**-0.5 / kl, policy, "prefill")
+        far = rows_of(lambda b, tv=tv: b**-0.2 / tv, policy, "prefill", seed=1)
+        made.append(part.assign(tv=far["kl_nats"], model=MODEL, corpus=TEXT))
+    return pd.concat(made, ignore_index=True)
+
+
+@pytest.mark.parametrize(
+    ("distance", "value", "name", "best"),
+    [
+        ("KL", "kl_nats", "KL divergence", ("random-recent", "h2o-unprotected")),
+        ("TV", "tv", "total variation", ("random-sinks", "h2o")),
+    ],
+)
+@pytest.mark.parametrize("budget", [16, 512])
+def test_the_kind_that_gains_most_over_bare_random_retention(distance, value, name, best, budget):
+    rows = protected()
+    explorer = charts.policies.protection(claims.protection.gains(rows))
+    said = sentence(explorer, distance=distance, budget=budget)
+    assert said.startswith(
+        f"With {budget} entries, prefill, Gemma-3-270M on SciPy's docstrings, in"
+    )
+    assert f" in {name}, against random retention that protects nothing: " in said
+    at = rows[rows["budget"] == budget].groupby(["policy", "doc"])[value].mean()
+    for policy in best:
+        gain = fit.log_ratio(at["random"].to_numpy(), at[policy].to_numpy())
+        ends = [f"{part:.3g}" for part in (gain.value, gain.low, gain.high)]
+        assert (
+            f"{name_of(policy)}, loses {ends[0]} times less (95% interval {ends[1]} to {ends[2]})"
+        ) in said
+    assert said.endswith("8 documents.")
+
+
+def test_of_one_kind_of_heavy_hitters_there_is_no_best():
+    rows = protected()
+    rows = rows[rows["policy"] != "h2o-unprotected"]
+    said = sentence(charts.policies.protection(claims.protection.gains(rows)))
+    assert f"; {name_of('h2o')}, loses" in said and "the best of heavy" not in said

@@ -124,8 +124,8 @@ def retention(ratio: float, protocol="online", docs=8, spread=0.05, seed=0):
         ]
     )
     return (
-        claims.policies.by_distance(claims.policy_rows.ratios, rows, "random"),
-        claims.policies.by_distance(claims.policy_laws.mean_ratios, rows, "random"),
+        claims.policy_rows.by_distance(claims.policy_rows.ratios, rows, "random"),
+        claims.policy_rows.by_distance(claims.policy_laws.mean_ratios, rows, "random"),
     )
 
 
