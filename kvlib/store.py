@@ -489,6 +489,11 @@ def stored(study: str, folder: Path = DATA) -> dict[tuple[str, str], Path]:
     return found
 
 
+def signature(path: Path) -> tuple[tuple[int, ...] | None, ...]:
+    """What changes when the files of a table, rows or manifest, are written or replaced."""
+    return tuple(_signature(table_file(path, ending)) for ending in (".parquet", ".json"))
+
+
 def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)

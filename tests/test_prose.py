@@ -557,6 +557,15 @@ def test_positions_every_value_of_the_page_is_a_fact(placed, agreement, small_ex
     assert_all_is_said("notebooks/positions", claims.positions.facts(*tables))
 
 
+def test_positions_in_kl_this_model_can_hardly_say_reproduced_tv_of_no_difference_can(placed):
+    kept = claims.positions.kept_rows(placed["small-gpt2"])
+    shares = claims.positions.had_it_been(kept).set_index(["distance", "truth"])["reproduced"]
+    assert shares["KL"].max() < 0.05 and shares["TV", 0.0] > 0.8
+    assert 0.1 < shares["TV", fit.MARGIN / 2] < 0.9
+    wide = kept["KL"]["difference"]
+    assert wide.high - wide.low > 2 * fit.MARGIN
+
+
 def test_positions_all_contexts_have_513_to_1024_tokens(placed):
     for table in placed.values():
         assert table["context"].min() >= 513 and table["context"].max() == 1024
@@ -691,6 +700,12 @@ def test_formulation_that_is_a_modest_share_even_from_a_genie(rates, solved, bit
     assert max(int(facts[name]) for name in ("key-share", "value-share")) < 20
 
 
+def test_formulation_a_saving_a_tenth_as_large_would_have_been_seen_in_most_studies(rates):
+    savings = {part: claims.formulation.mean_saving(rates, part) for part in ("key", "value")}
+    shares = claims.formulation.had_it_been(savings).set_index("truth")["partly"]
+    assert shares[0.1] > 0.5 > shares[0.05] and shares[0.0] < 0.05
+
+
 def test_formulation_on_held_out_documents_the_saving_on_keys_is_smaller_than_both(rates):
     key = claims.formulation.gains(rates).loc["key"]
     assert key["held out"].high < min(key["corrected"], key["plug-in"])
@@ -714,8 +729,32 @@ def beyond(both_distances) -> pd.DataFrame:
     return claims.bounds.out_of_sample(both_distances)
 
 
-def test_bounds_every_value_of_the_page_is_a_fact(curves, checked, beyond, misses):
-    assert_all_is_said("notebooks/bounds", claims.bounds.facts(curves, checked, beyond, misses))
+@pytest.fixture(scope="session")
+def tried(both_distances) -> dict[str, pd.DataFrame]:
+    """What the trial of C6 and C7 would have said of other exponents beyond its windows."""
+    return {
+        side: table.set_index(["distance", "truth"])
+        for side, table in claims.bounds.had_it_been(both_distances).items()
+    }
+
+
+def test_bounds_every_value_of_the_page_is_a_fact(curves, checked, beyond, misses, tried):
+    shares = {side: table.reset_index() for side, table in tried.items()}
+    facts = claims.bounds.facts(curves, checked, beyond, misses, shares)
+    assert_all_is_said("notebooks/bounds", facts)
+
+
+def test_bounds_the_trial_finds_a_change_of_the_exponent_by_two_in_either_direction(tried):
+    for side, broken, kept in (("upper", 0.5, 2.0), ("lower", 2.0, 0.5)):
+        shares = tried[side]
+        assert (shares.xs(broken, level="truth")["not reproduced"] > 0.95).all()
+        assert (shares.xs(kept, level="truth")["not reproduced"] < 0.05).all()
+
+
+def test_bounds_an_exponent_that_never_changes_is_hardly_ever_reproduced(tried):
+    for shares in tried.values():
+        assert (shares.xs(1.0, level="truth")["reproduced"] < 0.1).all()
+    assert (tried["lower"].xs(1.0, level="truth")["not reproduced"] > 0.3).all()
 
 
 def test_bounds_even_exact_power_laws_look_shallower_on_short_windows(beyond):
@@ -941,7 +980,7 @@ def test_sink_recent_on_two_it_is_open_whether_by_more_than_the_margin(same):
 
 
 def test_sink_recent_tv_would_have_shown_half_the_margin_as_no_difference_and_kl_may_not(same):
-    chances = claims.chances.same_exponent(same).set_index(["reading", "truth"])
+    chances = claims.sink_recent.had_it_been(same).set_index(["reading", "truth"])
     assert chances.loc[("TV", 0.05), "reproduced"] > 0.95
     assert 0.1 < chances.loc[("KL", 0.05), "reproduced"] < 0.9
     twice = chances.xs(2 * fit.MARGIN, level="truth")
@@ -1176,18 +1215,20 @@ def test_policies_without_sinks_smollm2_falls_to_a_floor_with_sinks_gemma_bends_
 
 
 def test_policies_a_hundredfold_would_have_been_seen_for_certain(in_both):
-    chances = claims.chances.retention(*in_both, n=20).set_index("truth")
+    chances = claims.policies.retention_had_it_been(*in_both, n=20).set_index("truth")
     assert (chances.loc[100.0, "reproduced"] == 1).all()
 
 
 def test_policies_a_power_law_is_a_matter_of_luck_an_exponential_would_be_found_out(laws):
-    chances = claims.chances.budget_laws(laws, n=60).set_index("truth")
+    chances = claims.policies.law_had_it_been(laws, n=60).set_index("truth")
     assert (chances.loc[0.0, "reproduced"] < 0.9).all()
     assert (chances.loc[1.0, "not reproduced"] > 0.9).all()
 
 
 def test_policies_in_kl_only_a_law_much_better_than_it_needs_to_be_would_surely_hold(contests):
-    chances = claims.chances.predictions(contests, n=60).set_index(["distance", "truth"])
+    chances = claims.policies.prediction_had_it_been(contests, n=60).set_index(
+        ["distance", "truth"]
+    )
     assert chances.loc[("KL", 1.2), "reproduced"] < 0.5 < chances.loc[("TV", 1.2), "reproduced"]
     assert chances.loc[("KL", 1.05), "reproduced"] > chances.loc[("KL", 1.2), "reproduced"]
 

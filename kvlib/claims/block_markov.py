@@ -160,6 +160,21 @@ def sentence(exponents: pd.DataFrame, sliding: pd.DataFrame, real: pd.DataFrame)
     )
 
 
+def power(exponents: pd.DataFrame, sliding: pd.DataFrame, ratios: pd.DataFrame) -> str:
+    """What would have given each word, and how far it was: of the tables of `rule`."""
+    miss = (exponents["exact"] - exponents["leading term"]).abs().max()
+    ends = np.abs(ratios["ρ"].to_numpy()[:, None] - [1, 2]).min(axis=0)
+    return (
+        "Nothing here is drawn at random, so nothing can be simulated. One exponent off by more "
+        f"than {TOLERANCE} (the worst is off by {miss:.1g}), or one scheme beyond a bound (the "
+        f"excess is at most {sliding['carry'].max():.3g} times the risk of the carry and at least "
+        f"{sliding['peak'].min():.3g} times that of the peak; both bounds are one), would give not "
+        f"reproduced. Ratios of exponents that stay {2 * TOLERANCE} or more off one or two (they "
+        f"come within {ends[0]:.1g} and {ends[1]:.1g}) would give partly. "
+        "No data from a model bear on it."
+    )
+
+
 def two_distances(
     kl: dict[tuple[str, str], fit.Curve],
     tv: dict[tuple[str, str], fit.Curve],
@@ -224,7 +239,8 @@ def judge(folder: Path = store.DATA) -> tuple[Verdict, ...]:
     )
     word = rule(exponents, sliding, tv_exponents())
     said = sentence(exponents, sliding, real)
-    return (Verdict(CLAIM, word, said, rule_text(rule), figures),)
+    tried = power(exponents, sliding, tv_exponents())
+    return (Verdict(CLAIM, word, said, rule_text(rule), figures, power=tried),)
 
 
 # --- the values of the page's prose ---------------------------------------------------------------
@@ -246,6 +262,7 @@ def facts(
     return {
         "verdict-c9": rule(exponents, sliding, ratios),
         "tolerance": str(TOLERANCE),
+        "power-c9": power(exponents, sliding, ratios),
         "first-window": str(min(data.between(MIN_WINDOW).first[0] for data in curves.values())),
         "miss": f"{(exponents['exact'] - exponents['leading term']).abs().max():.4f}",
         "n-exponents": str(len(exponents)),

@@ -19,6 +19,7 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -141,9 +142,15 @@ def stored_curves(
     """(model, corpus) → curve, for every stored truncation-sensitivity table."""
     tables = store.stored("sensitivity", folder)
     return {
-        key: fit.curve(store.load_table(tables[key]), value)
+        key: _stored_curve(tables[key], value, store.signature(tables[key]))
         for key in sorted(tables, key=lambda key: names.order(*key))
     }
+
+
+@lru_cache(maxsize=64)
+def _stored_curve(path: Path, value: str, _: tuple) -> fit.Curve:
+    """The curve of a table, kept as long as its files are the same: several claims ask for it."""
+    return fit.curve(store.load_table(path), value)
 
 
 def cache_costs(study: str | None = None, folder: Path = store.DATA) -> dict[str, tuple[int, ...]]:

@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 
 from kvlib import fit, store
+from kvlib.claims import chances
+from kvlib.claims.chances import WORDS
 from kvlib.claims.claim import (
     MIN_WINDOW,
     RIVAL,
@@ -37,6 +39,7 @@ DISTANCES = {"KL": "kl_nats", "TV": "tv"}  # by the columns that hold them
 FINITE = {"KL": "finite-context power", "TV": "root power"}  # laws of a finite reference
 ERRORS = ("log", "relative", "linear")
 ORDER, HALF = 10.0, 10**0.5  # "about ten times": from √10 to 10√10
+STUDIES = 100  # simulated ones
 Curves = dict[tuple[str, str], fit.Curve]
 
 
@@ -82,9 +85,8 @@ def factor(
 ) -> fit.Estimate:
     """The exponential's error beyond the split over the power law's; the interval leaves out one
     document at a time, in the logarithm of the ratio."""
-    parts = data.between(min_window).leaving_out()
-    whole, *left = (_log_ratio(part, split, error) for part in parts)
-    return fit.exponential_of(fit.jackknife(whole, np.array(left)))
+    logs = fit.straight_log_ratios(data.between(min_window), split, error)
+    return fit.exponential_of(fit.jackknife(logs[0], logs[1:]))
 
 
 def mean_factor(each: Iterable[fit.Estimate]) -> fit.Estimate:
@@ -94,11 +96,6 @@ def mean_factor(each: Iterable[fit.Estimate]) -> fit.Estimate:
     half = np.sqrt(np.sum((logs[:, 1] - logs[:, 0]) ** 2)) / len(logs)
     n = min(item.n_documents for item in each)
     return fit.exponential_of(fit.Estimate(middle, middle - half, middle + half, n))
-
-
-def _log_ratio(data: fit.Curve, split: float, error: str) -> float:
-    contest = fit.extrapolation(data, split, ("power", "exponential"), n_boot=2, error=error)
-    return float(np.log(contest.ratios["exponential"].value))
 
 
 def both_distances(folder: Path = store.DATA) -> dict[str, Curves]:
@@ -146,7 +143,11 @@ def rule(rows: pd.DataFrame) -> str:
     the ratios is an order of magnitude, give or take half of one: from √10 to 10√10. Partly: larger
     on every table, but by less or by more. Not reproduced: not surely larger on some table. The
     relative and the linear error have readings of their own."""
-    words = [reading(part) for _, part in rows[rows["error"] == ERRORS[0]].groupby("distance")]
+    return _least([reading(p) for _, p in rows[rows["error"] == ERRORS[0]].groupby("distance")])
+
+
+def _least(words: list[str]) -> str:
+    """*Reproduced* where all are, *not reproduced* where one is."""
     if "not reproduced" in words:
         return "not reproduced"
     return "reproduced" if set(words) == {"reproduced"} else "partly"
@@ -187,8 +188,9 @@ def judge(folder: Path = store.DATA) -> tuple[Verdict, ...]:
         "finite": f"log error beyond {SPLIT} tokens, finite-context power law / power law",
     }
     figures = (*found, *figures_of(contests(curves["KL"]), others, distance="KL", **where))
-    said = sentence(summary(rows), rows)
-    return (Verdict(CLAIM, rule(rows), said, rule_text(rule), figures, readings(rows)),)
+    said = sentence(summary(rows), rows), rule_text(rule)
+    tried = power(had_it_been(curves))
+    return (Verdict(CLAIM, rule(rows), *said, figures, readings(rows), tried),)
 
 
 def explorer_tables(
@@ -207,7 +209,7 @@ def explorer_tables(
     return points, rivals
 
 
-def had_it_been(curves: dict[str, Curves], n: int = 10, seed: int = 0) -> pd.DataFrame:
+def had_it_been(curves: dict[str, Curves], n: int = STUDIES, seed: int = 0) -> pd.DataFrame:
     """What the rule says of simulated studies of these designs, were all tables bent otherwise.
 
     Studies are drawn around the law of a given bend b that comes nearest to each curve, against its
@@ -215,32 +217,45 @@ def had_it_been(curves: dict[str, Curves], n: int = 10, seed: int = 0) -> pd.Dat
     studies`, `KL` and `TV` (median of the geometric mean of the ratios in log error), and the
     shares of the words.
     """
-    words, rows = ["reproduced", "partly", "not reproduced"], []
+    rows = []
     for truth in studies.TRUTHS:
-        drawn = {
-            distance: {
-                key: list(
-                    _drawn(data.between(MIN_WINDOW), truth, distance == "TV", n, seed + place)
-                )
-                for place, (key, data) in enumerate(tables.items())
-            }
+        items = {
+            distance: [
+                list(_factors(data.between(MIN_WINDOW), truth, distance == "TV", n, seed + place))
+                for place, data in enumerate(tables.values())
+            ]
             for distance, tables in curves.items()
         }
-        said, means = [], []
-        for study in range(n):
-            one = {d: {key: of[study] for key, of in tables.items()} for d, tables in drawn.items()}
-            found = factors(one, ERRORS[:1])
-            said.append(rule(found))
-            means.append(found.groupby("distance")["exponential"].apply(fit.geometric_mean))
-        middle = pd.DataFrame(means).median().to_dict()
-        shares = {word: said.count(word) / n for word in words}
+        of_study = [
+            [pd.DataFrame({"exponential": of}) for of in zip(*tables, strict=True)]
+            for tables in items.values()
+        ]
+        said = [_least([reading(part) for part in parts]) for parts in zip(*of_study, strict=True)]
+        middle = {
+            distance: float(np.median([fit.geometric_mean(part["exponential"]) for part in parts]))
+            for distance, parts in zip(items, of_study, strict=True)
+        }
+        shares = {word: said.count(word) / n for word in WORDS}
         rows.append({"b": truth, "studies": n} | middle | shares)
     return pd.DataFrame(rows)
 
 
-def _drawn(data: fit.Curve, truth: float, root: bool, n: int, seed: int) -> Iterator[fit.Curve]:
+def _factors(
+    data: fit.Curve, truth: float, root: bool, n: int, seed: int
+) -> Iterator[fit.Estimate]:
+    """The factor of each of `n` studies of one curve, bent by `truth`."""
     expected = studies.expectation(data, truth, bracket=True, root=root)
-    return studies.studies(data, expected, n, seed)
+    return (factor(one) for one in studies.studies(data, expected, n, seed))
+
+
+def power(other: pd.DataFrame) -> str:
+    """What data would have given each word, from `had_it_been`."""
+    table = other.rename(columns={"b": "truth"}).assign(reading="")
+    return chances.sentence(
+        table[["reading", "truth", *WORDS]],
+        *("the bend b of every table (0 is a power law, 1 an exponential)", other["studies"].min()),
+        "simulated studies of these designs",
+    )
 
 
 # --- what the page says -------------------------------------------------------------------------
@@ -283,12 +298,12 @@ def _factor_facts(means: pd.DataFrame) -> dict[str, str]:
 
 
 def _other_facts(other: pd.DataFrame) -> dict[str, str]:
-    """What the rule says, were the decay another: its commonest word for each bend."""
-    words, found = list(other.columns[-3:]), {"n-studies": f"{other['studies'].min()}"}
+    """What the rule says, were the decay another, and the factor in KL for each bend."""
+    n = other["studies"].min()
+    found = {"n-studies": f"{n}", "share-off": f"{100 * 0.98 / np.sqrt(n):.0f}"}
+    found["power-c3"] = power(other)
     for row in other.to_dict("records"):
-        common = max(words, key=lambda word: row[word])
         key = {0.0: "power", 1.0: "exponential"}.get(row["b"], "stretched")
-        found[f"said-{key}"] = f"{common} in {100 * row[common]:.0f}%"
         found[f"factor-{key}"] = f"{row['KL']:.2g}"
     return found | {"stretched-b": f"{other['b'].iloc[1]:g}"}
 

@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from kvlib import names, store
+from kvlib import fit, names, store
+from kvlib.claims import chances
 from kvlib.claims.claim import Claim, Verdict, figure_of, rule_text, to_come
 from kvlib.fit import Estimate
 from kvlib.theory import bottleneck, closed_forms, coding
@@ -27,6 +28,7 @@ CLAIM = Claim(
 )
 CLAIMS = (CLAIM,)
 PARTS = ("key", "value")
+TRUTHS = (0.0, 0.02, 0.05, 0.1, 1.0)  # of the measured savings
 
 
 # --- reading the table ------------------------------------------------------------------------
@@ -117,8 +119,38 @@ def rule(solver_holds: bool, table: pd.DataFrame) -> str:
     """C1. Partly, when the one-step problem meets its closed forms and the query says something
     about the real cache (interval above zero); what a sequence of steps adds is not tested here,
     and so never more than partly."""
-    says = all(mean_saving(table, part).low > 0 for part in PARTS)
+    return word(solver_holds, [mean_saving(table, part) for part in PARTS])
+
+
+def word(solver_holds: bool, savings: list[Estimate]) -> str:
+    """The word on the solver's check and what the query saves of each part."""
+    says = all(item.low > 0 for item in savings)
     return "partly" if solver_holds and says else "not reproduced"
+
+
+def had_it_been(
+    savings: dict[str, Estimate], n: int = chances.STUDIES, seed: int = 0
+) -> pd.DataFrame:
+    """What the rule would have said, were another share of the measured `savings` the truth.
+
+    Savings of keys and values are drawn anew. Columns: `reading, truth`, the share of each word.
+    """
+
+    def study(rng: np.random.Generator, _: str, truth: float) -> str:
+        made = [fit.drawn(item, truth * item.value, rng) for item in savings.values()]
+        return word(True, made)
+
+    return chances.table(["reading", "truth"], [("", truth) for truth in TRUTHS], study, n, seed)
+
+
+def power(of: pd.DataFrame) -> str:
+    """What data would have given each word, from `had_it_been`."""
+    said = chances.sentence(of, "how many times the measured saving is the true one")
+    return (
+        "Reproduced is out of reach: a proof about a sequence of steps would be needed, not data. "
+        "The one-step problem has no chance in it: a rate off its closed form gives not "
+        f"reproduced. {said}"
+    )
 
 
 def sentence(table: pd.DataFrame) -> str:
@@ -202,8 +234,9 @@ def judge(folder: Path = store.DATA) -> tuple[Verdict, ...]:
         figure_of(f"bits saved a {part}, small distortion", mean_saving(table, part), **where)
         for part in PARTS
     ]
-    word = rule(solver_holds(one_step(), three_flips()), table)
-    return (Verdict(CLAIM, word, sentence(table), rule_text(rule), tuple(figures)),)
+    judged = rule(solver_holds(one_step(), three_flips()), table), sentence(table), rule_text(rule)
+    tried = power(had_it_been({part: mean_saving(table, part) for part in PARTS}))
+    return (Verdict(CLAIM, *judged, tuple(figures), power=tried),)
 
 
 # --- what the page says -----------------------------------------------------------------------
@@ -218,6 +251,7 @@ def facts(
     key, value = (mean_saving(table, part) for part in PARTS)
     return {
         "verdict-c1": rule(solver_holds(steps, bits), table),
+        "power-c1": power(had_it_been(dict(zip(PARTS, (key, value), strict=True)))),
         "early-bits": f"{bits.iloc[0]:.0f}",
         "late-bits": f"{bits.iloc[1]:.0f}",
         "sinks": f"{settings['sinks_left_out']}",

@@ -8,6 +8,7 @@ documents that both were scored on; and one policy in three protocols, on the to
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from kvlib import fit, names, store
+from kvlib.claims import chances
 from kvlib.claims.claim import Claim, Figure, Verdict, figures_of, rule_text
 from kvlib.claims.policy_rows import (
     DISTANCES,
@@ -141,21 +143,14 @@ def _kept(place: tuple[str, ...]) -> int:
 def log_gaps(cache: fit.Curve, suffix: fit.Curve, sinks: int) -> tuple[np.ndarray, np.ndarray]:
     """Budgets, and log(cache / suffix of `sinks` fewer tokens): (1 + documents, budgets).
 
-    First of all documents, then without each in turn. The suffix is read on straight lines of log
-    value on log window through its bins; from the centre of the last bin to its end with the slope
-    of the last octave, for the value at a bin's centre is larger than at its end.
+    First of all documents, then without each in turn. The suffix is read as `fit.log_gap` has it.
     """
     window = cache.window - sinks
     inside = (window >= suffix.first[0]) & (window <= suffix.last[-1])
-    x, at = np.log(suffix.window), np.log(window[inside])
-    octave = x >= x[-1] - 1.01 * np.log(2)
-    beyond = np.maximum(at - x[-1], 0)
-    gaps = []
-    for one, two in zip(cache.leaving_out(), suffix.leaving_out(), strict=True):
-        y = np.log(two.mean)
-        slope = np.polyfit(x[octave], y[octave], 1)[0]
-        gaps.append(np.log(one.mean[inside]) - np.interp(at, x, y) - slope * beyond)
-    return cache.window[inside], np.array(gaps)
+    docs = cache.doc_means[:, inside]
+    ours = replace(cache, window=window[inside], doc_means=docs)
+    both = zip(ours.leaving_out(), suffix.leaving_out(), strict=True)
+    return cache.window[inside], np.array([fit.log_gap(*pair) for pair in both])
 
 
 def surely(table: pd.DataFrame, gain: bool) -> pd.DataFrame:
@@ -177,23 +172,43 @@ def answer_of_sources(table: pd.DataFrame) -> str:
 
 
 def answer_of_caches(ratios: pd.DataFrame, slopes: pd.DataFrame) -> str:
-    """What `carrying` and `carrying_slopes` of one distance and window answer.
+    """What `carrying` and `carrying_slopes` of one distance and window answer."""
+    estimates = list(ratios["ratio"]), list(slopes["slope"])
+    corrected = (table["corrected"].to_numpy() for table in (ratios, slopes))
+    return answer_of_tables(_largest(ratios, slopes), *estimates, *corrected)
 
-    On a table `yes`: a gain at the largest budget and a gain that grows with the budget, both sure
-    (corrected). `no`: the slope's interval lies above -MARGIN, so that the gain in the exponent is
-    smaller, and the slope is not surely below zero. The answer that all tables share, else
-    `undecided`.
+
+def answer_of_tables(
+    largest: list[np.ndarray],
+    ratios: list[fit.Estimate],
+    slopes: list[fit.Estimate],
+    p_ratios: np.ndarray,
+    p_slopes: np.ndarray,
+) -> str:
+    """The answer that all tables share, else `undecided`.
+
+    On a table `yes`: a gain at the largest budget (its places among the ratios are `largest`) and a
+    gain that grows with the budget, both sure (corrected). `no`: the slope's interval lies above
+    -MARGIN, so that the gain in the exponent is smaller, and the slope is not surely below zero.
     """
     answers = set()
-    for row in slopes.itertuples():
-        here = ratios[(ratios["model"] == row.model) & (ratios["corpus"] == row.corpus)]
-        largest = here[here["budget"] == here["budget"].max()]
-        falls = row.corrected < SURE and row.slope.value < 0
-        if falls and len(surely(largest, gain=True)):
+    for places, slope, p in zip(largest, slopes, p_slopes, strict=True):
+        falls = p < SURE and slope.value < 0
+        gains = any(p_ratios[k] < SURE and ratios[k].value < 1 for k in places)
+        if falls and gains:
             answers.add("yes")
         else:
-            answers.add("no" if row.slope.low > -MARGIN and not falls else "undecided")
+            answers.add("no" if slope.low > -MARGIN and not falls else "undecided")
     return answers.pop() if len(answers) == 1 else "undecided"
+
+
+def _largest(ratios: pd.DataFrame, slopes: pd.DataFrame) -> list[np.ndarray]:
+    """For the table of each slope, the places of the ratios at its largest budget."""
+    budget, found = ratios["budget"].to_numpy(), []
+    for row in slopes.itertuples():
+        here = (ratios["model"] == row.model) & (ratios["corpus"] == row.corpus)
+        found.append(np.flatnonzero(here & (budget == budget[here].max())))
+    return found
 
 
 def answers_of(
@@ -239,28 +254,45 @@ def carrying_chances(
             part[(part["distance"] == distance) & (part["window"] == SAME_BUDGET)]
             for part in (ratios, slopes)
         )
+        levels = ours["budget"].to_numpy() / ours["budget"].min()
+        tables = _largest(ours, theirs), list(ours["ratio"]), list(theirs["slope"])
         for truth in truths:
-            said = [_drawn_answer(ours, theirs, truth, rng) for _ in range(studies)]
+            said = [_drawn_answer(*tables, levels, truth, rng) for _ in range(studies)]
             shares = (np.mean([x == word for x in said]) for word in ("yes", "no", "undecided"))
             table.append((truth, distance, *shares))
     return pd.DataFrame(table, columns=["slope", "distance", "yes", "no", "undecided"])
 
 
+def power(of: pd.DataFrame) -> str:
+    """What data would have given each answer, from `carrying_chances`."""
+    said = (
+        "Exact sources cannot be drawn: above one both kinds are proved to exist, and below one a "
+        "single source on which a memory wins would turn that answer to both."
+    )
+    if of.empty:
+        return said
+    table = of.rename(columns={"slope": "truth"})[["distance", "truth", "yes", "no", "undecided"]]
+    truth = "the slope of the ratio in the budget on every table"
+    return f"{said} {chances.sentence(table, truth, STUDIES)}"
+
+
 def _drawn_answer(
-    ratios: pd.DataFrame, slopes: pd.DataFrame, truth: float, rng: np.random.Generator
+    largest: list[np.ndarray],
+    ratios: list[fit.Estimate],
+    slopes: list[fit.Estimate],
+    levels: np.ndarray,
+    truth: float,
+    rng: np.random.Generator,
 ) -> str:
     """The answer of one study that might have been. Tries are corrected for within the distance."""
-    least = ratios["budget"].min()
-    levels = (ratios["budget"] / least) ** truth
-    drawn = [fit.drawn(*pair, rng, log=True) for pair in zip(ratios["ratio"], levels, strict=True)]
-    bent = [fit.drawn(item, truth, rng) for item in slopes["slope"]]
-    tables = []
-    for table, name, items in ((ratios, "ratio", drawn), (slopes, "slope", bent)):
-        flat = [fit.logarithm_of(item) for item in items] if name == "ratio" else items
-        above = np.array([fit.p_above(item, 0) for item in flat])
-        corrected = fit.holm(2 * np.minimum(above, 1 - above))
-        tables.append(table.assign(**{name: items, "corrected": corrected}))
-    return answer_of_caches(*tables)
+    pairs = zip(ratios, levels**truth, strict=True)
+    drawn = [fit.drawn(item, level, rng, log=True) for item, level in pairs]
+    bent = [fit.drawn(item, truth, rng) for item in slopes]
+    corrected = []
+    for items in (map(fit.logarithm_of, drawn), bent):
+        above = np.array([fit.p_above(item, 0) for item in items])
+        corrected.append(fit.holm(2 * np.minimum(above, 1 - above)))
+    return answer_of_tables(largest, drawn, bent, *corrected)
 
 
 # --- constants of the exact sources ---------------------------------------------------------------
@@ -571,7 +603,8 @@ def judge(folder: Path = store.DATA) -> tuple[Verdict, ...]:
         said = f"{said}; {carrying_sentence(ratios, slopes)}"
         figures += carried_figures(ratios, slopes)
     readings = {part: reading(answer) for part, answer in answers.items()}
-    return (Verdict(CLAIM, rule(answers), said, rule_text(rule), figures, readings),)
+    tried = power(carrying_chances(ratios, slopes) if len(ratios) else ratios)
+    return (Verdict(CLAIM, rule(answers), said, rule_text(rule), figures, readings, tried),)
 
 
 def carried_figures(ratios: pd.DataFrame, slopes: pd.DataFrame) -> tuple[Figure, ...]:
@@ -644,7 +677,7 @@ def _carrying_facts(ratios: pd.DataFrame, slopes: pd.DataFrame) -> dict[str, str
         **dict(zip(("slope-kl-low", "slope-tv-low"), map(str, low), strict=True)),
         **dict(zip(("slope-kl-high", "slope-tv-high"), map(str, high), strict=True)),
         "margin": str(MARGIN),
-        "n-studies": str(STUDIES),
+        "power-c8": power(carrying_chances(ratios, slopes)),
     }
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from kvlib import fit, store
-from kvlib.claims import protection
+from kvlib.claims import chances, protection
 from kvlib.claims.claim import (
     SMALL_BEND,
     Claim,
@@ -175,8 +175,12 @@ def retention_word(ratio: pd.DataFrame, means: pd.DataFrame) -> str:
     """The word on one protocol and distance, from ratios at each budget and geometric means."""
     if ratio.empty:
         return "to come"
+    return retention_said(ratio, [over_tables(part) for _, part in means.groupby("policy")])
+
+
+def retention_said(ratio: pd.DataFrame, overall: list[fit.Estimate]) -> str:
+    """The word on ratios at each budget and, of each policy, the mean over budgets and tables."""
     low, high = ORDERS
-    overall = [over_tables(part) for _, part in means.groupby("policy")]
     if len(overall) == len(RECENCY) and all(low < m.low and m.high < high for m in overall):
         return "reproduced"
     return "partly" if any(surely_tenfold(ratio)) else "not reproduced"
@@ -318,6 +322,101 @@ def law_sentence(laws: pd.DataFrame) -> str:
     )
 
 
+# --- what would have changed the words -----------------------------------------------------------
+
+FACTORS = (1.05, 1.2, FORETOLD, 3.0)  # by which the law of C10 misses
+RATIOS = (4.0, 10.0, 20.0, 100.0)  # of random retention to recency
+BENDS = (-0.3, 0.0, SMALL_BEND, 1.0)
+
+
+def prediction_had_it_been(
+    foretold: pd.DataFrame, n: int = chances.STUDIES, seed: int = 0
+) -> pd.DataFrame:
+    """C10: rows `distance, truth`, a column a word; the law misses every curve by that factor.
+
+    Estimates are drawn anew; the exponential's lead around what was measured.
+    """
+    parts = dict(iter(online_recency(foretold).groupby("distance")))
+
+    def study(rng: np.random.Generator, distance: str, truth: float) -> str:
+        part = parts[distance]
+        lead = [fit.drawn(item, item.value, rng, log=True) for item in part["lead"]]
+        law = chances.drawn(part["law"], truth, rng, log=True)
+        return prediction_word(pd.DataFrame({"law": law, "lead": lead}))
+
+    keys = [(distance, truth) for distance in DISTANCES if distance in parts for truth in FACTORS]
+    return chances.table(["distance", "truth"], keys, study, n, seed)
+
+
+def retention_had_it_been(
+    ratio: pd.DataFrame, means: pd.DataFrame, n: int = chances.STUDIES, seed: int = 0
+) -> pd.DataFrame:
+    """C11 in KL: rows `protocol, truth`, a column a word; that ratio at every budget and table.
+
+    Ratios and their means are drawn one by one, though they share documents. Tries of policies that
+    keep the newest half by right are drawn around what was measured.
+    """
+    single = _by_protocol(ratio, (*RECENCY, *HALF_RECENT))
+    ours = {name: part["policy"].isin(RECENCY).tolist() for name, part in single.items()}
+    whole = {
+        name: [over_tables(table) for _, table in part.groupby("policy")]
+        for name, part in _by_protocol(means).items()
+    }
+
+    def study(rng: np.random.Generator, protocol: str, truth: float) -> str:
+        made = [
+            fit.drawn(item, truth if recent else item.value, rng, log=True)
+            for item, recent in zip(single[protocol]["ratio"], ours[protocol], strict=True)
+        ]
+        overall = chances.drawn(whole[protocol], truth, rng, log=True)
+        return retention_said(pd.DataFrame({"ratio": made}), overall)
+
+    keys = [(protocol, truth) for protocol in PROTOCOLS if protocol in whole for truth in RATIOS]
+    return chances.table(["protocol", "truth"], keys, study, n, seed)
+
+
+def law_had_it_been(laws: pd.DataFrame, n: int = chances.STUDIES, seed: int = 0) -> pd.DataFrame:
+    """C12 in KL: rows `protocol, truth`, a column a word; every curve bends by that b.
+
+    The estimate with the bracket of a finite reference is taken to be the one without, kept at or
+    above zero: where it ends there it has no width of its own to draw from.
+    """
+    parts = _by_protocol(laws)
+
+    def study(rng: np.random.Generator, protocol: str, truth: float) -> str:
+        b = chances.drawn(parts[protocol]["b"], truth, rng)
+        return law_word(pd.DataFrame({"b": b, "bracket": [_from_zero(item) for item in b]}))
+
+    keys = [(protocol, truth) for protocol in PROTOCOLS if protocol in parts for truth in BENDS]
+    return chances.table(["protocol", "truth"], keys, study, n, seed)
+
+
+def powers(
+    foretold: pd.DataFrame, ratio: pd.DataFrame, means: pd.DataFrame, laws: pd.DataFrame
+) -> dict[Claim, str]:
+    """What data would have given each word, in a sentence a claim."""
+    made = {
+        PREDICTION: (prediction_had_it_been(foretold), "the factor by which the law misses"),
+        RETENTION: (
+            retention_had_it_been(ratio, means),
+            "the ratio of random retention to recency at every budget (KL)",
+        ),
+        LAW_IN_BUDGET: (law_had_it_been(laws), "the bend b of every curve (KL)"),
+    }
+    return {claim: chances.sentence(*of) for claim, of in made.items()}
+
+
+def _by_protocol(table: pd.DataFrame, chosen: tuple[str, ...] = RECENCY) -> dict[str, pd.DataFrame]:
+    """Protocol → the rows of recency policies, or of others, in KL."""
+    ours = table[table["policy"].isin(chosen) & (table["distance"] == "KL")]
+    return dict(iter(ours.groupby("protocol")))
+
+
+def _from_zero(item: fit.Estimate) -> fit.Estimate:
+    ends = (max(end, 0.0) for end in (item.value, item.low, item.high))
+    return fit.Estimate(*ends, item.n_documents)
+
+
 # --- for the page ---------------------------------------------------------------------------------
 
 
@@ -356,10 +455,13 @@ def judge(folder: Path = store.DATA) -> tuple[Verdict, ...]:
     ours = rows[rows["policy"].isin(RECENCY)]
     foretold = contests(ours[ours["protocol"] == "online"], suffixes)
     protected = protection_rows(folder)
+    ratio, means = retention_tables(rows, protected)
     laws = budget_laws(ours)
+    power = powers(foretold, ratio, means, laws)
     return (
         _verdict(
             PREDICTION,
+            power,
             *(prediction_rule, prediction_sentence, prediction_readings, (foretold,)),
             {
                 "law": "factor missed by, law of a finite reference",
@@ -368,9 +470,10 @@ def judge(folder: Path = store.DATA) -> tuple[Verdict, ...]:
                 "lead": "factor missed by, exponential / law",
             },
         ),
-        _retention(rows, protected),
+        _retention(ratio, means, protected, power),
         _verdict(
             LAW_IN_BUDGET,
+            power,
             *(law_rule, law_sentence, law_readings, (laws,)),
             {
                 "exponent": "exponent α in the budget",
@@ -381,19 +484,23 @@ def judge(folder: Path = store.DATA) -> tuple[Verdict, ...]:
     )
 
 
-def _retention(rows: pd.DataFrame, protected: pd.DataFrame) -> Verdict:
+def _retention(
+    ratio: pd.DataFrame, means: pd.DataFrame, protected: pd.DataFrame, power: dict[Claim, str]
+) -> Verdict:
     """The verdict on C11; what each protection is worth stands among its figures."""
     found = _verdict(
         RETENTION,
-        *(retention_rule, retention_sentence, retention_readings),
-        retention_tables(rows, protected),
+        power,
+        *(retention_rule, retention_sentence, retention_readings, (ratio, means)),
         {"ratio": "random / policy"},
     )
     worth = protection.figures(protection.in_both(protected)[1])
     return replace(found, figures=(*found.figures, *worth))
 
 
-def _verdict(claim: Claim, rule, sentence, readings, tables, columns: dict[str, str]) -> Verdict:
+def _verdict(
+    claim: Claim, power: dict[Claim, str], rule, sentence, readings, tables, columns: dict[str, str]
+) -> Verdict:
     """A verdict from its tables; its figures are those of the first, by distance."""
     ours = tables[0][tables[0]["policy"].isin(RECENCY)]
     figures = tuple(
@@ -401,9 +508,8 @@ def _verdict(claim: Claim, rule, sentence, readings, tables, columns: dict[str, 
         for distance, part in ours.groupby("distance", sort=False)
         for figure in figures_of(part, columns, distance=distance)
     )
-    return Verdict(
-        claim, rule(*tables), sentence(*tables), rule_text(rule), figures, readings(*tables)
-    )
+    judged = rule(*tables), sentence(*tables), rule_text(rule), figures, readings(*tables)
+    return Verdict(claim, *judged, power[claim])
 
 
 # --- the values of the page's prose ---------------------------------------------------------------
@@ -439,6 +545,10 @@ def facts(
         **{"orders-least": least, "orders-most": most, "ten": f"{ONE_ORDER:.0f}"},
         **{"foretold-limit": str(FORETOLD), "small-bend": str(SMALL_BEND)},
         "every": str(np.diff(np.sort(scored)).min()),
+        **{
+            f"power-{claim.id.lower()}": text
+            for claim, text in powers(foretold, ratio, means, laws).items()
+        },
         **_protocol_facts(rows),
         **_baseline_facts(rows, ratio),
         **_contest_facts(foretold),

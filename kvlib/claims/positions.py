@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from kvlib import fit, store
+from kvlib.claims import chances
 from kvlib.claims.claim import Claim, Figure, Verdict, figure_of, rule_text, to_come
 from kvlib.fit import MARGIN
 from kvlib.names import name_of
@@ -27,6 +28,8 @@ SMALL, ROPE = "small-gpt2", ("smollm2-135m-instruct", "gemma3-270m")
 SMALLEST = 8  # window from which exponents are fitted
 SAME_NATS = 1e-4  # laws closer than this are the same but for rounding
 LAWS = {"KL": ("kl_nats", "finite-context power"), "TV": ("tv", "root power")}  # columns, laws
+GEOMETRIC = "an exponential"
+TRUTHS = (0.0, MARGIN / 2, MARGIN, 4 * MARGIN, GEOMETRIC)  # differences that might have been
 ROTARY, LEARNED = "rotary positions", "learned positions"
 
 
@@ -160,7 +163,43 @@ def judge(folder: Path = store.DATA) -> tuple[Verdict, ...]:
         figures += [figure_of(name, row[key], **of) for key, name in names.items()]
     said = max(moved.values()), kept
     words = readings(*said)
-    return (Verdict(CLAIM, rule(*said), sentence(*said), rule_text(rule), tuple(figures), words),)
+    told = sentence(*said), rule_text(rule)
+    tried = power(had_it_been(kept))
+    return (Verdict(CLAIM, rule(*said), *told, tuple(figures), words, tried),)
+
+
+# --- what would have changed the word -------------------------------------------------------------
+
+
+def had_it_been(
+    kept: dict[str, pd.Series], n: int = chances.STUDIES, seed: int = 0
+) -> pd.DataFrame:
+    """What learned positions would have said, were the difference of the exponents another one, or
+    the decay at the suffix's own positions an exponential. `kept` as in `rule`.
+
+    Estimates are drawn anew around `truth`, the others around what was measured. Columns:
+    `distance, truth`, and the share of each word.
+    """
+
+    def study(rng: np.random.Generator, distance: str, truth: float | str) -> str:
+        row, geometric = kept[distance], truth == GEOMETRIC
+        differs = row["difference"].value if geometric else truth
+        rival = 1.0 if geometric else row["exponential"].value
+        made = {
+            "exponent": fit.drawn(row["exponent"], row["exponent"].value, rng),
+            "difference": fit.drawn(row["difference"], differs, rng),
+            "exponential": fit.drawn(row["exponential"], rival, rng, log=True),
+        }
+        return learned(pd.Series(made))
+
+    keys = [(distance, truth) for distance in kept for truth in TRUTHS]
+    return chances.table(["distance", "truth"], keys, study, n, seed)
+
+
+def power(of: pd.DataFrame) -> str:
+    """What data would have given each word, from `had_it_been`."""
+    said = chances.sentence(of, "the difference of the exponents with learned positions")
+    return f"With rotary positions nothing can be drawn: the ablation is an identity. {said}"
 
 
 # --- what the page says -------------------------------------------------------------------------
@@ -182,6 +221,7 @@ def facts(
         "difference-tv": f"{said[1]['TV']['difference']}",
         "no-exponential-tv": f"{said[1]['TV']['exponential']:.2g}",
         "margin": f"{MARGIN}",
+        "power-c5": power(had_it_been(said[1])),
         **_small_facts(tables[SMALL], found),
         **_rotary_facts(tables, near),
     }

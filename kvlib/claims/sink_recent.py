@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from kvlib import fit, store
+from kvlib.claims import chances
 from kvlib.claims.claim import Claim, Verdict, agreed, figures_of, rule_text, to_come
 from kvlib.claims.policy_rows import (
     CORPUS,
@@ -34,6 +35,7 @@ from kvlib.fit import MARGIN
 CLAIM = Claim("C4", "A cache of sinks and recent tokens shows the same exponent.", "sink_recent")
 CLAIMS = (CLAIM,)
 CLOSED_UP = "sinks-cache-positions"
+TRUTHS = (0.0, MARGIN / 2, MARGIN, 2 * MARGIN)  # slopes that might have been
 HALF = "half of KL against TV"
 READINGS = {  # reading → distance of the policy, distance of the suffix, power of the first
     "KL": ("KL", "KL", 1.0),
@@ -144,8 +146,32 @@ def judge(folder: Path = store.DATA) -> tuple[Verdict, ...]:
         ),
     ]
     return (
-        Verdict(CLAIM, rule(same), sentence(same), rule_text(rule), tuple(figures), readings(same)),
+        Verdict(
+            *(CLAIM, rule(same), sentence(same), rule_text(rule), tuple(figures), readings(same)),
+            power(had_it_been(same)),
+        ),
     )
+
+
+# --- what would have changed the word -------------------------------------------------------------
+
+
+def had_it_been(same: pd.DataFrame, n: int = chances.STUDIES, seed: int = 0) -> pd.DataFrame:
+    """What each reading would have said, were the slope another one, the same on every table.
+
+    Slopes are drawn anew around `truth`. Columns: `reading, truth`, and the share of each word.
+    """
+    return chances.table(
+        ["reading", "truth"],
+        [(name, truth) for name in READINGS for truth in TRUTHS],
+        lambda rng, name, truth: word(chances.drawn(same[name], truth, rng)),
+        *(n, seed),
+    )
+
+
+def power(of: pd.DataFrame) -> str:
+    """What data would have given each word, from `had_it_been`."""
+    return chances.sentence(of, "the slope on every table")
 
 
 # --- the values of the page's prose ---------------------------------------------------------------
@@ -169,6 +195,7 @@ def facts(
         ),
         "margin": str(fit.MARGIN),
         "differences": sentence(same),
+        "power-c4": power(had_it_been(same)),
         "n-docs": str(same["documents"].min()),
         "n-moved": str(closed["doc"].nunique()),
         "times-256": f"{times:.2g}",

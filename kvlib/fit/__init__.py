@@ -9,7 +9,14 @@ from kvlib.fit.bent import (
     bent_law,
     strength,
 )
-from kvlib.fit.contests import Contest, contest_tables, extrapolation, held_out, pinned_points
+from kvlib.fit.contests import (
+    Contest,
+    contest_tables,
+    extrapolation,
+    held_out,
+    pinned_points,
+    straight_log_ratios,
+)
 from kvlib.fit.curve import BINS_PER_OCTAVE, BOOTSTRAPS, Curve, curve
 from kvlib.fit.estimate import (
     MARGIN,

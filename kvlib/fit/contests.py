@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from kvlib.fit.bent import leaving_out
 from kvlib.fit.curve import BOOTSTRAPS, Curve
 from kvlib.fit.estimate import Estimate, estimate
 from kvlib.fit.exponents import exponent
@@ -77,6 +78,34 @@ def extrapolation(
             for law, s in scores.items()
         },
     )
+
+
+def straight_log_ratios(data: Curve, split: float, error: str = "log") -> np.ndarray:
+    """log(exponential's error / power law's) beyond the split, (1 + documents,): of all documents,
+    then without each in turn.
+
+    Both laws are straight lines, so that all samples are fitted at once; the plain twin is
+    `extrapolation` of each curve of `Curve.leaving_out`. Raises ValueError as that does, and for
+    fewer than 3 documents.
+    """
+    if error not in ERRORS:
+        raise ValueError(f"error: expected one of {', '.join(ERRORS)}, got {error!r}")
+    y, weights = leaving_out(data)
+    near = data.last <= split
+    if (~near).sum() < 2 or near.sum() < 3:
+        raise ValueError(
+            "split: expected at least 3 windows up to it and 2 beyond, "
+            f"got {near.sum()} and {(~near).sum()}"
+        )
+    weights = weights[:, near] / weights[:, near].sum(axis=1, keepdims=True)
+    scores = []
+    for x in (np.log(data.window), data.window):
+        centre = weights @ x[near], (weights * y[:, near]).sum(axis=1)
+        off = x[near] - centre[0][:, None]
+        slope = (weights * off * y[:, near]).sum(axis=1) / (weights * off**2).sum(axis=1)
+        said = centre[1][:, None] + slope[:, None] * (x[~near] - centre[0][:, None])
+        scores.append(np.sqrt((ERRORS[error](said, y[:, ~near]) ** 2).mean(axis=1)))
+    return np.log(scores[1] / scores[0])
 
 
 def held_out(

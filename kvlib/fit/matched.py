@@ -13,9 +13,9 @@ def matched_slope(above: Curve, below: Curve, power: float = 1) -> Estimate:
 
     Positive where `above` falls more slowly: the exponent of `below` less that of `above`, whatever
     the laws are; with a `power`, less `power` times that of `above`. `below` is read between its
-    windows on a straight line of log value on log w; windows count the same. Both have the same
-    documents, and each is left out of both at once (jackknife-t). Raises ValueError for other
-    numbers of documents or fewer than 3 windows.
+    windows as `log_gap` reads it; windows count the same. Both have the same documents, and each is
+    left out of both at once (jackknife-t). Raises ValueError for other numbers of documents or
+    fewer than 3 windows.
     """
     if above.n_documents != below.n_documents:
         raise ValueError(
@@ -46,6 +46,15 @@ def covered(above: Curve, below: Curve) -> np.ndarray:
 
 
 def log_gap(above: Curve, below: Curve, power: float = 1) -> np.ndarray:
-    """log(above^power / below) at the windows of `above`; beyond its ends `below` stays."""
-    log = np.interp(np.log(above.window), np.log(below.window), np.log(below.mean))
-    return power * np.log(above.mean) - log
+    """log(above^power / below) at the windows of `above`.
+
+    `below` is read on straight lines of log value on log w through the centres of its bins, and
+    from the last centre to the end of its bin with the slope of the last octave: a falling curve
+    is larger at a bin's centre than at its end. Before its first centre it stays.
+    """
+    x, y = np.log(below.window), np.log(below.mean)
+    at = np.log(above.window)
+    octave = x >= x[-1] - 1.01 * np.log(2)  # 1.01: a bin that lies an octave off but for rounding
+    slope = np.polyfit(x[octave], y[octave], 1)[0]
+    beyond = np.maximum(at - x[-1], 0)
+    return power * np.log(above.mean) - np.interp(at, x, y) - slope * beyond

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import replace
 
 import numpy as np
 from scipy.special import stdtr, stdtrit
@@ -50,13 +49,12 @@ def drawn(item: Estimate, truth: float, rng: np.random.Generator, log: bool = Fa
     interval scatters as that of a t interval from as many documents. With `log` all of it is in the
     logarithm. That the error does not depend on the truth is an assumption.
     """
-    if log:
-        return exponential_of(drawn(logarithm_of(item), np.log(truth), rng))
     freedom = item.n_documents - 1
-    half = (item.high - item.low) / 2
-    value = truth + half / quantile(freedom) * rng.standard_normal()
-    half *= np.sqrt(rng.chisquare(freedom) / freedom)
-    return replace(item, value=value, low=value - half, high=value + half)
+    half = (math.log(item.high / item.low) if log else item.high - item.low) / 2
+    value = (math.log(truth) if log else truth) + half / quantile(freedom) * rng.standard_normal()
+    half *= math.sqrt(rng.chisquare(freedom) / freedom)
+    made = Estimate(value, value - half, value + half, item.n_documents, item.flat)
+    return exponential_of(made) if log else made
 
 
 @functools.cache

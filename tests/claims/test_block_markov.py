@@ -61,6 +61,29 @@ def test_the_block_markov_verdict_can_fail(part, column, wrong, expected):
     assert claims.block_markov.rule(*tables) == expected
 
 
+@pytest.mark.parametrize(
+    ("part", "column", "inside", "beyond", "word"),
+    [
+        (0, "exact", 0.5109, 0.5111, "not reproduced"),
+        (1, "carry", 1 + 1e-10, 1 + 1e-8, "not reproduced"),
+        (1, "peak", 1 - 1e-10, 1 - 1e-8, "not reproduced"),
+        (2, "ρ", 1.981, 1.979, "partly"),
+    ],
+)
+def test_the_borders_of_the_block_markov_verdict(part, column, inside, beyond, word):
+    """Exact numbers have no rate: the word turns at the stated tolerance."""
+    for value, expected in ((inside, "our construction"), (beyond, word)):
+        tables = passing()
+        tables[part].loc[0, column] = value
+        assert claims.block_markov.rule(*tables) == expected
+
+
+def test_the_power_says_how_far_each_word_is():
+    said = claims.block_markov.power(*passing())
+    assert "off by more than 0.01 (the worst is off by 0.001)" in said
+    assert "at most 1 times the risk of the carry and at least 1 times" in said
+
+
 def test_the_figure_names_what_the_verdict_rests_on():
     exponents, sliding, _ = passing()
     real = claims.block_markov.two_distances(*pair_of(2.0), 8, n_boot=50)

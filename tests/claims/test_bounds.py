@@ -44,6 +44,40 @@ def test_beyond_the_fitted_windows_each_bound_gets_its_word(slope, lower, upper)
     assert claims.bounds.reading(rows, "upper") == upper
 
 
+@pytest.mark.parametrize(("slope", "word"), [(0.41, "partly"), (0.39, "not reproduced")])
+def test_the_border_is_a_miss_by_a_factor_of_two(slope, word):
+    """Beyond 64 tokens an exponent of 0.4 instead of 0.5 asks for 32^0.2 = 2 times as many."""
+    assert claims.bounds.reading(rows_of(local(slope)), "upper") == word
+
+
+@pytest.mark.parametrize("side", ["upper", "lower"])
+def test_a_study_at_the_border_gets_either_word_half_of_the_time(side):
+    """One long window, whose mean scatters evenly around a miss by two: of 200 studies, 70 to 130
+    lie on either side; else with probability 2e-5."""
+    window = np.append(np.arange(8.0, 65.0), 1e6)
+    miss = 2.0 if side == "upper" else 0.5
+    scatter = np.random.default_rng(5).normal(0, 0.05, 200)
+    words = []
+    for noise in scatter:
+        value = window**-0.5
+        value[-1] *= miss**0.5 * np.exp(noise)
+        tried = pd.DataFrame([claims.bounds.foretell(window, value)._asdict()])
+        words.append(claims.bounds.reading(tried, side))
+    assert set(words) == {"partly", "not reproduced"} and 70 <= words.count("partly") <= 130
+
+
+def test_studies_with_another_exponent_beyond_get_the_word_that_is_so():
+    """Of little scatter, so that power is one but where a bound is met to the last digit."""
+    curves = {"KL": {("m", "c"): noisy_curve(lambda w: w**-0.5, spread=0.01)}}
+    found = claims.bounds.had_it_been(curves, n=20)
+    for side, broken, kept in (("upper", 0.5, 2.0), ("lower", 2.0, 0.5)):
+        shares = found[side].set_index("truth")
+        assert shares.loc[broken, "not reproduced"] == 1 == shares.loc[kept, "reproduced"]
+        assert shares.loc[1.0, "not reproduced"] == 0
+    said = claims.bounds.power(found["upper"])
+    assert "0.5 gives KL not reproduced 100%" in said and "100 simulated studies" in said
+
+
 def test_a_miss_is_counted_in_tokens_by_hand():
     """With exponent 0.9 beyond 64 the last ε is 2048^-0.5 32^-0.4; a law of one half needs its
     inverse square, 2048 · 32^0.8 tokens."""
@@ -87,6 +121,7 @@ def test_facts_take_in_tables_of_a_new_model_and_text():
     curves = {("m", "c"): exact, ("a new model", "a new text"): bumpy}
     checked, rows = claims.bounds.sandwich_checks(count=5), claims.bounds.law_errors(curves)
     beyond = claims.bounds.out_of_sample({"KL": curves, "TV": curves}, count=5)
-    facts = claims.bounds.facts(curves, checked, beyond, rows)
+    tried = claims.bounds.had_it_been({"KL": curves}, n=2)
+    facts = claims.bounds.facts(curves, checked, beyond, rows, tried)
     assert facts["worst-name"] == "a new model on a new text"
     assert (facts["n"], facts["checks"]) == ("24", "20")

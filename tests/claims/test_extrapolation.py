@@ -70,6 +70,17 @@ def test_a_study_at_the_floor_is_reproduced_about_half_of_the_time():
     assert set(words) == {"reproduced", "partly"} and 70 <= words.count("reproduced") <= 130
 
 
+def test_at_equal_errors_the_exponential_is_surely_worse_in_one_study_of_forty():
+    item, rng = ratio(1.0, 0.8, 1.25), np.random.default_rng(7)
+    words = [
+        claims.extrapolation.reading(
+            pd.DataFrame({"exponential": [fit.drawn(item, 1.0, rng, log=True)]})
+        )
+        for _ in range(1000)
+    ]
+    assert 10 < 1000 - words.count("not reproduced") < 45
+
+
 def test_studies_bent_otherwise_are_judged_by_the_same_rule():
     curves = {
         "KL": {("m", "c"): power_curve(n_documents=12)},
@@ -79,6 +90,8 @@ def test_studies_bent_otherwise_are_judged_by_the_same_rule():
     words = ["reproduced", "partly", "not reproduced"]
     np.testing.assert_allclose(found[words].sum(axis=1), 1)
     assert found.loc[1.0, "not reproduced"] == 1 and found.loc[1.0, "KL"] < 1
+    said = claims.extrapolation.power(found.reset_index())
+    assert "Of 3 simulated" in said and said.endswith("1 gives not reproduced 100%.")
 
 
 def miss(data: fit.Curve, doc_means: np.ndarray, x: np.ndarray) -> float:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kvlib import charts, claims
+from kvlib import charts, claims, fit
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +56,21 @@ def test_the_verdict_is_never_more_than_partly_and_can_fail(table):
     assert claims.formulation.rule(False, table) == "not reproduced"
     silent = table.assign(gain_bits=np.where(table["doc"] % 2, 1.0, -1.0))
     assert claims.formulation.rule(True, silent) == "not reproduced"
+
+
+def test_a_query_that_says_nothing_of_values_is_said_to_speak_in_one_study_of_forty():
+    rng = np.random.default_rng(10)
+    key, value = fit.Estimate(5.0, 4.0, 6.0, 16), fit.Estimate(0.0, -1.0, 1.0, 16)
+    words = [claims.formulation.word(True, [key, fit.drawn(value, 0.0, rng)]) for _ in range(1000)]
+    assert 10 < words.count("partly") < 45
+
+
+def test_savings_that_might_have_been_follow_their_truth():
+    savings = {"key": fit.Estimate(5.0, 4.0, 6.0, 16), "value": fit.Estimate(3.0, 2.0, 4.0, 16)}
+    found = claims.formulation.had_it_been(savings, n=40)
+    shares = found.set_index("truth")["partly"]
+    assert shares[1.0] == 1 and shares[0.0] < 0.1
+    assert "1 gives partly 100%" in claims.formulation.power(found)
 
 
 def test_asking_for_a_distortion_that_is_not_stored_raises(table):

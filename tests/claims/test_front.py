@@ -38,7 +38,7 @@ def test_without_measurements_a_claim_about_models_is_to_come(without_tables):
 def test_every_claim_has_a_page_and_with_the_stored_tables_a_verdict(stored_verdicts):
     assert tuple(item.claim for item in stored_verdicts) == claims.front.claims()
     assert all(item.word != "to come" and item.sentence for item in stored_verdicts)
-    assert all(item.rule and item.figures for item in stored_verdicts)
+    assert all(item.rule and item.figures and item.power for item in stored_verdicts)
     pages = {path.stem for path in (ROOT / "notebooks").glob("*.md")}
     assert {item.claim.page for item in stored_verdicts} <= pages
 

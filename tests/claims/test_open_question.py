@@ -229,6 +229,37 @@ def test_a_study_that_might_have_been_follows_its_truth():
     assert said[["yes", "no", "undecided"]].sum(axis=1).tolist() == pytest.approx([1, 1])
 
 
+@pytest.mark.parametrize(
+    ("truth", "answer"),
+    [(-fit.MARGIN, "no"), (0.0, "yes")],  # a slope surely above the one, surely below the other
+)
+def test_at_the_border_an_answer_is_given_in_one_study_of_forty(truth, answer):
+    here = claims.open_question
+    rng = np.random.default_rng(9)
+    slope = fit.Estimate(0.0, -0.02, 0.02, 16)
+    gain = [fit.Estimate(0.5, 0.4, 0.6, 16)]  # sure at the largest budget
+    if answer == "no":
+        slope = fit.Estimate(0.0, -0.2, 0.2, 16)  # too wide for a fall that is sure
+    said = []
+    for _ in range(1000):
+        made = fit.drawn(slope, truth, rng)
+        above = fit.p_above(made, 0)
+        p = np.array([2 * min(above, 1 - above)])
+        said.append(here.answer_of_tables([np.array([0])], gain, [made], np.zeros(1), p))
+    assert 10 < said.count(answer) < 45
+
+
+def test_the_power_names_each_slope_and_what_cannot_be_drawn():
+    tables = cached(lambda b: 1.0)
+    said = claims.open_question.power(
+        claims.open_question.carrying_chances(*tables, truths=(0.0, -0.3), studies=10)
+    )
+    assert (
+        said.startswith("Exact sources cannot be drawn") and "\u22120.3 gives KL yes 100%" in said
+    )
+    assert claims.open_question.power(pd.DataFrame()).endswith("turn that answer to both.")
+
+
 def test_protocols_are_compared_on_the_tokens_they_share():
     parts = [
         rows_of(lambda b, c=c: c / b, "random", p)

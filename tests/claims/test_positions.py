@@ -122,6 +122,37 @@ def test_each_kind_of_position_has_its_word_and_the_claim_the_weaker_one():
     assert claims.positions.rotary(1e-2) == "not reproduced"
 
 
+@pytest.mark.parametrize(
+    ("differs", "rival", "word"),
+    [
+        (fit.MARGIN, 3.0, "reproduced"),  # closer, interval and all, in one study of forty
+        (0.0, 1.0, "partly"),  # surely slower than an exponential, in one of forty
+    ],
+)
+def test_at_the_border_learned_positions_get_a_word_as_often_as_stated(differs, rival, word):
+    rng = np.random.default_rng(6)
+    row = {
+        "exponent": (fit.Estimate(0.6, 0.5, 0.7, 24), 0.6, False),
+        "difference": (fit.Estimate(0.0, -0.02, 0.02, 24), differs, False),
+        "exponential": (fit.Estimate(3.0, 2.5, 3.6, 24), rival, True),
+    }
+    said = []
+    for _ in range(1000):
+        made = {name: fit.drawn(item, at, rng, log) for name, (item, at, log) in row.items()}
+        said.append(claims.positions.learned(pd.Series(made)))
+    also = "reproduced" if word == "partly" else word  # a difference of none is surely small
+    assert 10 < said.count(also) < 45
+
+
+def test_studies_that_might_have_been_follow_their_truth():
+    row = kept_row(0.6, 2.0, 0.01)
+    found = claims.positions.had_it_been({"KL": row}, n=40).set_index("truth")
+    assert found.loc[0.0, "reproduced"] > 0.8 < found.loc[4 * fit.MARGIN, "partly"]
+    assert found.loc["an exponential", "not reproduced"] > 0.85
+    said = claims.positions.power(found.reset_index()[["distance", "truth", *claims.chances.WORDS]])
+    assert "0.4 gives KL partly 100%" in said and "an exponential gives KL not repr" in said
+
+
 def simulated(own: Callable, seed: int = 0) -> pd.DataFrame:
     """Rows of 24 documents whose suffix decays as w^-0.6 restarted and as `own` at its own
     positions, with five percent of scatter."""

@@ -281,7 +281,7 @@ def test_the_power_of_the_rule_counts_the_same_tries():
     )
     for protected, word in ((made(recent=30, sinks=1), "partly"), (made()[:0], "not reproduced")):
         tables = claims.policies.retention_tables(rows, protected)
-        chances = claims.chances.retention(*tables, n=20).set_index("truth")
+        chances = claims.policies.retention_had_it_been(*tables, n=20).set_index("truth")
         assert chances.loc[4.0, word] == 1
 
 

@@ -34,6 +34,23 @@ def test_the_verdict_on_sinks_is_a_test_of_equivalence(differences, word):
     assert claims.sink_recent.rule(same) == word
 
 
+def test_at_the_margin_either_word_is_said_in_one_study_of_forty():
+    (item,) = estimates((-0.02, 0.0, 0.02))
+    rng = np.random.default_rng(8)
+    words = [claims.sink_recent.word([fit.drawn(item, fit.MARGIN, rng)]) for _ in range(1000)]
+    assert 10 < words.count("reproduced") < 45 and 10 < words.count("not reproduced") < 45
+
+
+def test_each_word_has_data_that_give_it_and_the_power_says_so():
+    same = pd.DataFrame(dict.fromkeys(claims.sink_recent.READINGS, estimates((-0.02, 0, 0.02))))
+    found = claims.sink_recent.had_it_been(same, n=40)
+    shares = found.set_index(["reading", "truth"])
+    assert shares.loc[("KL", 0.0), "reproduced"] == 1
+    assert shares.loc[("KL", fit.MARGIN), "partly"] > 0.8
+    assert shares.loc[("TV", 0.2), "not reproduced"] == 1
+    assert "0 gives KL reproduced 100%; TV reproduced 100%" in claims.sink_recent.power(found)
+
+
 def test_the_verdict_is_the_word_that_the_readings_share():
     near, far = estimates((-0.05, 0, 0.05)), estimates((0.2, 0.3, 0.4))
     same = pd.DataFrame({"KL": far, "TV": near, claims.sink_recent.HALF: near})

@@ -271,6 +271,22 @@ def test_contest_tables_fit_the_split_that_they_name():
     assert list(points["name"].unique()) == ["m on c"]
 
 
+@pytest.mark.parametrize("error", ["log", "relative", "linear"])
+def test_straight_laws_fitted_at_once_are_those_fitted_one_by_one(error):
+    data = noisy_curve(lambda w: w**-0.6, n_documents=9)
+    found = fit.straight_log_ratios(data, 64, error)
+    plain = [
+        fit.extrapolation(one, 64, ("power", "exponential"), n_boot=2, error=error)
+        for one in data.leaving_out()
+    ]
+    expected = [np.log(contest.ratios["exponential"].value) for contest in plain]
+    assert found == pytest.approx(expected, abs=1e-9)
+    with pytest.raises(ValueError, match="split: expected at least 3 windows up to it and 2 beyo"):
+        fit.straight_log_ratios(data, 1024, error)
+    with pytest.raises(ValueError, match="error: expected one of log"):
+        fit.straight_log_ratios(data, 64, "square")
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -59,6 +59,40 @@ def test_a_power_of_the_one_curve_is_held_against_the_other():
     assert fit.matched_slope(*pair, power=0.5).value == pytest.approx(0.3 - 0.4, abs=1e-12)
 
 
+def suffixes(law, last=512, docs=4) -> pd.DataFrame:
+    """Pairs at every window up to the last, documents that differ by a factor."""
+    window = np.arange(1, last + 1)
+    parts = [
+        pd.DataFrame({"doc": doc, "window": window, "kl_nats": (1 + 0.1 * doc) * law(window)})
+        for doc in range(docs)
+    ]
+    return pd.concat(parts).assign(position=1535, context=1536)
+
+
+@pytest.mark.parametrize("alpha", [0.3, 0.6, 1.2])
+def test_a_curve_of_bins_is_read_to_the_end_of_the_last_one(alpha):
+    """508 tokens lie beyond the centre of the bin that ends at 512."""
+    at = np.array([12.0, 60.0, 252.0, 508.0])
+    ours = curve_of(at ** (0.13 - alpha), at, docs=4, spread=0)
+    theirs = fit.curve(suffixes(lambda w: w**-alpha))
+    assert theirs.window[-1] < 475 and theirs.last[-1] == 512
+    assert fit.matched_slope(ours, theirs).value == pytest.approx(0.13, abs=0.003)
+    level = np.log(theirs.mean[0])
+    assert fit.log_gap(ours, theirs) == pytest.approx(0.13 * np.log(at) - level, abs=0.01)
+
+
+def test_beyond_the_last_centre_the_line_is_the_one_through_the_last_octave():
+    bent = WINDOWS**-0.5 * np.exp(-WINDOWS / 300)
+    below = curve_of(bent, WINDOWS, spread=0)
+    at = np.array([40.0, 500.0, 560.0, 600.0])
+    tail = stats.linregress(np.log(WINDOWS[-5:]), np.log(bent[-5:])).slope
+    straight = np.log(bent[-1]) + tail * np.log(at[2:] / WINDOWS[-1])
+    gaps = fit.log_gap(curve_of(np.ones(4), at, spread=0), below)
+    assert -gaps[2:] == pytest.approx(straight, abs=1e-12)
+    inside = np.interp(np.log(at[:2]), np.log(WINDOWS), np.log(bent))
+    assert -gaps[:2] == pytest.approx(inside, abs=1e-12)
+
+
 def test_windows_that_the_other_curve_lacks_do_not_count():
     lag = np.array([2.0, 12, 60, 252, 1020])
     wild = np.array([99.0, 1, 1, 1, 99])
