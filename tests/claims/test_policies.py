@@ -217,6 +217,20 @@ def test_what_a_power_law_needs_of_its_bend():
     assert not is_one(free, steep) and not is_one(low, zero) and not is_one(free, wide)
 
 
+def test_at_the_border_a_small_bend_is_a_power_law_in_one_curve_of_forty():
+    rng, item = np.random.default_rng(12), Estimate(0.0, -0.35, 0.35, 16)
+    (free,) = estimates((0, 0.1, 0.2))
+    made = [fit.drawn(item, claims.claim.SMALL_BEND, rng) for _ in range(1000)]
+    assert 10 < sum(claims.policies.is_power_law(free, one) for one in made) < 45
+
+
+def test_a_power_law_is_taken_for_a_floor_in_one_curve_of_forty():
+    rng, item = np.random.default_rng(13), Estimate(0.0, -0.1, 0.1, 16)
+    (zero,) = estimates((0, 0, 0.1))
+    made = [fit.drawn(item, 0.0, rng) for _ in range(1000)]
+    assert 10 < sum(not claims.policies.is_power_law(one, zero) for one in made) < 45
+
+
 def test_at_the_border_an_exponential_is_not_geometric_no_oftener_than_once_in_forty():
     rng, item = np.random.default_rng(4), Estimate(1.0, 0.8, 1.2, 16)
 

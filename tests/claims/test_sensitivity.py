@@ -89,6 +89,15 @@ def test_at_the_border_geometric_is_excluded_at_about_the_stated_rate():
     assert sum(fit.bend(one).first.high < 1 for one in drawn) <= 11
 
 
+@pytest.mark.parametrize(("truth", "half", "word"), [(0.3, 0.35, True), (0.0, 0.1, False)])
+def test_at_the_borders_a_power_law_is_said_and_denied_in_one_table_of_forty(truth, half, word):
+    """A bend of SMALL_BEND is surely below it, and one of zero surely above zero, by chance."""
+    item, rng = fit.Estimate(0.0, -half, half, 24), np.random.default_rng(11)
+    made = [fit.drawn(item, truth, rng) for _ in range(1000)]
+    said = [claims.sensitivity.is_power_law(one.low, one.high) for one in made]
+    assert 10 < said.count(word) < 45
+
+
 def made_up(truths: dict[float, tuple[float, float]], n: int = 4) -> pd.DataFrame:
     """Rows of simulated studies on two tables: truth → the interval that each fit gives."""
     rows = [
