@@ -8,7 +8,11 @@ from beartype import BeartypeConf, FrozenDict, beartype
 held = beartype(
     conf=BeartypeConf(
         hint_overrides=FrozenDict(
-            {int: int | np.integer, float: float | int | np.floating | np.integer}
+            {
+                int: int | np.integer,
+                float: float | int | np.floating | np.integer,
+                complex: complex | float | int | np.number,
+            }
         )
     )
 )

@@ -345,6 +345,18 @@ def test_states_tell_apart_what_there_is(made, tmp_path):
     assert study.state(here).word == "damaged"
 
 
+def test_a_table_is_complete_with_as_many_documents_as_are_declared(tmp_path):
+    one = declared("calibration", tmp_path)
+    rows = pd.DataFrame({"doc": [0, 1]})
+    with store.Measurement(one.path, {"kind": one.kind} | one.settings, 2) as measurement:
+        for doc, row in rows.groupby("doc"):
+            measurement.add(doc, row)
+        measurement.finish({})
+    for docs, word in ((2, "complete"), (3, "begun")):
+        again = study.Study(one.table, one.kind, one.settings, docs, tmp_path)
+        assert study.state(again) == (2, 2, word)
+
+
 def test_the_loop_makes_stored_rows_again(small):
     """A document of the small GPT-2, the only model that is fast enough for it."""
     from kvlib.measure import positions

@@ -18,14 +18,19 @@ from __future__ import annotations
 
 import inspect
 import weakref
-from typing import Any, Literal
+from typing import Any
 
 import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from kvlib.models import masks
 from kvlib.models.rotary import turned, turns
+
+Mask = Bool[Tensor, "batch queries entries"]
+Age = Int[Tensor, "batch queries entries"] | Bool[Tensor, "batch queries entries"]
 
 
 class BoundedCache(Cache):
@@ -59,7 +64,7 @@ class BoundedCache(Cache):
         n_sink: int = 4,
         *,
         model: Any,
-        positions: Literal["true", "cache"] = "true",
+        positions: str = "true",
     ) -> None:
         if n_sink < 0 or budget <= n_sink:
             raise ValueError(f"budget: expected more than n_sink = {n_sink} ≥ 0, got {budget}")
@@ -100,11 +105,11 @@ class BoundedCache(Cache):
         """Refused: what was evicted cannot come back."""
         raise ValueError("crop: expected a cache that keeps everything, got one that evicts")
 
-    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+    def reorder_cache(self, beam_idx: Int[Tensor, " rows"]) -> None:
         """Put the batch in the order of `beam_idx`, for beam search."""
         self.batch_select_indices(beam_idx)
 
-    def batch_select_indices(self, indices: torch.Tensor) -> None:
+    def batch_select_indices(self, indices: Int[Tensor, " rows"]) -> None:
         """Keep the rows `indices` of the batch."""
         super().batch_select_indices(indices)
         if self._held is not None:
@@ -151,7 +156,7 @@ class BoundedCache(Cache):
         self._plan.around = around
         return self._plan
 
-    def _real(self, mask: Any, batch: int, queries: int) -> torch.Tensor:
+    def _real(self, mask: Any, batch: int, queries: int) -> Bool[Tensor, "batch queries"]:
         """(batch, queries) bool: the tokens of this forward that are no padding."""
         if mask is None:
             return torch.ones(batch, queries, dtype=torch.bool)
@@ -179,7 +184,7 @@ class _Plan:
     beyond the budget, those at `keep` (batch, budget) stay. `around`: the whole model is run.
     """
 
-    def __init__(self, cache: BoundedCache, query: torch.Tensor) -> None:
+    def __init__(self, cache: BoundedCache, query: Int[Tensor, "batch queries"]) -> None:
         self.n_sink, self.window = cache.n_sink, cache.budget - cache.n_sink
         self.model, self.query = cache._model(), query
         self.position_ids = query.clamp(min=0)
@@ -200,24 +205,26 @@ class _Plan:
             visible, age = self._copy_sinks(cache, visible, age)
         self.mask = masks.masks_for(self.model, visible[:, None], age[:, None])
 
-    def _wanted(self, entry: torch.Tensor, following: torch.Tensor) -> torch.Tensor:
+    def _wanted(
+        self, entry: Int[Tensor, "batch entries"], following: Int[Tensor, "batch 1"]
+    ) -> Bool[Tensor, "batch entries"]:
         """Which entries the query at `following` or a later one still sees."""
         return (entry >= 0) & ((entry > following - self.window) | (entry < self.n_sink))
 
-    def _slot(self, cache: BoundedCache) -> torch.Tensor | None:
+    def _slot(self, cache: BoundedCache) -> Int[Tensor, "batch 1"] | None:
         """In each row an entry that a single token may replace, if there is one in each."""
         idle = ~self._wanted(cache._held, cache._next)
         if self.query.shape[1] > 1 or not bool(idle.any(1).all()):
             return None
         return idle.long().argmax(1, keepdim=True)
 
-    def _best(self, budget: int) -> torch.Tensor:
+    def _best(self, budget: int) -> Int[Tensor, "batch kept"]:
         """All entries that are still wanted, filled up with the newest others."""
         order = torch.arange(self.entry.shape[1], device=self.entry.device)
         rank = self._wanted(self.entry, self.following) * len(order) + order
         return rank.topk(budget, dim=1).indices.sort(dim=1).values
 
-    def _visible(self) -> torch.Tensor:
+    def _visible(self) -> Mask:
         """(batch, queries, entries) bool; large for long prompts, so it is made in place."""
         entry, now = self.entry[:, None, :], self.query[:, :, None]
         visible = entry > now - self.window
@@ -230,15 +237,15 @@ class _Plan:
         own = own.expand(len(entry), -1) if self.slot is None else self.slot
         return visible.scatter_(2, own[:, :, None], True)
 
-    def _age(self, visible: torch.Tensor, turned: bool) -> torch.Tensor:
+    def _age(self, visible: Mask, turned: bool) -> Age:
         """(batch, queries, entries) query's position less entry's, where anyone asks for it."""
         if turned or any(masks.sliding_windows(self.model)):
             return self.query[:, :, None] - self.entry[:, None, :]
         return visible
 
     def _copy_sinks(
-        self, cache: BoundedCache, visible: torch.Tensor, age: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, cache: BoundedCache, visible: Mask, age: Age
+    ) -> tuple[Bool[Tensor, "batch queries seen"], Int[Tensor, "batch queries seen"]]:
         """Hide the sinks where they lie and let each query see its own turned copies of them."""
         n = self.query.shape[1]
         sink = (self.entry >= 0) & (self.entry < cache.n_sink)
@@ -357,8 +364,15 @@ class _BoundedLayer(DynamicLayer):
         self._cache, self._index = weakref.ref(cache), index
 
     def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self,
+        key_states: Float[Tensor, "batch kv_heads queries head_dim"],
+        value_states: Float[Tensor, "batch kv_heads queries value_dim"],
+        *args: Any,
+        **kwargs: Any,
+    ) -> tuple[
+        Float[Tensor, "batch kv_heads entries head_dim"],
+        Float[Tensor, "batch kv_heads entries value_dim"],
+    ]:
         cache = self._cache()
         plan = None if cache is None else cache._plan
         if plan is None:
@@ -391,7 +405,11 @@ class _BoundedLayer(DynamicLayer):
         return held + query_length, 0
 
 
-def _put(states: torch.Tensor, slot: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+def _put(
+    states: Float[Tensor, "batch heads entries dim"],
+    slot: Int[Tensor, "batch 1"],
+    new: Float[Tensor, "batch heads 1 dim"],
+) -> Float[Tensor, "batch heads entries dim"]:
     """`states` (batch, heads, entries, dim) with `new` (batch, heads, 1, dim) at `slot`; in place,
     unless autograd remembers them."""
     index = slot.to(new.device)[:, None, :, None].expand_as(new)
@@ -401,13 +419,18 @@ def _put(states: torch.Tensor, slot: torch.Tensor, new: torch.Tensor) -> torch.T
     return states.scatter_(2, index, new)
 
 
-def _take(states: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+def _take(
+    states: Float[Tensor, "batch heads entries dim"], index: Int[Tensor, "batch kept"]
+) -> Float[Tensor, "batch heads kept dim"]:
     """(batch, heads, entries, dim) → those at `index` (batch, kept)."""
     _, heads, _, dim = states.shape
     return states.gather(2, index.to(states.device)[:, None, :, None].expand(-1, heads, -1, dim))
 
 
-def _turn(keys: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+def _turn(
+    keys: Float[Tensor, "batch heads sinks dim"],
+    rotation: tuple[Float[Tensor, "batch queries dim"], Float[Tensor, "batch queries dim"]],
+) -> Float[Tensor, "batch heads copies dim"]:
     """Copies of keys (batch, heads, sinks, dim), one set a query: (…, queries·sinks, dim)."""
     cos, sin = (part.to(keys.device)[:, None, :, None] for part in rotation)
     return turned(keys[:, :, None], cos, sin).flatten(2, 3)

@@ -36,6 +36,7 @@ from kvlib.models.rotary import LayerPass
 Ids = Int[Tensor, " tokens"]
 Targets = Int[np.ndarray, " targets"]
 Hidden = Float[Tensor, "targets width"]
+Weights = Float[Tensor, "batch heads queries entries"]
 STEP = 32  # tokens a step of a score-based policy; never more than an eighth of the budget
 BATCH_TOKENS = 1024  # tokens of one re-encoding pass
 CHUNK = 256  # tokens a forward through a cache whose sinks are copied for each query
@@ -282,7 +283,7 @@ def prefill_hidden(
     own = torch.eye(n, dtype=torch.bool, device=lm.device)
     windows = masks.sliding_windows(lm.model)
 
-    def mask(k: int) -> torch.Tensor:
+    def mask(k: int) -> Bool[Tensor, "heads targets entries"]:
         seen = layers[k % len(layers)] & masks.near(full.rows, length, windows[k])
         return torch.cat([seen, own.expand(len(seen), -1, -1)], dim=-1)
 
@@ -311,7 +312,7 @@ def _best(
 
 def _drawn(
     full: FullPass, policy: Static, budget: int, rng: np.random.Generator
-) -> list[torch.Tensor]:
+) -> list[Bool[Tensor, "heads targets tokens"]]:
     """One (1, targets, tokens) bool for all layers, or one (kv_heads, targets, tokens) for each."""
     layers = full.cache.layers
     shape = (len(layers), layers[0].keys.shape[1]) if policy.by_head else (1, 1)
@@ -357,8 +358,8 @@ _ROUTES = {  # there is no text to encode again when each head keeps entries of 
 @contextmanager
 def _attention_of(
     lm: LanguageModel,
-    take: Callable[[int, torch.Tensor, torch.Tensor], None] | None = None,
-) -> Iterator[dict[int, torch.Tensor]]:
+    take: Callable[[int, Float[Tensor, "batch queries width"], Weights], None] | None = None,
+) -> Iterator[dict[int, Float[Tensor, "heads queries entries"]]]:
     """Hands each layer's number, what went into its attention (batch, queries, width) and the
     weights (batch, heads, queries, entries) to `take`, or keeps the weights of the batch's first in
     the dictionary it yields."""

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Int
+from torch import Tensor
 from transformers import Cache, DynamicCache
 
 from kvlib.cache.bounded import BoundedCache
@@ -22,7 +24,9 @@ STOPS, SINGLE = 500, 12  # the full cache is timed every STOPS tokens, on SINGLE
 COLUMNS = ["cache", "token", "seconds", "cpu_seconds", "cache_bytes"]
 
 
-def generate(lm: LanguageModel, prompt: torch.Tensor, settings: dict[str, Any]) -> pd.DataFrame:
+def generate(
+    lm: LanguageModel, prompt: Int[Tensor, " tokens"], settings: dict[str, Any]
+) -> pd.DataFrame:
     """`tokens` of them with a bounded cache: rows `COLUMNS`, medians over `every` tokens of what a
     token took, and the bytes of keys and values held after the last of them.
 
@@ -46,7 +50,7 @@ def generate(lm: LanguageModel, prompt: torch.Tensor, settings: dict[str, Any]) 
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def fill(lm: LanguageModel, text: torch.Tensor) -> pd.DataFrame:
+def fill(lm: LanguageModel, text: Int[Tensor, " tokens"]) -> pd.DataFrame:
     """The same columns for a cache that keeps everything, at multiples of STOPS tokens.
 
     To write every token would take far longer than to know what one costs: the cache reads the

@@ -22,7 +22,7 @@ from kvlib.names import PROTOCOLS
 
 def policy_distortion(
     lm: LanguageModel,
-    documents: Sequence[np.ndarray],
+    documents: Sequence[Int[np.ndarray, " tokens"]],
     policies: Sequence[Policy],
     budgets: Sequence[int],
     protocol: str,

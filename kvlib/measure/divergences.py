@@ -10,6 +10,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 Nats = Float[np.ndarray, "..."] | np.float64  # of laws, or of a single one
+Laws = Float[np.ndarray, "*laws vocabulary"]
 MASS_TOLERANCE = 1e-3  # float32 log-softmax over 262,144 entries sums to one within this
 
 
@@ -52,13 +53,13 @@ def entropy(log_p: ArrayLike) -> Nats:
     return -(np.exp(log_p) * np.where(np.isneginf(log_p), 0.0, log_p)).sum(axis=-1)
 
 
-def _log_ratio(log_p: np.ndarray, log_q: np.ndarray) -> np.ndarray:
+def _log_ratio(log_p: Laws, log_q: Laws) -> Laws:
     """log p - log q, with 0 where either is missing (those places are handled apart)."""
     present = ~(np.isneginf(log_p) | np.isneginf(log_q))
     return np.where(present, np.where(present, log_p, 0) - np.where(present, log_q, 0), 0.0)
 
 
-def _checked(*laws: ArrayLike) -> list[np.ndarray]:
+def _checked(*laws: ArrayLike) -> list[Laws]:
     arrays = [np.asarray(law, dtype=np.float64) for law in laws]
     shapes = {array.shape for array in arrays}
     if len(shapes) > 1 or arrays[0].ndim == 0:

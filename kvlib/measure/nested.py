@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Int
 
 from kvlib.measure.divergences import kl_divergence
 from kvlib.measure.laws import next_token_law, next_token_laws
@@ -14,7 +15,11 @@ from kvlib.models import LanguageModel
 
 
 def nested(
-    lm: LanguageModel, document: np.ndarray, positions: list[int], short: int, long: int
+    lm: LanguageModel,
+    document: Int[np.ndarray, " tokens"],
+    positions: list[int],
+    short: int,
+    long: int,
 ) -> pd.DataFrame:
     """The three divergences between full context, `long` and `short` window, target by target.
 

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from kvlib.cache import protocols
 from kvlib.cache.policies import Policy
@@ -21,7 +23,7 @@ FULL = "full cache"
 
 def measure_passage(
     lm: LanguageModel,
-    ids: np.ndarray,
+    ids: Int[np.ndarray, " tokens"],
     shown: int,
     policies: Sequence[Policy],
     budgets: Sequence[int],
@@ -53,11 +55,11 @@ def measure_passage(
 
 def _rows(
     lm: LanguageModel,
-    ids: np.ndarray,
-    targets: np.ndarray,
+    ids: Int[np.ndarray, " tokens"],
+    targets: Int[np.ndarray, " targets"],
     tokens: list[str],
-    log_p: Any,
-    log_q: Any,
+    log_p: Float[Tensor, "targets vocabulary"],
+    log_q: Float[Tensor, "targets vocabulary"],
     policy: str,
     budget: int,
 ) -> pd.DataFrame:

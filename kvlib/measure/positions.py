@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from kvlib.cache import protocols
 from kvlib.measure import divergences
@@ -18,15 +20,20 @@ from kvlib.models import LanguageModel, small_gpt2
 VARIANTS = ("restarted", "kept", "moved", "shuffled")
 
 
-def targets_of(plan: dict[str, Any]) -> np.ndarray:
+def targets_of(plan: dict[str, Any]) -> Int[np.ndarray, " targets"]:
     """Evenly spaced targets in the last half of a document, its last token included."""
     n = plan["seq_len"]
     return np.linspace(n // 2 + plan["windows"][0], n - 1, plan["targets"]).astype(int)
 
 
 def variant_hidden(
-    lm: LanguageModel, ids: Any, t: int, w: int, variant: str, rng: np.random.Generator
-) -> Any:
+    lm: LanguageModel,
+    ids: Int[Tensor, " tokens"],
+    t: int,
+    w: int,
+    variant: str,
+    rng: np.random.Generator,
+) -> Float[Tensor, " width"]:
     """Last hidden state (width,) of x[t] when only the last w tokens stand where they stood."""
     prefix, first = len(lm.prefix_ids), t - w + 1
     tokens = ids[first : t + 1]
@@ -53,7 +60,11 @@ def variant_hidden(
 
 
 def measure_positions(
-    lm: LanguageModel, document: np.ndarray, doc: int, plan: dict[str, Any], seed: int = 0
+    lm: LanguageModel,
+    document: Int[np.ndarray, " tokens"],
+    doc: int,
+    plan: dict[str, Any],
+    seed: int = 0,
 ) -> pd.DataFrame:
     """One row a target, window and variant: `doc, position, context, window, variant, kl_nats, tv`
     (from the full-context law) and `kl_to_restarted_nats` (from the restarted suffix's law)."""

@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
+from kvlib.measure.laws import Ids
 from kvlib.models import LanguageModel, rotary
 from kvlib.theory.bounds import positive, within
 from kvlib.theory.gaussian_coding import (
@@ -32,12 +34,12 @@ class Capture(NamedTuple):
     """What a pass over T tokens leaves: `keys` and `values` (layers, heads, T, d), `queries`
     (layers, heads, T, g·d), the g query heads that read one key head side by side."""
 
-    keys: np.ndarray
-    values: np.ndarray
-    queries: np.ndarray
+    keys: Float[np.ndarray, "layers heads tokens head_dim"]
+    values: Float[np.ndarray, "layers heads tokens head_dim"]
+    queries: Float[np.ndarray, "layers heads tokens query_dim"]
 
 
-def capture(lm: LanguageModel, ids: Sequence[int] | np.ndarray) -> Capture:
+def capture(lm: LanguageModel, ids: Ids) -> Capture:
     """Keys, values and queries of every layer before RoPE, by hooks on the projections.
 
     One pass over `ids` behind the model's own prefix, whose positions are dropped again. Raises
@@ -72,7 +74,9 @@ def capture(lm: LanguageModel, ids: Sequence[int] | np.ndarray) -> Capture:
     return Capture(*parts)
 
 
-def rotate(lm: LanguageModel, keys: np.ndarray) -> np.ndarray:
+def rotate(
+    lm: LanguageModel, keys: Float[np.ndarray, "... tokens head_dim"]
+) -> Float[np.ndarray, "... tokens head_dim"]:
     """Captured keys turned by RoPE at their positions: what the cache of the same pass holds."""
     first = len(lm.prefix_ids)
     position = torch.arange(first, first + keys.shape[-2], device=lm.device)[None]
@@ -80,7 +84,7 @@ def rotate(lm: LanguageModel, keys: np.ndarray) -> np.ndarray:
     return rotary.turned(torch.as_tensor(keys, device=lm.device), *rotation).cpu().numpy()
 
 
-def cached_keys(lm: LanguageModel, ids: Sequence[int] | np.ndarray) -> np.ndarray:
+def cached_keys(lm: LanguageModel, ids: Ids) -> Float[np.ndarray, "layers heads tokens head_dim"]:
     """The keys (layers, heads, T, d) that the model's own cache holds after a pass over `ids`."""
     whole = lm.prefixed(torch.as_tensor(np.asarray(ids)))[None]
     with torch.inference_mode():
@@ -96,10 +100,10 @@ class Moments(NamedTuple):
     """`n` rows, their `mean` (..., p) and their uncentred `second` moments (..., p, p)."""
 
     n: int
-    mean: np.ndarray
-    second: np.ndarray
+    mean: Float[np.ndarray, "*heads p"]
+    second: Float[np.ndarray, "*heads p p"]
 
-    def around(self, centre: np.ndarray) -> np.ndarray:
+    def around(self, centre: Float[np.ndarray, "*heads p"]) -> Float[np.ndarray, "*heads p p"]:
         """E (z - c)(z - c)^T."""
         cross = self.mean[..., :, None] * centre[..., None, :]
         square = centre[..., :, None] * centre[..., None, :]
@@ -122,7 +126,7 @@ def pooled(parts: Sequence[Moments]) -> Moments:
     return Moments(sum(part.n for part in parts), mean, second)
 
 
-def oas(covariance: ArrayLike, n: int) -> np.ndarray:
+def oas(covariance: Float[np.ndarray, "p p"], n: int) -> Float[np.ndarray, "p p"]:
     """A sample covariance shrunk by the oracle-approximating rule (Chen, Wiesel, Eldar, Hero 2010).
 
         ρ = min(1, [(1 - 2/p) tr R² + tr² R] / [(n + 1 - 2/p) (tr R² - tr² R / p)])
@@ -142,13 +146,15 @@ class Coder(NamedTuple):
     """A transform coder: remove `mean`, predict from the side by `weights`, turn by `basis`,
     spend bits on components of variance `variances` as water-filling says."""
 
-    mean: np.ndarray
-    weights: np.ndarray
-    basis: np.ndarray
-    variances: np.ndarray
+    mean: Float[np.ndarray, " p"]
+    weights: Float[np.ndarray, "size side"]
+    basis: Float[np.ndarray, "size size"]
+    variances: Float[np.ndarray, " size"]
 
 
-def fit_coder(mean: np.ndarray, joint: np.ndarray, size: int, known: bool) -> Coder:
+def fit_coder(
+    mean: Float[np.ndarray, " p"], joint: Float[np.ndarray, "p p"], size: int, known: bool
+) -> Coder:
     """The coder of the first `size` variables of a joint covariance, the others known or not."""
     joint = np.asarray(joint, dtype=np.float64)
     if known:
@@ -161,7 +167,7 @@ def fit_coder(mean: np.ndarray, joint: np.ndarray, size: int, known: bool) -> Co
     return Coder(mean, weights, basis, variances)
 
 
-def residual_variances(coder: Coder, rows: Moments) -> np.ndarray:
+def residual_variances(coder: Coder, rows: Moments) -> Float[np.ndarray, " size"]:
     """What is left in each of the coder's components, on rows that may be others than fitted."""
     size = len(coder.variances)
     around = rows.around(coder.mean)
@@ -175,8 +181,8 @@ def residual_variances(coder: Coder, rows: Moments) -> np.ndarray:
 class Points(NamedTuple):
     """`rate_nats` at total squared error `distortion`, for each water level."""
 
-    rate_nats: np.ndarray
-    distortion: np.ndarray
+    rate_nats: Float[np.ndarray, " levels"]
+    distortion: Float[np.ndarray, " levels"]
 
 
 def coded(variances: ArrayLike, actual: ArrayLike, levels: ArrayLike) -> Points:
@@ -198,7 +204,9 @@ def coded(variances: ArrayLike, actual: ArrayLike, levels: ArrayLike) -> Points:
     return Points(rate.sum(axis=-1), error.sum(axis=-1))
 
 
-def rate_at(coder: Coder, rows: Moments, grid: ArrayLike = GRID) -> np.ndarray:
+def rate_at(
+    coder: Coder, rows: Moments, grid: ArrayLike = GRID
+) -> Float[np.ndarray, " distortions"]:
     """Nats per row at relative distortions D/trΣ, held on rows that the coder may not have seen.
 
     trΣ is that of the rows themselves around the coder's mean, before any prediction.
@@ -228,7 +236,7 @@ def held_out_gain(without: Coder, known: Coder, rows: Moments) -> float:
 # --- the measurement --------------------------------------------------------------------------
 
 
-def rows_of(found: Capture) -> np.ndarray:
+def rows_of(found: Capture) -> Float[np.ndarray, "layers heads rows columns"]:
     """Pairs (k_t, v_t, q_{t+1}) as rows (layers, heads, n, 2d + g·d), sink positions left out."""
     now, following = slice(SINKS, -1), slice(SINKS + 1, None)
     return np.concatenate(
@@ -236,7 +244,7 @@ def rows_of(found: Capture) -> np.ndarray:
     )
 
 
-def measure(lm: LanguageModel, documents: Iterable[np.ndarray]) -> pd.DataFrame:
+def measure(lm: LanguageModel, documents: Iterable[Int[np.ndarray, " tokens"]]) -> pd.DataFrame:
     """Rates of keys and values, with the next query and without, each document coded by the others.
 
     Documents of even number are coded by what was fitted on the odd ones, and the other way round.

@@ -54,7 +54,7 @@ class Design:
         pairs = self.pairs_per_octave * (octave[1] / self.max_window) ** 0.5
         return max(1, min(region, round(width * region / pairs)))
 
-    def starts(self, doc: int, octave: tuple[int, int]) -> np.ndarray:
+    def starts(self, doc: int, octave: tuple[int, int]) -> Int[np.ndarray, " starts"]:
         """Starts of one document and octave whose passes reach the target region."""
         spacing = self.spacing(octave)
         offset = np.random.default_rng([self.seed, octave[1]]).random()
@@ -65,7 +65,7 @@ class Design:
 
 def truncation_sensitivity(
     lm: LanguageModel,
-    documents: Sequence[np.ndarray],
+    documents: Sequence[Int[np.ndarray, " tokens"]],
     max_window: int = 1024,
     pairs_per_octave: int = PAIRS_PER_OCTAVE,
     seed: int = 0,
@@ -145,7 +145,7 @@ def measure_document(
 
 
 def naive_sensitivity(
-    lm: LanguageModel, document: np.ndarray, pairs: Iterable[tuple[int, int]]
+    lm: LanguageModel, document: Int[np.ndarray, " tokens"], pairs: Iterable[tuple[int, int]]
 ) -> pd.DataFrame:
     """The plain twin of `measure_document`: one forward pass for each pair (position, window).
 
@@ -213,7 +213,7 @@ def item_rows(
 
 def _equal_lengths(
     design: Design, doc: int, octave: tuple[int, int]
-) -> Iterator[tuple[np.ndarray, int]]:
+) -> Iterator[tuple[Int[np.ndarray, " starts"], int]]:
     """Batches of starts with one pass length each, so that nothing is padded."""
     starts = design.starts(doc, octave)
     lengths = np.minimum(octave[1], design.last_target - starts + 1)

@@ -151,11 +151,11 @@ FAULTS = [
     # verdicts and pictures
     Fault(
         "claims/sensitivity.py",
-        'all(ratio.low > 1 for ratio in rows["stretched"])',
-        "True",
+        'if not rows["not geometric"].all():',
+        "if False:",
         "claims",
     ),
-    Fault("claims/extrapolation.py", ">= 10**0.5", ">= 1", "claims"),
+    Fault("claims/extrapolation.py", "ORDER / HALF <= mean", "1 <= mean", "claims"),
     Fault("claims/sink_recent.py", "item.high < MARGIN", "True", "claims"),
     Fault("charts/controls.py", "if value not in values:", "if False:", "charts"),
     Fault("charts/parts.py", "{value:.12g}", "{value}", "charts notebooks/test_charts.py"),
@@ -164,13 +164,11 @@ FAULTS = [
 
 
 def plant(fault: Fault, folder: Path) -> None:
-    """Copies what the tests need and spoils one file; ends with an error where `old` isn't once."""
+    """Copies what the tests need and spoils one file, in which `old` is found once."""
     leave = shutil.ignore_patterns("_build", ".*", "__pycache__")
     shutil.copytree(ROOT, folder, ignore=leave, dirs_exist_ok=True)
     file = folder / "kvlib" / fault.file
     text = file.read_text(encoding="utf-8")
-    if text.count(fault.old) != 1:
-        sys.exit(f"{fault.file}: expected {fault.old!r} once, got it {text.count(fault.old)} times")
     file.write_text(text.replace(fault.old, fault.new), encoding="utf-8")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -436,3 +437,13 @@ def test_other_names_for_attention_are_found():
     fast = protocols.online_hidden(full, SinkRecent(), 16, rng())
     honest = protocols.decode_hidden(lm, ids, at, SinkRecent(), 16, rng())
     assert (fast - honest).abs().max() < 1e-4 < (fast - full.states[at]).abs().max()
+
+
+def test_a_model_that_does_not_follow_a_mask_is_refused(tiny):
+    """It computes, causally and without complaint: whatever a policy keeps, it sees everything."""
+    masks.check_masks(tiny.model)
+    deaf = copy.deepcopy(tiny.model)
+    hears = deaf.model.forward
+    deaf.model.forward = lambda ids, attention_mask=None, **kwargs: hears(ids, **kwargs)
+    with pytest.raises(ValueError, match="expected an architecture that follows a 4D"):
+        masks.check_masks(deaf)

@@ -12,6 +12,7 @@ from studies import WINDOWS, exact_curve, noisy_curve, table_of
 
 from kvlib import fit
 from kvlib.fit import laws
+from kvlib.fit.estimate import estimate
 
 
 @given(alpha=st.floats(0.1, 3), prefactor=st.floats(1e-3, 10))
@@ -176,6 +177,11 @@ def test_both_intervals_are_about_as_wide_and_around_one_value():
     one, other = fit.exponent(data), fit.exponent(data, interval="percentile")
     assert one.value == pytest.approx(other.value, abs=1e-9)
     assert (one.high - one.low) / (other.high - other.low) == pytest.approx(1.1, abs=0.3)
+
+
+def test_a_percentile_interval_holds_95_in_a_hundred_samples():
+    found = estimate(7.0, np.arange(1001), 5)
+    assert (found.value, found.low, found.high, found.n_documents) == (7, 25, 975, 5)
 
 
 def test_resampling_pairs_instead_of_documents_would_be_far_too_sure():

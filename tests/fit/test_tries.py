@@ -27,12 +27,24 @@ def test_holm_by_hand_and_against_scipys_control_of_one_try():
     found = fit.holm(np.array([0.04, 0.01, 0.03, 0.5]))
     np.testing.assert_allclose(found, [0.09, 0.04, 0.09, 0.5])
     assert fit.holm(np.array([0.2])) == pytest.approx([0.2])
+    assert fit.holm(np.array([0.9, 0.8])).tolist() == [1, 1]
 
 
 def test_holm_keeps_its_promise_over_many_tries():
     p = np.random.default_rng(1).uniform(size=(4000, 10))
     false = np.mean([fit.holm(row).min() < 0.05 for row in p])
     assert stats.binomtest(int(4000 * 0.05), 4000).proportion_ci(0.999).low < false < 0.06
+
+
+def test_drawn_values_and_widths_scatter_as_those_of_eight_documents():
+    """A t interval of half-width 1: values by its standard error, squared widths as χ²/7."""
+    rng, item = np.random.default_rng(3), fit.Estimate(0.0, -1.0, 1.0, 8)
+    made = [fit.drawn(item, 2.0, rng) for _ in range(20_000)]
+    error = 1 / stats.t.ppf(0.975, 7)
+    assert np.std([one.value for one in made]) == pytest.approx(error, rel=0.02)
+    square = np.array([(one.high - one.low) / 2 for one in made]) ** 2
+    assert np.mean(square) == pytest.approx(1, rel=0.02)
+    assert np.var(square) == pytest.approx(2 / 7, rel=0.1)
 
 
 @pytest.mark.parametrize("log", [False, True])
