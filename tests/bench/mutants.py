@@ -6,9 +6,9 @@ Operators, comparisons, numbers, names of lower and upper bounds, and conditions
 tables below say; docstrings and annotations are left alone. Prints what survived, and the count. A
 survivor is a sentence that no test speaks: write the test, or say why both are right.
 
-Done for `fit/tries.py`: of 49 changes 5 survived. Four had no test (the degrees of freedom of a drawn
-interval, up and down; the scatter of drawn values; the cap of a corrected p at one), and have one now.
-The fifth is none: the sign before a symmetric draw.
+Done for `fit/tries.py`: of 49 changes 5 survived. Four had no test (the degrees of freedom of a
+drawn interval, up and down; the scatter of drawn values; the cap of a corrected p at one), and have
+one now. The fifth is no fault: the sign before a symmetric draw.
 """
 
 from __future__ import annotations
