@@ -65,8 +65,7 @@ def extremes(estimates: pd.Series) -> tuple[Estimate, Estimate]:
 def jackknife(whole: float, left: np.ndarray) -> Estimate:
     """A statistic with a t interval, from its values when each of n documents is left out."""
     n = len(left)
-    if n < 3:
-        raise ValueError(f"documents: expected at least 3 to leave one out, got {n}")
+    _check_enough(n)
     half = stdtrit(n - 1, 0.975) * np.sqrt((n - 1) * np.var(left))
     return Estimate(float(whole), float(whole - half), float(whole + half), n)
 
@@ -112,7 +111,13 @@ def over_texts(estimates: Sequence[Estimate]) -> Estimate:
 
 def means_without_each(values: np.ndarray) -> np.ndarray:
     """Means (n,) without each of n values in turn."""
+    _check_enough(len(values))
     return (values.sum() - values) / (len(values) - 1)
+
+
+def _check_enough(n: int) -> None:
+    if n < 3:
+        raise ValueError(f"documents: expected at least 3 to leave one out, got {n}")
 
 
 def exponential_of(item: Estimate) -> Estimate:
