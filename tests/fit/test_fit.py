@@ -179,7 +179,7 @@ def test_both_intervals_are_about_as_wide_and_around_one_value():
     assert (one.high - one.low) / (other.high - other.low) == pytest.approx(1.1, abs=0.3)
 
 
-@pytest.mark.parametrize("n", [0, 1, 2])
+@pytest.mark.parametrize("n", [1, 2])
 @pytest.mark.parametrize("of", [fit.log_mean, lambda values: fit.log_ratio(values, values)])
 def test_too_few_documents_are_one_line_and_no_warning(of, n):
     with pytest.raises(ValueError, match=f"expected at least 3 to leave one out, got {n}$"):
