@@ -96,11 +96,12 @@ def ranking_rows(summary: pd.DataFrame) -> pd.DataFrame:
         by_mean = part.sort_values("mean")
         best, worst = by_mean.iloc[0], by_mean.iloc[-1]
         protocol, model, text = setting.split(" · ")
+        last = f"{worst['policy']} most, {worst['mean']:.3g}."
         sentences[setting, distance, budget] = (
             f"With {budget} entries, {protocol}, {model} on {text}: {best['policy']} loses least, "
             f"{best['mean']:.3g} {DISTANCES[distance]} (95% interval {best['low']:.3g} to "
-            f"{best['high']:.3g}, {best['documents']} documents), and {worst['policy']} most, "
-            f"{worst['mean']:.3g}."
+            f"{best['high']:.3g}, {best['documents']} documents), and "
+            + (last if len(part) > 1 else "no other was measured.")
         )
     triples = zip(*(table[name] for name in places), strict=True)
     table["sentence"] = [sentences[triple] for triple in triples]

@@ -541,7 +541,9 @@ def lacking(request) -> tuple[pd.DataFrame, str, str]:
 def test_a_setting_may_lack_the_best_known_policy_and_a_budget(lacking):
     rows, policy, where = lacking
     ranking = charts.policies.ranking(claims.policy_rows.summaries(rows))
-    assert f"{name_of(policy)} loses least" in sentence(ranking, setting=where, budget=64)
+    said = sentence(ranking, setting=where, budget=64)
+    assert f"{name_of(policy)} loses least" in said
+    assert said.endswith("documents), and no other was measured.")
     said = sentence(ranking, setting=where, budget=16)
     assert said == f"{where}: nothing was measured with 16 entries."
 
