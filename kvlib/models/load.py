@@ -167,11 +167,17 @@ def _complete_model(files: ModelFiles, dtype: torch.dtype) -> Any:
     masks = {name for name, weight in weights.items() if _is_mask(name, weight)}
     _check_found(found | {"unexpected_keys": set(found["unexpected_keys"]) - masks})
     for name, weight in model.named_parameters():
-        if not torch.isfinite(weight).all():
+        if not _all_finite(weight):
             raise ValueError(f"expected finite weights, got NaN or infinity in {name}")
     if (files.folder / "generation_config.json").exists():
         model.generation_config = GenerationConfig.from_pretrained(files.folder)
     return model
+
+
+def _all_finite(weight: torch.Tensor) -> bool:
+    """Whether no number is NaN or infinite. A sum that is finite has no other terms; one that is
+    not may have overflowed, so then each number is asked."""
+    return bool(weight.sum().isfinite() or weight.isfinite().all())
 
 
 def _check_layers(config: Any, weights: dict[str, torch.Tensor]) -> None:

@@ -213,3 +213,83 @@ def test_what_may_never_end_is_not_read(converted, file, make):
     with pytest.raises(OSError) as error:
         load_model(SMOLLM2, device="cpu")
     assert file in one_line(error)
+
+
+# --- weights are hashed once a change -------------------------------------------------------------
+
+
+@pytest.fixture
+def hashed(monkeypatch, converted) -> list[str]:
+    """The names of the files that are hashed from now on; nothing has changed for a while."""
+    names: list[str] = []
+    monkeypatch.setattr(embedded, "SETTLED_NS", 0)
+    monkeypatch.setattr(embedded, "sha256", lambda path: names.append(path.name) or sha256(path))
+    return names
+
+
+def times_hashed(hashed: list[str], folder: Path) -> int:
+    """How often the next check of a copy hashes its weights; the other files it always hashes."""
+    hashed.clear()
+    embedded.verify(folder, SMOLLM2)
+    assert {*hashed} >= {"config.json", "tokenizer.json", "tokenizer_config.json"}
+    return hashed.count("model.safetensors")
+
+
+def test_weights_are_hashed_once_and_again_after_a_change(hashed, converted):
+    assert [times_hashed(hashed, converted) for _ in range(3)] == [1, 0, 0]
+    (converted / "model.safetensors").touch()
+    assert [times_hashed(hashed, converted) for _ in range(2)] == [1, 0]
+    weights = (converted / "model.safetensors").read_bytes()
+    (converted / "model.safetensors").unlink()
+    (converted / "model.safetensors").write_bytes(weights)
+    assert [times_hashed(hashed, converted) for _ in range(2)] == [1, 0]
+
+
+@pytest.mark.parametrize("times_put_back", [False, True])
+def test_a_change_after_the_note_is_found(hashed, converted, times_put_back):
+    assert [times_hashed(hashed, converted) for _ in range(2)] == [1, 0]
+    weights = converted / "model.safetensors"
+    before = weights.stat()
+    with weights.open("r+b") as file:  # the same length, one byte
+        file.seek(-3, os.SEEK_END)
+        byte = file.read(1)
+        file.seek(-3, os.SEEK_END)
+        file.write(bytes([byte[0] ^ 1]))
+    if times_put_back:
+        os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert weights.stat().st_mtime_ns == before.st_mtime_ns
+    for _ in range(2):  # nor is the damage noted as sound
+        with pytest.raises(OSError, match="is damaged: expected SHA-256"):
+            embedded.verify(converted, SMOLLM2)
+
+
+def test_what_changed_a_moment_ago_is_not_noted(converted):
+    embedded.verify(converted, SMOLLM2)
+    assert not list(converted.parent.glob("*.checked"))
+
+
+NOTES = [b"", b"{", b"[]", b"{}", b'{"state": 1}', b'{"state": [1, 2, 3, 4], "sha256": 5}']
+
+
+@pytest.mark.parametrize("content", NOTES)
+def test_a_damaged_note_is_no_note(hashed, converted, content):
+    assert times_hashed(hashed, converted) == 1
+    (note,) = converted.parent.glob("*.checked")
+    note.write_bytes(content)
+    assert [times_hashed(hashed, converted) for _ in range(2)] == [1, 0]
+
+
+def test_a_folder_that_cannot_be_written_is_hashed_each_time(hashed, converted, monkeypatch):
+    def full(*_args, **_kwargs):
+        raise OSError("read-only")
+
+    monkeypatch.setattr(embedded.tempfile, "mkstemp", full)
+    assert [times_hashed(hashed, converted) for _ in range(2)] == [1, 1]
+
+
+def test_a_new_copy_does_not_inherit_the_note_of_the_old(hashed, converted):
+    assert [times_hashed(hashed, converted) for _ in range(2)] == [1, 0]
+    shutil.copytree(converted, converted.with_name("other"))
+    shutil.rmtree(converted)
+    converted.with_name("other").rename(converted)
+    assert times_hashed(hashed, converted) == 1

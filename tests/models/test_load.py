@@ -10,7 +10,7 @@ import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM, Gemma3TextConfig, LlamaConfig
 
 from kvlib.measure import next_token_law
-from kvlib.models import EMBEDDED, OneDnnLinear, cache_bytes, load, load_model
+from kvlib.models import EMBEDDED, OneDnnLinear, about, cache_bytes, load, load_model
 from kvlib.models.files import sha256
 
 
@@ -49,6 +49,16 @@ PINNED_IDS = {
 }
 
 
+QWEN_IDS = {
+    "x =   3": [87, 284, 256, 220, 18],
+    "12345 is don't": [16, 17, 18, 19, 20, 374, 1513, 944],
+    "naïve café 北京": [3376, 37572, 586, 51950, 94305, 245, 46553],
+    "DON'T": [84641, 17323],
+    "a\r\n\n b": [64, 80823, 293],
+}
+PINNED_IDS |= {fixture: QWEN_IDS for fixture in ("qwen_half", "qwen")}
+
+
 @pytest.mark.parametrize(
     ("model", "text", "ids"),
     [(model, text, ids) for model, pins in PINNED_IDS.items() for text, ids in pins.items()],
@@ -67,6 +77,14 @@ def test_every_digit_is_a_token_of_its_own(embedded):
 def test_smollm2_has_nothing_before_a_context_and_gemma_its_bos(smollm2, gemma):
     assert smollm2.prefix_ids == ()
     assert gemma.prefix_ids == (gemma.tokenizer.bos_token_id,) == (2,)
+
+
+@pytest.mark.parametrize("model", ["qwen_half", "qwen"])
+def test_qwen_composes_accents_and_puts_nothing_before_a_context(request, model):
+    lm = request.getfixturevalue(model)
+    composed, apart = (lm.tokenizer(text)["input_ids"] for text in ("na\u00efve", "nai\u0308ve"))
+    assert composed == apart == [3376, 37572, 586]
+    assert lm.prefix_ids == ()
 
 
 # --- weights ----------------------------------------------------------------------------------
@@ -108,6 +126,36 @@ def test_the_language_model_check_fails_for_shuffled_text(smollm2, passage):
     ids = torch.tensor(passage(smollm2, 128))
     shuffled = ids[torch.randperm(128, generator=torch.Generator().manual_seed(0))]
     assert mean_nll(smollm2, shuffled) > 4.5
+
+
+QWEN = {  # layers, query heads, KV heads, head_dim, parameters with the head of its own
+    "qwen_half": (24, 14, 2, 64, 630_167_424),
+    "qwen": (28, 12, 2, 128, 1_777_088_000),
+}
+
+
+@pytest.mark.parametrize("model", QWEN)
+def test_qwen_is_what_it_says(request, model, passage):
+    lm = request.getfixturevalue(model)
+    config, (layers, heads, kv_heads, head, count) = lm.model.config, QWEN[model]
+    assert (config.num_hidden_layers, config.num_attention_heads) == (layers, heads)
+    assert config.num_key_value_heads == kv_heads
+    assert config.hidden_size // config.num_attention_heads == head
+    assert config.rope_parameters["rope_theta"] == 1e6
+    assert lm.vocab_size == 151_936
+    assert about(lm)["parameters"] == count and about(lm)["licence"] == "Apache-2.0"
+    embedding = lm.model.get_input_embeddings().weight
+    own = lm.model.get_output_embeddings().weight
+    assert own.data_ptr() != embedding.data_ptr()  # the file's head, some percents apart
+    assert 0.01 < relative_error(own[:512], embedding[:512]) < 0.2
+    assert mean_nll(lm, torch.tensor(passage(lm, 128))) < 4  # guessing costs log 151,936 = 11.9
+
+
+def test_qwen_in_bfloat16_says_nearly_the_same(qwen_half, passage):
+    half = load_model(qwen_half.name, device="cpu", dtype="bfloat16")
+    assert half.dtype == torch.bfloat16 == half.model.lm_head.weight.dtype
+    ids = torch.tensor(passage(qwen_half, 64))
+    assert abs(mean_nll(half, ids) - mean_nll(qwen_half, ids)) < 0.1  # the floor of bfloat16
 
 
 # --- the faster matrix product ------------------------------------------------------------------
@@ -247,6 +295,19 @@ def test_a_model_full_of_nan_is_not_mistaken_for_one_that_caps_its_logits(tiny_f
     lm = load_model(str(tiny_folder), device="cpu")
     lm.model.lm_head.weight.fill_(float("nan"))
     load._check_head(lm.model, lm.name)  # measuring says what is wrong
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("bad", [None, "inf", "-inf", "nan"])
+def test_one_number_that_is_not_finite_is_found(dtype, bad):
+    weight = torch.ones(300, 40, dtype=dtype)
+    weight[7, :2] = torch.finfo(dtype).max  # whose sum overflows
+    assert load._all_finite(weight)
+    if bad:
+        weight[211, 3] = float(bad)
+        assert not load._all_finite(weight)
+        weight[211, 4] = -float(bad)  # infinities of both signs
+        assert not load._all_finite(weight)
 
 
 # --- arithmetic -------------------------------------------------------------------------------
