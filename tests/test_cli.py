@@ -213,7 +213,7 @@ def test_a_resumed_run_does_not_measure_finished_documents_again(here, good, mon
     [
         ({"corpus": "no-such-corpus"}, "unknown corpus: expected one of world-english-bible"),
         ({"docs": 1000}, "too short: expected 1000 documents of 100 tokens"),
-        ({"docs": 0}, "expected at least 1"),
+        ({"docs": 0}, "docs: expected 1 to 32768, got 0"),
         ({"stride": 50}, "stride: expected at least seq-len 100, got 50"),
         ({"max_window": 0}, "max_window: expected at least 1, got 0"),
         ({"max_window": -1}, "max_window: expected at least 1, got -1"),

@@ -134,12 +134,15 @@ print(next(line for line in status.splitlines() if line.startswith("VmHWM")).spl
 """
 
 
+# of the safetensors that transformers 5.23 wrote of the model that it had read from the GGUF file
+SMOLLM2_SHA256 = "a672150fb4f99d7c8f4168cecdd464069c0ef3a37d8113f22ddb9d48031d03cd"
+
+
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 def test_smollm2_is_what_transformers_reads_in_little_memory(tmp_path):
     file = EMBEDDED[SMOLLM2].find_gguf(tmp_path)
     command = [sys.executable, "-c", CONVERT, str(file), str(tmp_path / "copy")]
     peak_kb = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    found = load_file(tmp_path / "copy" / WEIGHTS)
-    same_bits(found, plain(file))
-    largest = max(weight.nbytes for weight in found.values())
+    assert sha256(tmp_path / "copy" / WEIGHTS) == SMOLLM2_SHA256
+    largest = max(weight.nbytes for weight in load_file(tmp_path / "copy" / WEIGHTS).values())
     assert 1024 * peak_kb < largest + 2e9
