@@ -253,8 +253,8 @@ def _bend_track(one: alt.Chart, first: float, last: float) -> list[alt.Chart]:
         .mark_text(align=align, baseline="bottom", fontSize=12)
         .encode(x=where(field), y=alt.value(height - 8), text="name:N")
         for field, align, text in (
-            ("zero", "left", "b = 0, a power law"),
-            ("one", "right", "b = 1, an exponential"),
+            ("zero", "left", "b = 0: power law"),
+            ("one", "right", "b = 1: exponential"),
         )
     ]
     return [whole, interval, here, *names]
