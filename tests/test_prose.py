@@ -240,6 +240,12 @@ def test_index_the_exponents_are_those_of_the_page_on_sensitivity(powers):
     assert glued("book/index") < claims.sensitivity.alpha_facts(powers).keys()
 
 
+def test_sensitivity_an_exponential_would_be_found_out_and_a_power_law_mostly_pass_as_partly():
+    been = claims.sensitivity.had_it_been(claims.sensitivity.simulated()).set_index("b")
+    assert been.loc[1.0, "not reproduced"] > 0.95
+    assert 0 < been.loc[0.0, "reproduced"] < 0.5 < been.loc[0.0, "partly"]
+
+
 def test_sensitivity_kl_falls_up_to_twice_as_fast_as_tv_whatever_the_text(powers):
     pairs = zip(powers["KL, plain"], powers["TV, plain"], strict=True)
     assert all(1 < kl.value / tv.value <= 2 for kl, tv in pairs)
@@ -1136,6 +1142,27 @@ def test_policies_how_much_of_the_lead_of_h2o_is_left(protected, worth):
         lead = np.exp((logs["random-heads"] - logs["h2o"]).mean())
         assert f"loses {lead:.2g} [" in here
     assert said.count("as much as H2O") == protected["protocol"].nunique()
+
+
+def after_a_prefill(worth: pd.DataFrame) -> pd.DataFrame:
+    """How many times less KL, a row a text and a column an effect."""
+    part = worth.query("protocol == 'prefill' and distance == 'KL'")
+    return part.pivot(index=["model", "corpus"], columns="effect", values="ratio")
+
+
+def test_policies_scores_alone_lose_to_a_draw_after_a_prefill_and_mostly_find_the_sinks(worth):
+    table, effects = after_a_prefill(worth[1]), claims.protection
+    assert len(table) and all(item.high < 1 for item in table[effects.UNPROTECTED])
+    assert all(item.low > 1 for item in table[effects.ALSO_SINKS])
+    for kept, granted in zip(table[effects.SAME], table[effects.ALSO_SINKS], strict=True):
+        assert np.log(kept.low) > 2 * np.log(granted.value)  # mostly: over half of it
+
+
+def test_policies_what_h2o_wins_is_owed_to_protection_and_a_pinned_beginning_does_not_help(worth):
+    table, effects = after_a_prefill(worth[1]), claims.protection
+    assert all(item.low > 3 for item in table[effects.RIVALS])
+    for pinned, unprotected in zip(table[effects.PIN], table[effects.BOTH], strict=True):
+        assert 0.8 < pinned.value / unprotected.value
 
 
 def test_policies_which_is_worth_more_the_newest_half_or_the_scores(protected, worth):
