@@ -5,6 +5,7 @@
 
   const DRAW_AHEAD = "400px 0px"; // draw a picture when it comes this close to the screen
   const REST = 1500; // milliseconds after loading, before pictures off the screen are drawn
+  const TRIES = 20; // to fit a picture into its box, a tenth of a second apart
 
   const INKS = window.kvInks || {}; // colours of the pictures as they were built → the page's own, light or dark
   const MARKED = new RegExp([...Object.keys(INKS), '"font":"sans-serif"'].join("|"), "g");
@@ -195,11 +196,25 @@
     }
 
     // Vega looks at its container when the window changes; a sidebar that folds away later counts too.
+    // With changes on each other's heels it can take the outer width for the inner one, and stay
+    // there until the width changes: then it gets one a pixel off, and the right one.
     let width = picture.clientWidth;
+    let watch = 0;
+    let left = 0;
+    function refit() {
+      if (!left--) clearInterval(watch);
+      const image = picture.querySelector("svg");
+      if (!image || Math.abs(image.getBoundingClientRect().width - picture.clientWidth) < 1) return;
+      if (left === TRIES - 1) window.dispatchEvent(new Event("resize"));
+      else drawn?.view.width(picture.clientWidth - (left % 2)).runAsync();
+    }
     new ResizeObserver(() => {
       if (picture.clientWidth === width) return;
       width = picture.clientWidth;
-      window.dispatchEvent(new Event("resize"));
+      clearInterval(watch);
+      left = TRIES;
+      watch = setInterval(refit, 100);
+      refit();
     }).observe(picture);
 
     for (const control of controls) {

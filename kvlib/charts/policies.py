@@ -253,16 +253,18 @@ def protection_chart(table: pd.DataFrame) -> alt.LayerChart:
         "datum.setting == setting && datum.distance == distance && datum.budget == budget"
     )
     scale = alt.Scale(type="log", nice=False, padding=12)
-    axis = parts.log_axis("times less than bare random retention")
+    axis = parts.log_axis("times less than random")
     order = alt.Y(
         "policy:N",
         sort=list(dict.fromkeys(table["policy"])),
-        axis=alt.Axis(title=None, labelLimit=210, labelExpr="split(datum.label, ', ')"),
+        axis=alt.Axis(
+            title=None, labelLimit=210, labelOffset=-8, labelExpr="split(datum.label, ', ')"
+        ),
     )
     color = alt.Color(
         "kind:N",
         scale=alt.Scale(domain=[RANDOM_KIND, H2O_KIND], range=[BLUE, ORANGE]),
-        legend=alt.Legend(title=None, orient="bottom"),
+        legend=alt.Legend(title=None, orient="bottom", columns=1, symbolOpacity=1),
     )
     shape = alt.Shape(
         "kind:N", scale=alt.Scale(domain=[RANDOM_KIND, H2O_KIND], range=["circle", "square"])
@@ -289,7 +291,7 @@ def protection_chart(table: pd.DataFrame) -> alt.LayerChart:
     return parts.picture(
         *(even, interval, dot, parts.reading(base)),
         parameters=("setting", "distance", "budget"),
-        height=440,
+        height=520,
     )
 
 
