@@ -177,8 +177,8 @@ def studies(file: Path = FILE) -> list[Study]:
             found += declare(kind, table, entry, entry.pop("docs", None), file.parent)
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from None
-    names = [study.table for study in found]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    tables = [one.table for one in found]
+    if twice := sorted({table for table in tables if tables.count(table) > 1}):
         raise ValueError(f"{file}: expected each table once, got {', '.join(twice)} twice")
     for one in found:
         if not store.table_file(one.path, ".json").exists():  # else it needs no model any more
