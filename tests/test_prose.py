@@ -1064,7 +1064,8 @@ def worth(protected) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def test_the_facts_of_policies_are_what_its_prose_glues(rows, contests, in_both, laws, worth):
-    facts = claims.policies.facts(rows, contests, *in_both, laws)
+    been = claims.policies.had_it_been(contests, *in_both, laws)
+    facts = claims.policies.facts(rows, contests, *in_both, laws, been)
     facts |= claims.protection.facts(*worth)
     assert_all_is_said("notebooks/policies", facts)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import altair as alt
 import pandas as pd
 
@@ -16,6 +18,19 @@ BEST_KNOWN = name_of("sinks")  # drawn first where it can be chosen
 SETTING = "Protocol, model and text"
 ENDS = ("value", "low", "high")  # of an estimate
 RANDOM_KIND, H2O_KIND = "random retention", "heavy hitters"
+
+
+def _places(table: pd.DataFrame) -> list[Choice]:
+    """A choice of what was run on which model and text, and one of the distance."""
+    return [
+        Choice("setting", SETTING, parts.texts_of(table["setting"])),
+        parts.distance_choice(table),
+    ]
+
+
+def _budget(budgets: Sequence[int], value: int) -> Slider:
+    """The slider of the budget."""
+    return Slider("budget", "Budget", values=budgets, value=value, unit="entries", scale="log")
 
 
 # --- who loses least --------------------------------------------------------------------------
@@ -33,14 +48,9 @@ def ranking(summary: pd.DataFrame, budget: int = 64) -> Explorer:
         lambda setting, distance, budget: f"{setting}: nothing was measured with {budget} entries.",
         **{"setting": settings, "distance": distances, "budget": BUDGETS},
     )
-    entries = {"unit": "entries", "scale": "log"}
     return Explorer(
         ranking_chart(table),
-        [
-            Choice("setting", SETTING, parts.texts_of(table["setting"])),
-            parts.distance_choice(table),
-            Slider("budget", "Budget", values=BUDGETS, value=budget, **entries),
-        ],
+        [*_places(table), _budget(BUDGETS, budget)],
         "Cache policies from the one that loses least to the one that loses most",
     )
 
@@ -131,11 +141,7 @@ def curves(summary: pd.DataFrame, foretold: pd.DataFrame) -> Explorer:
     first = BEST_KNOWN if BEST_KNOWN in shared else None
     return Explorer(
         curves_chart(table),
-        [
-            Choice("setting", SETTING, parts.texts_of(table["setting"])),
-            parts.distance_choice(table),
-            Choice("policy", "Policy", [(p, p) for p in shared], value=first),
-        ],
+        [*_places(table), Choice("policy", "Policy", [(p, p) for p in shared], value=first)],
         "Distortion of a cache policy against its budget, and what the law foretells",
     )
 
@@ -235,14 +241,9 @@ def protection(gains: pd.DataFrame, budget: int = 256) -> Explorer:
     shared = set.intersection(*(set(part["budget"]) for _, part in table.groupby("setting")))
     budgets = sorted(int(value) for value in shared or table["budget"].unique())
     start = budget if budget in budgets else budgets[0]
-    entries = {"unit": "entries", "scale": "log"}
     return Explorer(
         protection_chart(table),
-        [
-            Choice("setting", SETTING, parts.texts_of(table["setting"])),
-            parts.distance_choice(table),
-            Slider("budget", "Budget", values=budgets, value=start, **entries),
-        ],
+        [*_places(table), _budget(budgets, start)],
         "How many times less than random retention each protected policy loses",
     )
 

@@ -245,8 +245,7 @@ def had_it_been(
             ]
             of_study = [pd.DataFrame(tried) for tried in zip(*made, strict=True)]
             for side, rows in found.items():
-                words = [reading(tried, side) for tried in of_study]
-                shares = {word: words.count(word) / n for word in chances.WORDS}
+                shares = chances.counted([reading(tried, side) for tried in of_study])
                 rows.append({"distance": distance, "truth": truth} | shares)
     columns = ["distance", "truth", *chances.WORDS]
     return {side: pd.DataFrame(rows, columns=columns) for side, rows in found.items()}
@@ -267,14 +266,12 @@ def _going_on(data: fit.Curve, times: float) -> np.ndarray:
 
 def power(of: pd.DataFrame) -> str:
     """What data would have given each word, from one table of `had_it_been`."""
-    said = (
-        "In sample nothing can be drawn: one ε outside its bounds is a mistake in a proof or in "
-        "code."
-    )
-    if of.empty:
-        return said
     truth = f"the exponent beyond {FITTED_TO} tokens over the one before"
-    return f"{said} {chances.sentence(of, truth, STUDIES, 'simulated studies of the models')}"
+    said = chances.sentence(of, truth, STUDIES, "simulated studies of the models")
+    return (
+        "In sample nothing can be drawn: one ε outside its bounds is a mistake in a proof or in "
+        f"code. {said}"
+    ).rstrip()
 
 
 def _figures(beyond: pd.DataFrame, side: str) -> tuple[Figure, ...]:

@@ -8,8 +8,7 @@ around a curve (`fit.studies`).
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -25,8 +24,12 @@ AS_PRECISE = "simulated studies as precise as ours"
 def shares(study: Callable[[np.random.Generator], str], n: int, seed: int) -> dict[str, float]:
     """Word → share of `n` drawn studies that get it."""
     rng = np.random.default_rng(seed)
-    counts = Counter(study(rng) for _ in range(n))
-    return {word: counts[word] / n for word in WORDS}
+    return counted([study(rng) for _ in range(n)])
+
+
+def counted(said: Sequence[str], words: Sequence[str] = WORDS) -> dict[str, float]:
+    """The share of studies that got each word, from the word of each."""
+    return {word: said.count(word) / len(said) for word in words}
 
 
 def table(
@@ -64,7 +67,9 @@ def shown(chances: pd.DataFrame) -> pd.DataFrame:
 
 
 def sentence(chances: pd.DataFrame, truth: str, n: int = STUDIES, of: str = AS_PRECISE) -> str:
-    """A table of chances in words; `truth` says what its column of that name holds."""
+    """A table of chances in words, none for an empty one; `truth` says what that column holds."""
+    if chances.empty:
+        return ""
     parts = []
     for value, row in shown(chances).iterrows():
         said = "; ".join(f"{reading} {words}".strip() for reading, words in row.items())

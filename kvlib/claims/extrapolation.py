@@ -11,7 +11,6 @@ import pandas as pd
 
 from kvlib import fit, store
 from kvlib.claims import chances
-from kvlib.claims.chances import WORDS
 from kvlib.claims.claim import (
     MIN_WINDOW,
     RIVAL,
@@ -235,8 +234,7 @@ def had_it_been(curves: dict[str, Curves], n: int = STUDIES, seed: int = 0) -> p
             distance: float(np.median([fit.geometric_mean(part["exponential"]) for part in parts]))
             for distance, parts in zip(items, of_study, strict=True)
         }
-        shares = {word: said.count(word) / n for word in WORDS}
-        rows.append({"b": truth, "studies": n} | middle | shares)
+        rows.append({"b": truth, "studies": n} | middle | chances.counted(said))
     return pd.DataFrame(rows)
 
 
@@ -252,7 +250,7 @@ def power(other: pd.DataFrame) -> str:
     """What data would have given each word, from `had_it_been`."""
     table = other.rename(columns={"b": "truth"}).assign(reading="")
     return chances.sentence(
-        table[["reading", "truth", *WORDS]],
+        table[["reading", "truth", *chances.WORDS]],
         *("the bend b of every table (0 is a power law, 1 an exponential)", other["studies"].min()),
         "simulated studies of these designs",
     )

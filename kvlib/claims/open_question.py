@@ -72,6 +72,7 @@ SAME_BUDGET, SAME_RECENT = WINDOWS = ("same budget", "same recent tokens")
 SURE = 0.05  # a corrected two-sided p below it
 STUDIES = 100
 TRUTHS = (0.0, -0.05, -0.1, -0.2)  # slopes that might have been
+ANSWERS = ("yes", "no", "undecided")  # of caches: does carrying forward beat the scaling?
 
 
 def carrying(rows: pd.DataFrame, suffixes: dict[tuple[str, str], pd.DataFrame]) -> pd.DataFrame:
@@ -258,22 +259,21 @@ def carrying_chances(
         tables = _largest(ours, theirs), list(ours["ratio"]), list(theirs["slope"])
         for truth in truths:
             said = [_drawn_answer(*tables, levels, truth, rng) for _ in range(studies)]
-            shares = (np.mean([x == word for x in said]) for word in ("yes", "no", "undecided"))
-            table.append((truth, distance, *shares))
-    return pd.DataFrame(table, columns=["slope", "distance", "yes", "no", "undecided"])
+            shares = chances.counted(said, ANSWERS)
+            table.append({"slope": truth, "distance": distance} | shares)
+    return pd.DataFrame(table, columns=["slope", "distance", *ANSWERS])
 
 
 def power(of: pd.DataFrame) -> str:
     """What data would have given each answer, from `carrying_chances`."""
-    said = (
-        "Exact sources cannot be drawn: above one both kinds are proved to exist, and below one a "
-        "single source on which a memory wins would turn that answer to both."
-    )
-    if of.empty:
-        return said
-    table = of.rename(columns={"slope": "truth"})[["distance", "truth", "yes", "no", "undecided"]]
+    columns = ["distance", "truth", *ANSWERS]
+    table = of.rename(columns={"slope": "truth"}).reindex(columns=columns)
     truth = "the slope of the ratio in the budget on every table"
-    return f"{said} {chances.sentence(table, truth, STUDIES)}"
+    return (
+        "Exact sources cannot be drawn: above one both kinds are proved to exist, and below one a "
+        "single source on which a memory wins would turn that answer to both. "
+        f"{chances.sentence(table, truth, STUDIES)}"
+    ).rstrip()
 
 
 def _drawn_answer(

@@ -391,19 +391,25 @@ def law_had_it_been(laws: pd.DataFrame, n: int = chances.STUDIES, seed: int = 0)
     return chances.table(["protocol", "truth"], keys, study, n, seed)
 
 
-def powers(
+def had_it_been(
     foretold: pd.DataFrame, ratio: pd.DataFrame, means: pd.DataFrame, laws: pd.DataFrame
-) -> dict[Claim, str]:
-    """What data would have given each word, in a sentence a claim."""
-    made = {
-        PREDICTION: (prediction_had_it_been(foretold), "the factor by which the law misses"),
-        RETENTION: (
-            retention_had_it_been(ratio, means),
-            "the ratio of random retention to recency at every budget (KL)",
-        ),
-        LAW_IN_BUDGET: (law_had_it_been(laws), "the bend b of every curve (KL)"),
+) -> dict[str, pd.DataFrame]:
+    """Claim → what its rule would have said, were another truth behind its estimates."""
+    return {
+        PREDICTION.id: prediction_had_it_been(foretold),
+        RETENTION.id: retention_had_it_been(ratio, means),
+        LAW_IN_BUDGET.id: law_had_it_been(laws),
     }
-    return {claim: chances.sentence(*of) for claim, of in made.items()}
+
+
+def powers(been: dict[str, pd.DataFrame]) -> dict[str, str]:
+    """Claim → what data would have given each word, in a sentence, from `had_it_been`."""
+    truths = {
+        PREDICTION.id: "the factor by which the law misses",
+        RETENTION.id: "the ratio of random retention to recency at every budget (KL)",
+        LAW_IN_BUDGET.id: "the bend b of every curve (KL)",
+    }
+    return {claim: chances.sentence(been[claim], truth) for claim, truth in truths.items()}
 
 
 def _by_protocol(table: pd.DataFrame, chosen: tuple[str, ...] = RECENCY) -> dict[str, pd.DataFrame]:
@@ -457,7 +463,7 @@ def judge(folder: Path = store.DATA) -> tuple[Verdict, ...]:
     protected = protection_rows(folder)
     ratio, means = retention_tables(rows, protected)
     laws = budget_laws(ours)
-    power = powers(foretold, ratio, means, laws)
+    power = powers(had_it_been(foretold, ratio, means, laws))
     return (
         _verdict(
             PREDICTION,
@@ -485,7 +491,7 @@ def judge(folder: Path = store.DATA) -> tuple[Verdict, ...]:
 
 
 def _retention(
-    ratio: pd.DataFrame, means: pd.DataFrame, protected: pd.DataFrame, power: dict[Claim, str]
+    ratio: pd.DataFrame, means: pd.DataFrame, protected: pd.DataFrame, power: dict[str, str]
 ) -> Verdict:
     """The verdict on C11; what each protection is worth stands among its figures."""
     found = _verdict(
@@ -499,7 +505,7 @@ def _retention(
 
 
 def _verdict(
-    claim: Claim, power: dict[Claim, str], rule, sentence, readings, tables, columns: dict[str, str]
+    claim: Claim, power: dict[str, str], rule, sentence, readings, tables, columns: dict[str, str]
 ) -> Verdict:
     """A verdict from its tables; its figures are those of the first, by distance."""
     ours = tables[0][tables[0]["policy"].isin(RECENCY)]
@@ -509,7 +515,7 @@ def _verdict(
         for figure in figures_of(part, columns, distance=distance)
     )
     judged = rule(*tables), sentence(*tables), rule_text(rule), figures, readings(*tables)
-    return Verdict(claim, *judged, power[claim])
+    return Verdict(claim, *judged, power[claim.id])
 
 
 # --- the values of the page's prose ---------------------------------------------------------------
@@ -523,12 +529,13 @@ def facts(
     ratio: pd.DataFrame,
     means: pd.DataFrame,
     laws: pd.DataFrame,
+    been: dict[str, pd.DataFrame],
 ) -> dict[str, str]:
     """Name → text of every value that the page glues.
 
     `rows` are the stored ones; the others are what `policy_laws.contests` (of policies online),
     `policy_rows.ratios` and `policy_laws.mean_ratios` (in each distance, `by_distance`) and
-    `policy_laws.budget_laws` make of them.
+    `policy_laws.budget_laws` make of them, and `had_it_been` of all these.
     """
     said = {
         "foretold": prediction_sentence(foretold),
@@ -545,10 +552,7 @@ def facts(
         **{"orders-least": least, "orders-most": most, "ten": f"{ONE_ORDER:.0f}"},
         **{"foretold-limit": str(FORETOLD), "small-bend": str(SMALL_BEND)},
         "every": str(np.diff(np.sort(scored)).min()),
-        **{
-            f"power-{claim.id.lower()}": text
-            for claim, text in powers(foretold, ratio, means, laws).items()
-        },
+        **{f"power-{claim.lower()}": text for claim, text in powers(been).items()},
         **_protocol_facts(rows),
         **_baseline_facts(rows, ratio),
         **_contest_facts(foretold),

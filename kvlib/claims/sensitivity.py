@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from kvlib import fit, store
+from kvlib.claims import chances
 from kvlib.claims.claim import (
     MIN_WINDOW,
     RIVAL,
@@ -391,8 +392,7 @@ def had_it_been(simulated: pd.DataFrame) -> pd.DataFrame:
     with the bracket held the truth), and of each word over whole studies: `reproduced`, `partly`,
     `not reproduced`.
     """
-    words = ["reproduced", "partly", "not reproduced"]
-    columns = ["b", "studies", "coverage", "not geometric", "power law", *words]
+    columns = ["b", "studies", "coverage", "not geometric", "power law", *chances.WORDS]
     if simulated.empty:
         return pd.DataFrame(columns=columns)
     keys = ["truth", "study", "model", "corpus", "distance"]
@@ -412,7 +412,7 @@ def had_it_been(simulated: pd.DataFrame) -> pd.DataFrame:
         rows.append(
             {"b": truth, "studies": len(said)}
             | part[["coverage", "not geometric", "power law"]].mean().to_dict()
-            | {word: float(np.mean([item == word for item in said])) for word in words}
+            | chances.counted(said)
         )
     return pd.DataFrame(rows)[columns]
 
@@ -516,7 +516,7 @@ def _power_facts(shares: pd.DataFrame) -> dict[str, str]:
     """What data would have given each word, in one sentence."""
     if shares.empty:
         return {"had-it-been": "No simulated studies are stored; kvlib study bends makes them."}
-    words = shares.columns[-3:]
+    words = chances.WORDS
     said = [
         f"with b = {row['b']:g} " + ", ".join(f"{word} in {100 * row[word]:.0f}%" for word in words)
         for row in shares.to_dict("records")
