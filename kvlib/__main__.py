@@ -29,6 +29,7 @@ BYTES = (  # what a line of progress shows, in 80 columns
     rich.progress.DownloadColumn(),
     rich.progress.TimeElapsedColumn(),
 )
+STRETCHES = "drawn (from the seed), or shared (evenly spaced, the same for every model)"
 DTYPE = "auto (float32), bfloat16, float16, float64"
 DEVICE = "auto, cpu, cuda, cuda:1, ..."
 
@@ -98,6 +99,8 @@ def measure(
     seq_len: Annotated[int, typer.Option(help="tokens a document; 0: three windows")] = 0,
     stride: Annotated[int, typer.Option(help="tokens from document to document; 0: seq-len")] = 0,
     pairs_per_octave: Annotated[int, typer.Option(help="pairs in a document's top octave")] = 1024,
+    thin: Annotated[int, typer.Option(help="one target in so many is measured")] = 1,
+    stretches: Annotated[str, typer.Option(help=STRETCHES)] = "drawn",
     seed: Annotated[int, typer.Option(help="draws documents and starts")] = 0,
     device: Annotated[str, typer.Option(help=DEVICE)] = "auto",
     dtype: Annotated[str, typer.Option(help=DTYPE)] = "auto",
@@ -110,6 +113,7 @@ def measure(
     seq_len = seq_len or 3 * max_window
     settings = {"max_window": max_window, "seq_len": seq_len, "stride": stride or seq_len}
     settings |= {"pairs_per_octave": pairs_per_octave, "seed": seed}
+    settings |= {"thin": thin, "stretches": stretches}
     _own("truncation_sensitivity", out, model, corpus, dtype, docs, settings, device)
 
 
@@ -128,6 +132,7 @@ def distort(
     stride: Annotated[int, typer.Option(help="tokens from document to document")] = 3072,
     every: Annotated[int, typer.Option(help="every n-th token of the second half")] = 4,
     step: Annotated[int, typer.Option(help="tokens a forward, score-based online")] = 32,
+    stretches: Annotated[str, typer.Option(help=STRETCHES)] = "drawn",
     seed: Annotated[int, typer.Option(help="draws documents and random policies")] = 0,
     device: Annotated[str, typer.Option(help=DEVICE)] = "auto",
     dtype: Annotated[str, typer.Option(help=DTYPE)] = "auto",
@@ -139,6 +144,7 @@ def distort(
     """
     settings = {"protocol": protocol, "policies": policy, "budgets": budget, "seed": seed}
     settings |= {"seq_len": seq_len, "stride": stride, "every": every, "step": step}
+    settings |= {"stretches": stretches}
     _own("policy_distortion", out, model, corpus, dtype, docs, settings, device)
 
 
@@ -215,7 +221,8 @@ def _own(
     table = store.table_file(out).name.removesuffix(".parquet")
     dtype = study.DTYPES[0] if dtype == "auto" else dtype
     settings = settings | {"model": model, "corpus": corpus, "dtype": dtype}
-    _run(study.Study(table, kind, study.KINDS[kind].settings | settings, docs, out.parent), device)
+    settings = study.said_of(kind, study.KINDS[kind].settings | settings)
+    _run(study.Study(table, kind, settings, docs, out.parent), device)
 
 
 def _run(one: study.Study, device: str) -> None:

@@ -13,6 +13,9 @@ NAMES = {
     "world-english-bible": "World English Bible",
     "scipy-docs": "SciPy's docstrings",
     "sympy-code": "SymPy's source",
+    "sympy-source": "SymPy's hand-written source",
+    "petrogold": "PetroGold (Portuguese)",
+    "aws-docs": "AWS documentation of 2026",
     "kl_nats": "KL divergence (nats)",
     "tv": "total variation",
 }

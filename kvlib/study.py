@@ -32,6 +32,7 @@ DTYPES = ("float32", "bfloat16", "float16", "float64")
 MOST_DOCS = 2**15  # tables number documents with 16 bits
 HUB_ID = r"\w[\w.-]*/\w[\w.-]*"
 ITEMS = {"policies": str, "budgets": int, "variants": str, "windows": int, "truths": float}
+ITEMS |= {"contexts": int}
 
 
 COLUMNS = (  # of the progress that a run shows
@@ -47,12 +48,14 @@ COLUMNS = (  # of the progress that a run shows
 
 class Kind(NamedTuple):
     """A kind of table: who makes its rows, and its settings with their defaults; a type in place
-    of a default is of a setting that must be said."""
+    of a default is of a setting that must be said. `later` came after tables had been made, which
+    do not say them: a table says them where they are not the default."""
 
     module: str
     settings: dict[str, Any]
     docs: int
     device: str = "auto"
+    later: tuple[str, ...] = ()
 
 
 TEXT = {"model": str, "corpus": str, "dtype": "float32", "seed": 0}
@@ -60,10 +63,18 @@ READ = TEXT | {"protocol": "reencode", "seq_len": 3072, "stride": 3072}
 POLICIES = TEXT | {"protocol": "online", "policies": list, "budgets": list, "stride": 3072}
 KINDS = {
     "truncation_sensitivity": Kind(
-        "measure.truncation", READ | {"max_window": 1024, "pairs_per_octave": 1024}, docs=24
+        "measure.truncation",
+        READ
+        | {"stretches": "drawn", "max_window": 1024, "pairs_per_octave": 1024}
+        | {"thin": 1, "contexts": [], "twice": 0},
+        docs=24,
+        later=("stretches", "thin", "contexts", "twice"),
     ),
     "policy_distortion": Kind(
-        "measure.distortion", POLICIES | {"seq_len": 2048, "every": 4, "step": 32}, docs=16
+        "measure.distortion",
+        POLICIES | {"stretches": "drawn", "seq_len": 2048, "every": 4, "step": 32},
+        docs=16,
+        later=("stretches",),
     ),
     "passage": Kind("measure.passage", POLICIES | {"context": 1024, "shown": 176}, docs=1),
     "diagnostics": Kind("measure.nested", READ | {"windows": [32, 256], "targets": 8}, docs=12),
@@ -150,10 +161,17 @@ def declare(
         typed = {key: _typed(table, key, value, types[key]) for key, value in said.items()}
         for key in ITEMS.keys() & typed.keys():
             typed[key] = [_typed(table, key, item, ITEMS[key]) for item in typed[key]]
-        found.append(Study(_named(table, typed), kind, typed, docs, folder, table))
+        name = _named(table, typed)
+        found.append(Study(name, kind, said_of(kind, typed), docs, folder, table))
     if not found:
         raise ValueError(f"{table}: expected something in each list, got nothing")
     return found
+
+
+def said_of(kind: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings that a table says: all but those of `Kind.later` that are the default."""
+    known, later = KINDS[kind].settings, KINDS[kind].later
+    return {k: v for k, v in settings.items() if k not in later or v != known[k]}
 
 
 def studies(file: Path = FILE) -> list[Study]:
@@ -249,6 +267,9 @@ def run(study: Study, command: str, device: str = "auto") -> pd.DataFrame:
         lm = load_model(settings["model"], device, settings["dtype"])
         settings |= store.subject_of(lm, text)
         about = {"model": about_model(lm), "corpus": text.about()}
+        if settings.get("stretches") == "shared":
+            shared = text.shared(lm.tokenizer, settings["seq_len"], study.docs)
+            about["corpus"]["characters"] = [[one.begin, one.end] for one in shared]
     if "policies" in settings:
         from kvlib.cache.policies import about as about_policies
 

@@ -130,7 +130,10 @@ def test_lists_stand_for_a_table_each_and_defaults_are_filled_in(tmp_path):
     assert {one.label for one in found} == {"a"} and {one.docs for one in found} == {3}
     first = found[0]
     assert first.path == tmp_path / expected[0]
-    assert first.settings == study.KINDS[first.kind].settings | {
+    later = study.KINDS[first.kind].later  # not said where they are as they always were
+    assert later and not first.settings.keys() & set(later)
+    defaults = {k: v for k, v in study.KINDS[first.kind].settings.items() if k not in later}
+    assert first.settings == defaults | {
         **{"model": "small-gpt2", "corpus": "scipy-docs"},
         **{"seq_len": 64, "stride": 80, "max_window": 16},
     }
@@ -294,6 +297,8 @@ def test_columns_are_those_of_the_stored_tables(made, kind):
     ours = store.load_table(made[kind].path)
     if kind == "calibration":  # was stored without the number of the check
         ours = ours.drop(columns="doc")
+    if kind == "truncation_sensitivity":  # the loss on the text came after some tables
+        ours = ours[[c for c in ours.columns if c in stored.columns or "nll" not in c]]
     assert ours.columns.tolist() == stored.columns.tolist()
     assert ours.dtypes.drop("doc", errors="ignore").equals(
         stored.dtypes.drop("doc", errors="ignore")

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from kvlib.cache import protocols
 from kvlib.cache.policies import NAMED, Policy
+from kvlib.corpora import check_stretches, documents_of
 from kvlib.measure.laws import HEAD_ROWS, log_laws
 from kvlib.models import LanguageModel, check_length, masks
 from kvlib.names import PROTOCOLS
@@ -130,6 +131,7 @@ def checked(settings: dict[str, Any], docs: int) -> dict[str, Any]:
     """The settings of a study of this kind, with what the policies are; ValueError for those that
     cannot be run."""
     s, policies = settings, named_policies(settings["policies"])
+    check_stretches(s)
     check_policies(policies, s["budgets"], s["protocol"], s["every"], s["seq_len"])
     if s["step"] < 1:
         raise ValueError(f"step: expected at least 1, got {s['step']}")
@@ -141,10 +143,10 @@ def item_rows(
 ) -> Callable[[int], pd.DataFrame]:
     """The number of a document → its rows."""
     s, policies = settings, named_policies(settings["policies"])
-    documents = text.documents(lm.tokenizer, s["stride"], docs, s["seed"])
+    documents = documents_of(text, lm.tokenizer, s, docs)
     return lambda doc: measure_policies(
         lm,
-        documents[doc][: s["seq_len"]],
+        documents[doc],
         doc,
         policies,
         s["budgets"],

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from transformers import DynamicCache
 
 from kvlib.models import LanguageModel
 
@@ -52,19 +54,42 @@ def hidden_states(
     return body[:, len(lm.prefix_ids) :]
 
 
+def states_in_pieces(
+    lm: LanguageModel, ids: Int[Tensor, "batch tokens"], piece: int
+) -> Float[Tensor, "batch tokens width"]:
+    """`hidden_states` by another road: `piece` tokens a forward, behind a growing cache."""
+    ids, cache, found = lm.prefixed(ids), DynamicCache(config=lm.model.config), []
+    for part in ids.split(piece, dim=1):
+        out = lm.model.base_model(part, past_key_values=cache, use_cache=True)
+        found.append(out.last_hidden_state)
+    return torch.cat(found, dim=1)[:, len(lm.prefix_ids) :]
+
+
+class Rows(NamedTuple):
+    """What rows of laws Q lose beside a reference P: KL(P‖Q), TV, -log Q(x) at the text's own next
+    token x, and what that is above the reference's."""
+
+    kl: Float[np.ndarray, " rows"]
+    tv: Float[np.ndarray, " rows"]
+    nll: Float[np.ndarray, " rows"]
+    nll_excess: Float[np.ndarray, " rows"]
+
+
 def divergences_of_rows(
     lm: LanguageModel,
     reference: Float[Tensor, "tokens width"],
     hidden: Float[Tensor, "rows width"],
     position: Int[np.ndarray, " rows"],
-) -> tuple[Float[np.ndarray, " rows"], Float[np.ndarray, " rows"]]:
-    """KL and TV of each row of `hidden` from the reference at its position (sorted ascending).
+    ids: Int[Tensor, " tokens"],
+) -> Rows:
+    """Each row of `hidden` beside the reference at its position (sorted ascending) in `ids`.
 
     The head runs on HEAD_ROWS rows at a time; each reference law is made once.
     """
     head = lm.model.get_output_embeddings()
     kl = torch.empty(len(position), device=lm.device)
-    tv = torch.empty_like(kl)
+    tv, excess, own = (torch.empty_like(kl) for _ in range(3))
+    following = ids[(torch.from_numpy(position).to(ids.device) + 1).clamp(max=len(ids) - 1)]
     scratch = torch.empty(HEAD_ROWS, lm.vocab_size, device=lm.device)
     targets, first_row = np.unique(position, return_index=True)
     first_row = np.append(first_row, len(position))
@@ -82,9 +107,23 @@ def divergences_of_rows(
                 k = int(np.searchsorted(first_row, row, side="right")) - 1
                 last = min(first_row[k + 1], stop)
                 rows = logits[row - chunk : last - chunk]
-                kl_and_tv(log_p[k - block], p[k - block], rows, scratch, kl[row:last], tv[row:last])
+                law, x = log_p[k - block], following[row]
+                kl_and_tv(
+                    law,
+                    p[k - block],
+                    rows,
+                    scratch,
+                    kl[row:last],
+                    tv[row:last],
+                    x,
+                    excess[row:last],
+                )
+                own[row:last] = law[x]
                 row = last
-    return kl.cpu().numpy(), tv.cpu().numpy()
+    after_last = torch.from_numpy(position + 1 >= len(ids)).to(lm.device)
+    excess[after_last] = torch.nan
+    found = kl, tv, excess - own, excess
+    return Rows(*(values.cpu().numpy() for values in found))
 
 
 def kl_and_tv(
@@ -94,8 +133,11 @@ def kl_and_tv(
     scratch: Float[Tensor, "room vocabulary"],
     kl: Float[Tensor, " rows"],
     tv: Float[Tensor, " rows"],
+    x: Int[Tensor, ""],
+    excess: Float[Tensor, " rows"],
 ) -> None:
-    """KL(p‖q) and TV of rows of logits (rows, vocabulary) from one law, into `kl` and `tv`.
+    """KL(p‖q) and TV of rows of logits (rows, vocabulary) from one law, into `kl` and `tv`, and
+    d at token `x` into `excess`.
 
     With d = log p - log q and e = exp(-d) - 1: KL = Σ p (e + d), TV = ½ Σ p |e|. No term is
     negative, so float32 is enough where Σ p log p - Σ p log q would be off by 6e-5. Overwrites
@@ -106,6 +148,7 @@ def kl_and_tv(
     torch.sub(logits, top, out=scratch).exp_()
     log_mass = scratch.sum(dim=-1, keepdim=True).log_().add_(top)
     d = torch.sub(log_p, logits, out=logits).add_(log_mass).clamp_(min=-80)
+    excess.copy_(d[:, x])
     e = torch.neg(d, out=scratch).expm1_()
     torch.mv(d.add_(e), p, out=kl)
     torch.mv(e.abs_(), p, out=tv).mul_(0.5)

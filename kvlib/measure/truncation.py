@@ -9,15 +9,24 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
 
+from kvlib.corpora import check_stretches, documents_of
 from kvlib.measure.divergences import kl_divergence, total_variation
-from kvlib.measure.laws import divergences_of_rows, hidden_states, next_token_law
+from kvlib.measure.laws import (
+    divergences_of_rows,
+    hidden_states,
+    next_token_law,
+    states_in_pieces,
+)
 from kvlib.models import LanguageModel, check_length
 
+DESIGN = ("seq_len", "max_window", "pairs_per_octave", "seed")
 GOLDEN = 0.6180339887498949  # steps of this fraction fill a circle evenly, however many there are
 PAIRS_PER_OCTAVE = 1024
 BATCH_TOKENS = 1024  # more tokens a forward pass gain nothing on a CPU
+PIECE = 512  # tokens a forward where the text is read a second time, in pieces
 
 
 @dataclass(frozen=True)
@@ -34,6 +43,9 @@ class Design:
     spread of KL, relative to its mean, is about the same in every octave. For starts of cost c
     and equal spread, the variance of a log-log slope falls fastest with starts ∝ 1/√c: so each
     octave has 1/√2 of the pairs of the octave above it, and √2 times the starts.
+
+    Neighbouring rows of one pass say nearly the same, while the vocabulary's head costs as much for
+    each: with `thin` only targets that it divides are kept, in octaves wide enough to hold four.
     """
 
     max_window: int
@@ -41,6 +53,7 @@ class Design:
     last_target: int
     pairs_per_octave: int
     seed: int
+    thin: int = 1
 
     def octaves(self) -> list[tuple[int, int]]:
         """(smallest, largest) window of each octave."""
@@ -62,6 +75,15 @@ class Design:
         first, last = self.first_target - octave[1] + 1, self.last_target - octave[0] + 1
         return np.arange(first + (phase - first) % spacing, last + 1, spacing)
 
+    def kept(
+        self, position: Int[np.ndarray, "starts windows"], octave: tuple[int, int]
+    ) -> Bool[np.ndarray, "starts windows"]:
+        """Which targets of the passes of an octave are measured."""
+        inside = (position >= self.first_target) & (position <= self.last_target)
+        if octave[1] - octave[0] + 1 < 4 * self.thin:
+            return inside
+        return inside & (position % self.thin == 0)
+
 
 def truncation_sensitivity(
     lm: LanguageModel,
@@ -80,9 +102,11 @@ def truncation_sensitivity(
         pairs_per_octave: pairs (t, w) of a document in the top octave; `Design` has the rest.
 
     Returns:
-        One row a pair: `doc, position, context, window, kl_nats, tv`; `position` is t and
-        `context` = t + 1 is the length of the reference. Neighbouring pairs share their start and
-        are correlated: count documents, not rows.
+        One row a pair: `doc, position, context, window, kl_nats, tv, nll_nats, nll_excess_nats`.
+        `position` is t, `context` = t + 1 the length of the reference, `nll_nats` is -log Q(x) at
+        the text's own next token x for the law Q of the suffix, and `nll_excess_nats` what it is
+        above the reference's; both NaN after the last token. Neighbouring pairs share their start
+        and are correlated: count documents, not rows.
 
     Raises:
         ValueError: a window below 1, or documents too short for it.
@@ -104,44 +128,40 @@ def measure_document(
     max_window: int = 1024,
     pairs_per_octave: int = PAIRS_PER_OCTAVE,
     seed: int = 0,
+    thin: int = 1,
+    contexts: Sequence[int] = (),
+    twice: int = 0,
 ) -> pd.DataFrame:
-    """`truncation_sensitivity` of one document; `doc` is its number and sets its starts."""
-    design = design_for(len(document), max_window, pairs_per_octave, seed)
+    """`truncation_sensitivity` of one document; `doc` is its number and sets its starts.
+
+    Args:
+        thin: one target in so many is measured; see `Design`.
+        contexts: lengths of context that the references have at the first target. Each suffix is
+            compared with each of them that is longer, so rows of one target differ in `context`
+            alone. Without any, the reference is all that stands before.
+        twice: targets whose full law is measured again in document 0, the text read in pieces with
+            a cache: rows with `window` = `context`, whose divergence is the noise floor.
+    """
+    design = design_for(len(document), max_window, pairs_per_octave, seed, thin, contexts)
     check_length(lm, len(document))
     ids = torch.as_tensor(np.asarray(document), device=lm.device)
     with torch.inference_mode():
-        reference = hidden_states(lm, ids[None])[0]
-        positions, windows, hidden = [], [], []
-        for octave in design.octaves():
-            for starts, length in _equal_lengths(design, doc, octave):
-                states = hidden_states(lm, torch.stack([ids[s : s + length] for s in starts]))
-                w = np.arange(octave[0], length + 1)
-                t = starts[:, None] + w[None, :] - 1
-                keep = (t >= design.first_target) & (t <= design.last_target)
-                hidden.append(states[:, octave[0] - 1 :][torch.from_numpy(keep).to(lm.device)])
-                positions.append(t[keep])
-                windows.append(np.broadcast_to(w, t.shape)[keep])
-        position, window = np.concatenate(positions), np.concatenate(windows)
-        order = np.lexsort((window, position))
-        position, window = position[order], window[order]
-        hidden = torch.cat(hidden)[torch.from_numpy(order).to(lm.device)]
-        kl, tv = divergences_of_rows(lm, reference, hidden, position)
-    if not (np.isfinite(kl).all() and np.isfinite(tv).all()):
-        bad = int(np.argmin(np.isfinite(kl) & np.isfinite(tv)))
-        raise FloatingPointError(
-            f"{lm.name}: expected finite logits, got NaN or infinity in document {doc} at "
-            f"position {position[bad]}, window {window[bad]}"
-        )
-    return pd.DataFrame(
-        {
-            "doc": np.full(len(position), doc, dtype=np.int16),
-            "position": position.astype(np.int32),
-            "context": (position + 1).astype(np.int32),
-            "window": window.astype(np.int32),
-            "kl_nats": kl,
-            "tv": tv,
-        }
-    )
+        position, window, hidden = _suffixes(lm, ids, design, doc)
+        tables = []
+        for length in sorted(contexts, reverse=True) or [design.first_target + 1]:
+            begin = design.first_target + 1 - length
+            reference = hidden_states(lm, ids[None, begin:])[0]
+            fits = window < position - begin + 1
+            states = hidden[torch.from_numpy(fits).to(lm.device)]
+            tables.append(
+                _compared(lm, ids, reference, states, position[fits], window[fits], begin)
+            )
+        if twice and doc == 0:
+            tables.append(_again(lm, ids, reference, design, begin, twice))
+    table = pd.concat(tables, ignore_index=True)
+    _check_finite(lm, table, doc)
+    table.insert(0, "doc", np.int16(doc))
+    return table
 
 
 def naive_sensitivity(
@@ -168,7 +188,14 @@ def naive_sensitivity(
     return pd.DataFrame(rows, columns=["position", "context", "window", "kl_nats", "tv"])
 
 
-def design_for(seq_len: int, max_window: int, pairs_per_octave: int, seed: int) -> Design:
+def design_for(
+    seq_len: int,
+    max_window: int,
+    pairs_per_octave: int,
+    seed: int,
+    thin: int = 1,
+    contexts: Sequence[int] = (),
+) -> Design:
     """The design for documents of `seq_len` tokens; raises ValueError when it cannot be had."""
     if max_window < 1:
         raise ValueError(f"max_window: expected at least 1, got {max_window}")
@@ -179,7 +206,12 @@ def design_for(seq_len: int, max_window: int, pairs_per_octave: int, seed: int) 
             f"documents: expected at least {2 * max_window} tokens, twice the largest window "
             f"{max_window}, got {seq_len}"
         )
-    return Design(max_window, 2 * max_window - 1, seq_len - 1, pairs_per_octave, seed)
+    if thin < 1:
+        raise ValueError(f"thin: expected at least 1, got {thin}")
+    if contexts and not 2 <= min(contexts) <= max(contexts) <= seq_len:
+        raise ValueError(f"contexts: expected some of 2 to {seq_len} tokens, got {contexts}")
+    first = max([2 * max_window, *contexts]) - 1
+    return Design(max_window, first, seq_len - 1, pairs_per_octave, seed, thin)
 
 
 # --- as a study -------------------------------------------------------------------------------
@@ -187,28 +219,89 @@ def design_for(seq_len: int, max_window: int, pairs_per_octave: int, seed: int) 
 
 def checked(settings: dict[str, Any], docs: int) -> dict[str, Any]:
     """The settings of a study of this kind; ValueError for those that no document can have."""
-    s = settings
-    design_for(s["seq_len"], s["max_window"], s["pairs_per_octave"], s["seed"])
-    return s
+    design_for(*(settings[key] for key in DESIGN), *_later(settings)[:2])
+    check_stretches(settings)
+    return settings
 
 
 def item_rows(
     lm: LanguageModel, text: Any, settings: dict[str, Any], docs: int
 ) -> Callable[[int], pd.DataFrame]:
     """The number of a document → its rows."""
-    s = settings
-    documents = text.documents(lm.tokenizer, s["stride"], docs, s["seed"])
-    return lambda doc: measure_document(
-        lm,
-        documents[doc][: s["seq_len"]],
-        doc,
-        s["max_window"],
-        s["pairs_per_octave"],
-        s["seed"],
-    )
+    documents = documents_of(text, lm.tokenizer, settings, docs)
+    numbers = [settings[key] for key in DESIGN[1:]]
+    return lambda doc: measure_document(lm, documents[doc], doc, *numbers, *_later(settings))
+
+
+def _later(settings: dict[str, Any]) -> tuple[int, list[int], int]:
+    """Settings that tables of old do not say, for they have their defaults."""
+    return settings.get("thin", 1), settings.get("contexts", []), settings.get("twice", 0)
 
 
 # --- inside the loop --------------------------------------------------------------------------
+
+
+def _suffixes(
+    lm: LanguageModel, ids: Int[Tensor, " tokens"], design: Design, doc: int
+) -> tuple[Int[np.ndarray, " rows"], Int[np.ndarray, " rows"], Float[Tensor, "rows width"]]:
+    """Target, window and last hidden state of each row of a document, sorted by target."""
+    positions, windows, hidden = [], [], []
+    for octave in design.octaves():
+        for starts, length in _equal_lengths(design, doc, octave):
+            states = hidden_states(lm, torch.stack([ids[s : s + length] for s in starts]))
+            w = np.arange(octave[0], length + 1)
+            t = starts[:, None] + w[None, :] - 1
+            keep = design.kept(t, octave)
+            hidden.append(states[:, octave[0] - 1 :][torch.from_numpy(keep).to(lm.device)])
+            positions.append(t[keep])
+            windows.append(np.broadcast_to(w, t.shape)[keep])
+    position, window = np.concatenate(positions), np.concatenate(windows)
+    order = np.lexsort((window, position))
+    sorted_hidden = torch.cat(hidden)[torch.from_numpy(order).to(lm.device)]
+    return position[order], window[order], sorted_hidden
+
+
+def _compared(
+    lm: LanguageModel,
+    ids: Int[Tensor, " tokens"],
+    reference: Float[Tensor, "context width"],
+    hidden: Float[Tensor, "rows width"],
+    position: Int[np.ndarray, " rows"],
+    window: Int[np.ndarray, " rows"],
+    begin: int,
+) -> pd.DataFrame:
+    """Rows of suffixes against one reference, which was read from token `begin` on."""
+    found = divergences_of_rows(lm, reference, hidden, position - begin, ids[begin:])
+    columns = {"kl_nats": found.kl, "tv": found.tv}
+    columns |= {"nll_nats": found.nll, "nll_excess_nats": found.nll_excess}
+    whole = {"position": position, "context": position - begin + 1, "window": window}
+    return pd.DataFrame({key: value.astype(np.int32) for key, value in whole.items()} | columns)
+
+
+def _again(
+    lm: LanguageModel,
+    ids: Int[Tensor, " tokens"],
+    reference: Float[Tensor, "context width"],
+    design: Design,
+    begin: int,
+    targets: int,
+) -> pd.DataFrame:
+    """The reference's law at the first targets, measured once more: its text in pieces."""
+    position = design.first_target + design.thin * np.arange(targets)
+    position = position[position <= design.last_target]
+    states = states_in_pieces(lm, ids[None, begin : position[-1] + 1], PIECE)[0]
+    hidden = states[torch.from_numpy(position - begin).to(lm.device)]
+    return _compared(lm, ids, reference, hidden, position, position - begin + 1, begin)
+
+
+def _check_finite(lm: LanguageModel, table: pd.DataFrame, doc: int) -> None:
+    finite = np.isfinite(table[["kl_nats", "tv"]]).all(axis=1)
+    if not finite.all():
+        bad = table[~finite].iloc[0]
+        raise FloatingPointError(
+            f"{lm.name}: expected finite logits, got NaN or infinity in document {doc} at "
+            f"position {bad['position']:.0f}, window {bad['window']:.0f}"
+        )
 
 
 def _equal_lengths(

@@ -25,14 +25,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from kvlib import corpora, store
+from kvlib.corpora import STRETCH_CHARS, STRETCHES
 from kvlib.models.embedded import cache_folder
 from kvlib.models.files import files_of
 
 NAME = "small-gpt2"
 FOLDER = store.DATA / NAME
 CORPORA = ("world-english-bible", "scipy-docs", "sympy-code")
-STRETCHES = 24  # evaluation stretches a text, evenly spaced
-STRETCH_CHARS = 6144  # over 1,024 tokens each, in every one of the three texts
 VOCABULARY = 4096
 CONTEXT = 1024
 BATCH = 4  # documents of CONTEXT tokens an update

@@ -130,11 +130,12 @@ def table(tiny, documents) -> pd.DataFrame:
 
 
 def test_the_table_is_tidy_and_its_context_is_position_plus_one(table):
-    assert list(table.columns) == ["doc", "position", "context", "window", "kl_nats", "tv"]
+    measured = ["kl_nats", "tv", "nll_nats", "nll_excess_nats"]
+    assert list(table.columns) == ["doc", "position", "context", "window", *measured]
     assert (table["context"] == table["position"] + 1).all()
     assert (table["context"] >= 2 * table["window"]).all()
     assert not table.duplicated(["doc", "position", "window"]).any()
-    assert table[["kl_nats", "tv"]].dtypes.unique().tolist() == [np.float32]
+    assert table[measured].dtypes.unique().tolist() == [np.float32]
     assert (table["kl_nats"] >= -1e-6).all() and table["tv"].between(0, 1 + 1e-6).all()
 
 
