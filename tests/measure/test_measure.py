@@ -19,6 +19,7 @@ from kvlib.measure import (
     measure_document,
     naive_sensitivity,
     next_token_law,
+    next_token_laws,
     truncation,
     truncation_sensitivity,
 )
@@ -320,6 +321,72 @@ def test_batches_hold_each_start_once_with_one_length_each(name):
             assert octave[0] <= length and len(group) * length <= max(1024, length)
 
 
+# --- rows left out, references of several lengths, the same law twice --------------------------
+
+
+@pytest.mark.parametrize("thin", [2, 4])
+def test_thinned_rows_are_those_of_the_whole_at_the_targets_that_are_kept(tiny, numbers, thin):
+    settings = {"doc": 1, "max_window": 32, "pairs_per_octave": 40}
+    whole = measure_document(tiny, numbers, **settings)
+    ours = measure_document(tiny, numbers, **settings, thin=thin)
+    width = 2 ** np.ceil(np.log2(whole["window"])) / 2  # of the row's octave
+    kept = whole[(width < 4 * thin) | (whole["position"] % thin == 0)].reset_index(drop=True)
+    assert len(whole) / thin < len(ours) < len(whole)
+    pd.testing.assert_frame_equal(ours, kept, rtol=1e-5, atol=1e-6)
+
+
+def test_references_of_several_lengths_share_targets_and_equal_the_naive_loop(tiny, numbers):
+    lengths = [20, 40]
+    table = measure_document(tiny, numbers, 0, max_window=16, pairs_per_octave=30, contexts=lengths)
+    begins = table["position"] + 1 - table["context"]
+    assert sorted(set(begins)) == [0, 20] and table["position"].min() == 39
+    by_begin = {begin: part for begin, part in table.groupby(begins)}
+    pairs = [list(zip(p["position"], p["window"], strict=True)) for p in by_begin.values()]
+    assert pairs[0] == pairs[1]  # all windows are shorter than both
+    for begin, part in by_begin.items():
+        moved = part.assign(position=part["position"] - begin)
+        assert_equals_naive(tiny, numbers[begin:], moved)
+
+
+def test_a_reference_is_compared_with_shorter_suffixes_alone(tiny, numbers):
+    table = measure_document(
+        tiny, numbers, 0, max_window=32, pairs_per_octave=60, contexts=[20, 80]
+    )
+    assert (table["window"] < table["context"]).all()
+    short = table[table["position"] + 1 - table["context"] == 60]
+    assert 20 <= short["window"].max() < 36 and table["window"].max() == 32
+
+
+def test_laws_measured_twice_are_the_noise_floor_of_the_first_document(tiny, numbers, monkeypatch):
+    monkeypatch.setattr(truncation, "PIECE", 7)
+    settings = {"max_window": 16, "pairs_per_octave": 20, "twice": 5}
+    first, second = (measure_document(tiny, numbers, doc, **settings) for doc in (0, 1))
+    again = first[first["window"] == first["context"]]
+    assert again["position"].tolist() == [31, 32, 33, 34, 35]
+    assert again["kl_nats"].abs().max() < 1e-6 and again["tv"].max() < 1e-5
+    assert (second["window"] < second["context"]).all()
+
+
+def test_reading_in_pieces_is_reading(tiny, small, numbers, passage):
+    for lm, ids in ((tiny, numbers), (small, passage(small, 60))):
+        ids = torch.as_tensor(np.asarray(ids))[None]
+        with torch.inference_mode():
+            whole, pieces = laws.hidden_states(lm, ids), laws.states_in_pieces(lm, ids, 13)
+        torch.testing.assert_close(pieces, whole, atol=1e-4, rtol=1e-4)
+
+
+def test_losses_are_those_on_the_texts_own_next_token(tiny, numbers):
+    table = measure_document(tiny, numbers, 0, max_window=16, pairs_per_octave=90)
+    ends = table["position"] == len(numbers) - 1
+    assert ends.any() and table.loc[ends, ["nll_nats", "nll_excess_nats"]].isna().all(axis=None)
+    for row in table[~ends].iloc[::9].itertuples():
+        short = laws.next_token_law(tiny, numbers[row.position - row.window + 1 : row.position + 1])
+        full = laws.next_token_law(tiny, numbers[: row.position + 1])
+        x = numbers[row.position + 1]
+        assert row.nll_nats == pytest.approx(-short[x], abs=1e-4)
+        assert row.nll_excess_nats == pytest.approx(full[x] - short[x], abs=1e-4)
+
+
 # --- bad input --------------------------------------------------------------------------------
 
 
@@ -330,11 +397,14 @@ def test_batches_hold_each_start_once_with_one_length_each(name):
         ({"max_window": -3}, "max_window: expected at least 1, got -3"),
         ({"max_window": 49}, "documents: expected at least 98 tokens, .* 49, got 96"),
         ({"max_window": 8, "pairs_per_octave": 0}, "pairs_per_octave: expected at least 1, got 0"),
+        ({"max_window": 8, "thin": 0}, "thin: expected at least 1, got 0"),
+        ({"max_window": 8, "contexts": [1, 9]}, r"contexts: expected some of 2 to 96 .* \[1, 9\]"),
+        ({"max_window": 8, "contexts": [97]}, r"contexts: expected some of 2 to 96 .* \[97\]"),
     ],
 )
 def test_settings_that_cannot_be_had_are_refused(tiny, numbers, settings, expected):
     with pytest.raises(ValueError, match=expected):
-        truncation_sensitivity(tiny, [numbers], **settings)
+        measure_document(tiny, numbers, 0, **settings)
 
 
 def test_a_window_of_half_the_document_is_the_largest_there_is(tiny, numbers):
