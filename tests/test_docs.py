@@ -381,14 +381,16 @@ def test_the_page_of_the_recipe_has_the_parts_of_a_page_and_says_its_facts(
 
 
 def test_the_text_of_the_recipe_can_be_made():
-    from kvlib import corpora
+    from kvlib.corpora import pinned as place
+    from kvlib.corpora import recipes
 
     made, entry, pinned, _ = blocks(section(read("book/extend.md"), "A text"), "python")
-    names = add(made, corpora)
-    text = names["_numpy_code"]()
+    added = add(made, recipes)
+    text = added["numpy_code"]()
     (least, phrase) = eval("{" + pinned + "}")["numpy-code"]
     assert len(text) >= least and phrase in text
-    assert eval("{" + entry + "}", names)["numpy-code"].read() == text
+    known = vars(place) | {"recipes": types.SimpleNamespace(**added)}
+    assert eval("{" + entry + "}", known)["numpy-code"].read() == text
 
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.md"))

@@ -18,6 +18,7 @@ FOLDER = Path(kvlib.__file__).parent
 ROOT = FOLDER.parent
 LIGHT = (
     "names",
+    "wheels",
     "corpora",
     "store",
     "study",

