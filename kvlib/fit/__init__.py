@@ -1,4 +1,5 @@
-"""Fitting: curves over windows, decay laws, exponents with intervals, contests between laws."""
+"""Fitting: curves over windows, decay laws, exponents with intervals, contests between laws,
+and the split of a variance."""
 
 from kvlib.fit.bent import (
     EDGE,
@@ -8,6 +9,13 @@ from kvlib.fit.bent import (
     bend_of_reference,
     bent_law,
     strength,
+)
+from kvlib.fit.components import (
+    PARTS,
+    factor_known,
+    pseudo_values,
+    rank_correlation,
+    variance_components,
 )
 from kvlib.fit.contests import (
     Contest,

@@ -52,6 +52,15 @@ class Curve:
         """
         return self._where((self.first >= smallest) & (self.last <= largest))
 
+    def positive(self) -> Curve:
+        """The bins whose mean is positive, whichever document is left out: those with a logarithm.
+
+        A curve of `signed` values may have others.
+        """
+        n = self.n_documents
+        without_each = (self.doc_means.sum(axis=0) - self.doc_means) / (n - 1)
+        return self._where((without_each > 0).all(axis=0) & (self.mean > 0))
+
     def split_at(self, split: float) -> tuple[Curve, Curve]:
         """The bins with no window above `split`, and all the others."""
         near = self.last <= split
@@ -80,15 +89,17 @@ class Curve:
         return counts @ self.doc_means / self.n_documents
 
 
-def curve(table: pd.DataFrame, value: str = "kl_nats") -> Curve:
+def curve(table: pd.DataFrame, value: str = "kl_nats", signed: bool = False) -> Curve:
     """Average a table of pairs (`doc, position, context, window, <value>`) into a Curve.
 
     Every document counts the same. Raises ValueError for fewer than two documents, a document
-    without some bin, or values that are negative beyond rounding.
+    without some bin, or values that are negative beyond rounding, unless they are `signed`, as the
+    excess of a loss is.
     """
     if table["doc"].nunique() < 2:
         raise ValueError(f"documents: expected at least 2, got {table['doc'].nunique()}")
-    if (low := table[value].min()) < -1e-6 or not np.isfinite(table[value]).all():
+    low = table[value].min()
+    if (low < -1e-6 and not signed) or not np.isfinite(table[value]).all():
         raise ValueError(f"{value}: expected finite values ≥ 0, got a minimum of {low}")
     bins = np.ceil(BINS_PER_OCTAVE * np.log2(table["window"]) - 1e-9).astype(int)
     doc_means = table.groupby(["doc", bins])[value].mean().unstack()
