@@ -118,6 +118,32 @@ def measure(
 
 
 @app.command()
+def design(
+    model: Annotated[str, typer.Option(help=MODEL)],
+    like: Annotated[Path, typer.Option(help="a table of `measure`, of any model or text")],
+    minutes: Annotated[float, typer.Option(help="what there is for measuring")] = 60.0,
+    max_window: Annotated[int, typer.Option(help="largest window, in tokens")] = 1024,
+    seq_len: Annotated[int, typer.Option(help="tokens a document; 0: three windows")] = 0,
+    device: Annotated[str, typer.Option(help=DEVICE)] = "auto",
+    dtype: Annotated[str, typer.Option(help=DTYPE)] = "auto",
+) -> None:
+    """How many documents, starts and rows to `measure` in the time there is, and how sure one is
+    then: variances from rows of a table, costs from a calibration on this machine.
+    """
+    from kvlib import design as designs
+    from kvlib.models import load_model
+
+    if minutes <= 0:
+        raise ValueError(f"minutes: expected more than 0, got {minutes}")
+    table, seq_len = store.load_table(like), seq_len or 3 * max_window
+    designs.checked(table, max_window, seq_len)
+    lm = load_model(model, device, dtype)
+    spent = designs.calibrated(lm, max_window, seq_len)
+    found = designs.proposals(table, spent, 60 * minutes, max_window, seq_len)
+    print(designs.told(found, spent))
+
+
+@app.command()
 def distort(
     model: Annotated[str, typer.Option(help=MODEL)],
     corpus: Annotated[str, typer.Option(help=CORPUS)],

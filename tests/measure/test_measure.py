@@ -19,7 +19,6 @@ from kvlib.measure import (
     measure_document,
     naive_sensitivity,
     next_token_law,
-    next_token_laws,
     truncation,
     truncation_sensitivity,
 )
