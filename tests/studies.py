@@ -106,3 +106,52 @@ def three_protocols() -> pd.DataFrame:
     parts = [rows_of(lambda b: 1 / b, "random", p) for p in claims.policy_rows.PROTOCOLS]
     parts[0] = parts[0][parts[0]["position"] % 256 == 0]
     return pd.concat([*parts, rows_of(lambda b: 1 / b, "tova", "online")])
+
+
+# --- documents that several models read -----------------------------------------------------------
+
+
+def shared(model: str, corpus: str, alpha: float, docs: int = 8, **how) -> object:
+    """A table of shared documents whose KL is the finite-context law with that exponent.
+
+    `how`: `tilts` (docs,) add to each document's exponent; `worth` is the excess loss over KL;
+    `parameters`, `dtype`, `chars` a token, and `begins` of the documents.
+    """
+    rows = suffix_rows(alpha, docs)
+    tilts = np.asarray(how.get("tilts", np.zeros(docs)))
+    rows["kl_nats"] *= (rows["window"] / 64.0) ** -tilts[rows["doc"]]
+    rows["tv"] = np.sqrt(rows["kl_nats"]) / 4
+    rows["nll_excess_nats"] = how.get("worth", 1.0) * rows["kl_nats"]
+    rows["nll_nats"] = 2 + rows["nll_excess_nats"]
+    whole = rows.groupby("doc").head(1).query("doc == 0")
+    twice = whole.assign(window=whole["context"], kl_nats=1e-6, tv=1e-4, nll_excess_nats=0.0)
+    truncations, again = claims.whose_exponent.parted(pd.concat([rows, twice]))
+    return claims.whose_exponent.Shared(
+        *(model, corpus, how.get("parameters", 10**8), how.get("dtype", "float32")),
+        *(tuple(how.get("begins", range(0, 1000 * docs, 1000))),),
+        *(np.full(docs, how.get("chars", 4.0)), truncations, again),
+    )
+
+
+SIZES = {  # of the models of a made-up study
+    "small-gpt2": 5_000_000,
+    "smollm2-135m-instruct": 135_000_000,
+    "gemma3-270m": 270_000_000,
+    "qwen2.5-coder-0.5b-instruct": 630_000_000,
+    "qwen2.5-coder-1.5b-instruct": 1_780_000_000,
+}
+
+
+def shared_tables(alphas: dict[tuple[str, str], float], docs: int = 8, scatter=0.05) -> dict:
+    """(model, corpus) → `shared` with that exponent. Documents of a text have exponents of their
+    own, the same for all models, that scatter by so much."""
+    tilts = {
+        corpus: scatter * np.random.default_rng([7, *corpus.encode()]).standard_normal(docs)
+        for _, corpus in alphas
+    }
+    return {
+        (model, corpus): shared(
+            *(model, corpus, alpha, docs), tilts=tilts[corpus], parameters=SIZES[model]
+        )
+        for (model, corpus), alpha in alphas.items()
+    }
