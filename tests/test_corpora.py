@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import hashlib
+import json
+import re
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
 from kvlib import corpora
 from kvlib.corpora import CORPORA, ON_DEMAND, Corpus, load_corpus, recipes
+from kvlib.models import small_gpt2
 
 
 class Characters:
@@ -17,14 +22,26 @@ class Characters:
 
     def __call__(self, text: str, **options: object) -> dict[str, np.ndarray]:
         assert options["add_special_tokens"] is False
-        return {"input_ids": np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)}
+        ids = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
+        return {"input_ids": ids, "offset_mapping": [(k, k + 1) for k in range(len(text))]}
 
     @staticmethod
     def decode(ids: np.ndarray) -> str:
         return "".join(map(chr, ids))
 
 
+class Words:
+    """A tokenizer whose tokens are numbers of one text, each with the space that follows it."""
+
+    def __call__(self, text: str, **options: object) -> dict[str, list]:
+        assert options["add_special_tokens"] is False
+        found = [*re.finditer(r"\d+ ?|\s", text)]
+        ids = [int(word[0].strip() or -1) for word in found]
+        return {"input_ids": ids, "offset_mapping": [word.span() for word in found]}
+
+
 CHARACTERS = Characters()
+NUMBERS = " ".join(str(k) for k in range(60_000))  # 348,889 characters, no number twice
 
 
 def small_corpus(n_chars: int) -> Corpus:
@@ -96,6 +113,91 @@ def test_a_missing_package_is_named(monkeypatch):
     one_line(error)
 
 
+# --- how the fetched texts are made -----------------------------------------------------------
+
+CONLLU = """# text = 1. - INTRODUÇÃO
+# sent_id = 7-TESE_0-1
+1\t1\t1\tNUM
+
+# text = A bacia é  a mais meridional.
+# sent_id = 7-TESE_0-2
+1\tA\to\tDET
+
+# text = Sim!
+# sent_id = 7-TESE_0-3
+
+# text = Figura 1: Localização da bacia
+# sent_id = 7-TESE_0-4
+
+# text = 7.6.
+# sent_id = 7-TESE_0-5
+
+# text = Outra frase: # text = não é outra.
+# sent_id = 7-TESE_0-6
+
+# text = Fim.
+# sent_id = 8-MONOGRAFIA_1-10
+"""
+
+
+def test_sentences_are_joined_and_headings_stand_alone():
+    assert recipes.portuguese_prose([CONLLU.encode()]) == (
+        "1. - INTRODUÇÃO\n"
+        "A bacia é a mais meridional. Sim!\n"
+        "Figura 1: Localização da bacia\n"
+        "7.6.\n"
+        "Outra frase: # text = não é outra.\n"
+        "\n"
+        "Fim.\n"
+    )
+
+
+def service(name: str, *documentation: object) -> bytes:
+    """The description of a service, as botocore packs it."""
+    shapes = {f"Shape{k}": {"documentation": one} for k, one in enumerate(documentation)}
+    return gzip.compress(json.dumps({"metadata": {"serviceFullName": name}, **shapes}).encode())
+
+
+def sentence(first: int, words: int) -> str:
+    return " ".join(f"word{k}" for k in range(first, first + words))
+
+
+def test_documentation_is_read_without_tags_and_under_its_service():
+    text = f"<p>{sentence(0, 20)} a &lt; <code>b</code></p><ul><li>short</li><li>{sentence(50, 20)}"
+    made = recipes.service_documentation([service("One", text), service("Two", sentence(90, 20))])
+    assert made == (
+        f"One\n{sentence(0, 20)} a < b\n{sentence(50, 20)}\n\nTwo\n{sentence(90, 20)}\n"
+    )
+
+
+def test_documentation_is_found_at_any_depth_and_a_shape_of_that_name_is_no_text():
+    shape = {"documentation": sentence(30, 20), "members": [{"documentation": sentence(60, 20)}]}
+    file = service("One", shape)
+    assert recipes.service_documentation([file]) == (
+        f"One\n{sentence(30, 20)}\n{sentence(60, 20)}\n"
+    )
+
+
+@pytest.mark.parametrize(("shift", "kept"), [(0, False), (6, False), (7, True), (20, True)])
+def test_a_paragraph_says_something_new_in_most_of_its_runs_of_words(shift, kept):
+    # of 20 words there are 13 runs of 8; moved by 6 words, 7 of them are those of the first
+    files = [service("One", sentence(0, 20)), service("Two", sentence(shift, 20))]
+    assert recipes.service_documentation(files).endswith("Two\n") is not kept
+
+
+@pytest.mark.parametrize(("extra", "kept"), [(0, True), (-1, False)])
+def test_a_paragraph_has_at_least_so_many_characters(extra, kept):
+    text = sentence(0, 20)[: recipes.MIN_PARAGRAPH_CHARS + extra]
+    assert (text in recipes.service_documentation([service("One", text)])) is kept
+
+
+def test_the_services_are_those_that_came_later():
+    files = CORPORA["aws-docs"].wheel.files
+    assert len(files) == len(set(files)) == 62
+    assert "botocore/data/s3vectors/2025-07-15/service-2.json.gz" in files
+    assert not any(file.startswith("botocore/data/s3/") for file in files)
+
+
 # --- documents --------------------------------------------------------------------------------
 
 
@@ -142,6 +244,103 @@ def test_a_short_text_is_refused_with_what_it_has_and_what_it_needs():
 def test_empty_documents_or_none_at_all_are_refused(seq_len, n):
     with pytest.raises(ValueError, match=f"expected at least 1, got {seq_len} and {n}"):
         small_corpus(100).documents(CHARACTERS, seq_len, n)
+
+
+# --- documents that all tokenizers share --------------------------------------------------------
+
+
+def long_corpus(text: str = NUMBERS) -> Corpus:
+    return Corpus("long", text, hashlib.sha256(text.encode()).hexdigest(), "none", "made here")
+
+
+def test_shared_documents_are_the_same_characters_for_two_tokenizers():
+    corpus = long_corpus()
+    letters, words = (corpus.shared(one, 200, 24) for one in (CHARACTERS, Words()))
+    for short, long in zip(letters, words, strict=True):
+        assert short.begin == long.begin and short.end == short.begin + 200 < long.end
+        assert len(short.ids) == len(long.ids) == 200 and short.ids.dtype == np.int64
+        assert Characters.decode(short.ids) == corpus.text[short.begin : short.end]
+        read = Words()(corpus.text[long.begin : long.end], add_special_tokens=False)
+        assert read["input_ids"] == long.ids.tolist()
+
+
+def test_shared_documents_of_real_tokenizers_begin_alike(bible, smollm2, small):
+    found = [bible.shared(lm.tokenizer, 100, 5) for lm in (smollm2, small)]
+    assert [one.begin for one in found[0]] == [one.begin for one in found[1]]
+    for lm, stretches in zip((smollm2, small), found, strict=True):
+        for stretch in stretches:
+            assert lm.tokenizer.decode(stretch.ids) == bible.text[stretch.begin : stretch.end]
+
+
+@pytest.mark.parametrize("n", [24, 96])
+def test_shared_documents_are_disjoint(n):
+    found = sorted(long_corpus().shared(Words(), 300, n))
+    assert len(found) == n
+    assert all(one.end <= other.begin for one, other in pairwise(found))
+    assert found[-1].end <= len(NUMBERS)
+
+
+def test_the_first_shared_documents_do_not_depend_on_how_many_are_asked_for():
+    every = corpora.begins(1_000_000, 96)
+    assert len(set(every)) == 96
+    assert all(corpora.begins(1_000_000, n) == every[:n] for n in range(1, 96))
+
+
+@pytest.mark.parametrize("n", [3, 6, 12, 24])
+def test_the_first_shared_documents_are_spread_evenly(n):
+    gaps = np.diff(sorted(corpora.begins(2_400_000, n)))
+    np.testing.assert_array_equal(gaps, 2_400_000 // n)
+
+
+def test_the_first_24_shared_documents_are_those_cut_out_of_training():
+    held_out = small_gpt2.split(NUMBERS).held_out
+    places = sorted(corpora.begins(len(NUMBERS), corpora.STRETCHES))
+    assert [NUMBERS[one : one + corpora.STRETCH_CHARS] for one in places] == held_out
+
+
+def test_a_text_too_short_to_share_is_refused():
+    least = 2 * corpora.STRETCH_CHARS * corpora.STRETCHES
+    assert len(corpora.begins(least, 24)) == 24
+    with pytest.raises(ValueError, match=f"expected at least {least} characters, got {least - 1}"):
+        long_corpus(NUMBERS[: least - 1]).shared(CHARACTERS, 10, 1)
+
+
+def test_shared_documents_that_reach_the_next_are_refused():
+    corpus = long_corpus()
+    room = len(NUMBERS) - max(corpora.begins(len(NUMBERS), 24))  # the last has the least
+    assert len(corpus.shared(CHARACTERS, room, 24)) == 24
+    for seq_len, n in ((room + 1, 24), (room // 2, 96), (len(NUMBERS), 1)):
+        with pytest.raises(ValueError, match=f"too short: expected {n} stretches") as error:
+            corpus.shared(CHARACTERS, seq_len, n)
+        assert f"stretches of {seq_len} tokens" in one_line(error)
+
+
+@pytest.mark.parametrize("n", [0, 97])
+def test_more_shared_documents_than_there_are_are_refused(n):
+    with pytest.raises(ValueError, match=f"docs: expected 1 to 96 shared, got {n}"):
+        corpora.begins(1_000_000, n)
+
+
+@pytest.mark.parametrize("stretches", ["drawn", "shared"])
+def test_a_study_chooses_its_documents(stretches):
+    settings = {"seq_len": 50, "stride": 80, "seed": 3, "stretches": stretches}
+    corpora.check_stretches(settings)
+    corpus = long_corpus()
+    found = corpora.documents_of(corpus, CHARACTERS, settings, 4)
+    if stretches == "shared":
+        expected = [one.ids for one in corpus.shared(CHARACTERS, 50, 4)]
+    else:
+        expected = [ids[:50] for ids in corpus.documents(CHARACTERS, 80, 4, seed=3)]
+        del settings["stretches"]  # drawn is what older settings mean
+        np.testing.assert_array_equal(
+            corpora.documents_of(corpus, CHARACTERS, settings, 4), expected
+        )
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_another_choice_of_documents_is_refused():
+    with pytest.raises(ValueError, match="stretches: expected drawn or shared, got 'even'"):
+        corpora.check_stretches({"stretches": "even"})
 
 
 # --- the user's own files ---------------------------------------------------------------------

@@ -404,6 +404,19 @@ def test_a_policy_of_ones_own_is_known_by_the_manifest_of_its_table(
     assert set(policy_rows.titled(rows)["policy"]) == {"3 sinks + the newest"}
 
 
+def test_a_manifest_says_which_characters_are_shared(tiny_folder, tmp_path):
+    text = tmp_path / "long.txt"
+    text.write_text(" ".join(str(k) for k in range(60_000)), encoding="utf-8")
+    subject = {"model": str(tiny_folder), "corpus": str(text), "stretches": "shared"}
+    shape = {"max_window": 8, "seq_len": 64, "stride": 64, "pairs_per_octave": 4}
+    (one,) = study.declare("truncation_sensitivity", "shared", subject | shape, 2, tmp_path)
+    study.run(one, "by hand", "cpu")
+    manifest = store.read_manifest(one.path)
+    begins = corpora.begins(len(text.read_text(encoding="utf-8")), 2)
+    assert manifest["settings"]["stretches"] == "shared"  # and a token of this model is a byte
+    assert manifest["about"]["corpus"]["characters"] == [[one, one + 64] for one in begins]
+
+
 def test_a_checks_rows_are_those_of_the_calibration_itself():
     from kvlib.fit import calibration
 

