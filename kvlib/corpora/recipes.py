@@ -99,7 +99,8 @@ def service_documentation(files: list[bytes]) -> str:
     Left out are short paragraphs, and those of whose runs of WINDOW words at least half came
     before, for descriptions of services repeat themselves.
     """
-    texts, known = [], set()
+    texts: list[str] = []
+    known: set[tuple[str, ...]] = set()
     for file in files:
         service = json.loads(gzip.decompress(file))
         paragraphs = [service["metadata"]["serviceFullName"]]
