@@ -610,7 +610,10 @@ def _surely(items: Iterable[fit.Estimate], side: int) -> list[bool]:
 
 
 def _table_facts(tables: Tables, powers: pd.DataFrame) -> dict[str, str]:
-    bins = sum(len(curve(one, LOSS).between(MIN_WINDOW).window) for one in tables.values())
+    bins = [curve(one, LOSS).between(MIN_WINDOW).first for one in tables.values()]
+    kept = [fitted(one, LOSS).first for one in tables.values()]
+    long = sum(int((first >= LONG).sum()) for first in bins)
+    long -= sum(int((first >= LONG).sum()) for first in kept)
     found = {
         "n-models": f"{powers['model'].nunique()}",
         "n-texts": f"{powers['corpus'].nunique()}",
@@ -618,7 +621,8 @@ def _table_facts(tables: Tables, powers: pd.DataFrame) -> dict[str, str]:
         "docs-least": f"{powers['documents'].min()}",
         "docs-most": f"{powers['documents'].max()}",
         "first-window": f"{MIN_WINDOW}",
-        "bins-left-out": f"{powers['left out'].sum()} of {bins}",
+        "bins-left-out": f"{powers['left out'].sum()} of {sum(map(len, bins))}",
+        "bins-long": f"{long}",
     }
     for distance, key in ((KL, "kl"), (TV, "tv"), (LOSS, "loss")):
         items = [item for item in powers[distance] if not item.flat]

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import vl_convert
 from spoken import figures, numbers, sentence
-from studies import noisy_curve, rows_of, suffix_rows
+from studies import SIZES, noisy_curve, rows_of, shared_tables, suffix_rows
 
 from kvlib import charts, claims, fit
 from kvlib.fit import studies
@@ -142,6 +142,88 @@ def test_the_data_check_reads_the_ratios_at_both_ends_and_counts_those_that_hold
     assert heard == [tuple(f"{value:.2f}" for value in end) for end in ends]
     holds = sum(item.low <= 1 <= item.high for item in ratios)
     assert f"One lies in {holds} of 5 intervals (8 or more documents)." in said
+
+
+# --- whose exponent ---------------------------------------------------------------------------
+
+
+@functools.cache
+def read_together() -> dict:
+    """Three models on two texts, the smallest of which reads one alone."""
+    alphas = {(m, c): a for m in list(SIZES)[1:3] for c, a in ((TEXT, 0.6), ("sympy-source", 0.3))}
+    return shared_tables(alphas | {("small-gpt2", TEXT): 0.5}, docs=6)
+
+
+@pytest.mark.parametrize("distance", ["KL", "TV", "excess loss"])
+@pytest.mark.parametrize("text", [TEXT, "sympy-source"])
+def test_the_exponents_of_a_text_are_told_from_the_smallest_model_on(text, distance):
+    powers = claims.whose_exponent.exponents(read_together())
+    explorer = charts.whose_exponent.sizes(powers)
+    said = sentence(explorer, corpus=text, distance=distance)
+    assert said.startswith(f"{name_of(text)}, exponent of the ")
+    part = powers[powers["corpus"] == text].sort_values("parameters")
+    names = [name_of(model) for model in part["model"]]
+    assert len(names) == (3 if text == TEXT else 2)
+    assert [said.index(name) for name in names] == sorted(said.index(name) for name in names)
+    told = re.findall(r"(-?[\d.]+) \((−?[\d.]+) to ([\d.]+)\)", said)
+    ends = [(item.value, item.low, item.high) for item in part[distance]]
+    assert told == [tuple(f"{end:.2f}".replace("-", "−") for end in one) for one in ends]
+
+
+@pytest.mark.parametrize("unit", ["tokens", "chars"])
+@pytest.mark.parametrize("distance", ["KL", "TV", "excess loss"])
+def test_a_curve_is_read_with_its_interval_and_what_the_others_span(distance, unit):
+    rows = claims.whose_exponent.curves_table(read_together())
+    model = list(SIZES)[1]
+    own = (rows["model"] == model) & (rows["corpus"] == TEXT) & (rows["divergence"] == distance)
+    row = rows[own & (rows["first"] >= 90)].iloc[0]
+    window = int(row["first"])
+    explorer = charts.whose_exponent.curves(rows, window=window)
+    said = sentence(explorer, setting=f"{TEXT}|{model}", distance=distance, unit=unit)
+    span = ("chars_low", "chars_high") if unit == "chars" else ("others_low", "others_high")
+    expected = [
+        window,
+        figures(4 * window, 2),
+        *(figures(row[name], 3) for name in ("mean", "low", "high")),
+    ]
+    expected += [float(f"{row['alpha']:.2f}"), *(figures(row[name], 3) for name in span)]
+    heard = iter(numbers(said))
+    assert [one for one in heard if one in expected] == expected
+    assert said.endswith("characters." if unit == "chars" else "tokens.")
+    assert ("foretells the next token" in said) == (distance == "excess loss")
+
+
+def test_a_window_that_a_model_was_not_read_at_is_said_to_have_no_mean():
+    tables = read_together()
+    rows = claims.whose_exponent.curves_table(tables)
+    rows = rows[(rows["model"] != "small-gpt2") | (rows["last"] <= 256)]
+    explorer = charts.whose_exponent.curves(rows, window=1024)
+    said = sentence(explorer, setting=f"{TEXT}|small-gpt2")
+    assert "has no mean with a logarithm at 1024 tokens (some 4100 characters)" in said
+
+
+def test_the_parts_of_a_variance_are_told_for_every_distance():
+    parts = claims.whose_exponent.components(read_together())
+    explorer = charts.whose_exponent.split(parts)
+    said = sentence(explorer)
+    assert said.startswith("2 models, 2 texts, 6 documents each. ")
+    for distance, part in parts.groupby("distance", sort=False):
+        told = said[said.index(f"{distance}: ") :]
+        for row in part.to_dict("records"):
+            share = row["share"]
+            ends = f"{100 * share.low:.0f} to {100 * share.high:.0f}"
+            assert f"{row['part']} {100 * share.value:.0f}% ({ends})" in told
+    one = sentence(explorer, of="one")
+    kl = parts[parts["distance"] == "KL"]
+    of_rest = kl["variance"].iloc[-1] / kl["variance"].sum()
+    assert f"rest {100 * of_rest:.0f}%" in one.split("TV")[0] and "Of what one" in one
+
+
+def test_where_nothing_can_be_split_the_picture_says_so():
+    few = {key: one for key, one in read_together().items() if key[1] == "sympy-source"}
+    explorer = charts.whose_exponent.split(claims.whose_exponent.components(few))
+    assert sentence(explorer) == "No two models have read two texts yet."
+    assert explorer.controls == ()
 
 
 # --- extrapolation ----------------------------------------------------------------------------
