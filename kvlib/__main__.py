@@ -134,8 +134,8 @@ def design(
     """How many documents, starts and rows to `measure` in the time there is, and how sure one is
     then: variances from rows of a table, costs from a calibration on this machine.
     """
-    from kvlib import design as designs
     from kvlib.models import load_model
+    from kvlib.study import design as designs
 
     if minutes <= 0:
         raise ValueError(f"minutes: expected more than 0, got {minutes}")

@@ -26,7 +26,7 @@ LIGHT = (
     "fit",
     "claims",
 )  # neither torch nor altair
-NEED_TORCH = ("models", "cache", "measure", "live")
+NEED_TORCH = ("models", "cache", "measure", "live", "study.design")
 TORCH = ("torch", "transformers", "tokenizers", "safetensors", "accelerate")
 PICTURES = ("altair", "ipywidgets", "anywidget")
 
@@ -34,7 +34,7 @@ PICTURES = ("altair", "ipywidgets", "anywidget")
 LATE = {
     "kvlib/__main__.py": ("kvlib.", "flags are read and help is printed before torch loads"),
     "kvlib/charts/controls.py": ("ipywidgets", "only a live kernel has widgets"),
-    "kvlib/study.py": (
+    "kvlib/study/__init__.py": (
         ("kvlib.models", "kvlib.cache.policies"),
         "what is there is listed without torch, in a second",
     ),
@@ -75,8 +75,9 @@ def run_without(blocked: tuple[str, ...], source: str) -> subprocess.CompletedPr
 
 
 def modules_of(room: str) -> list[str]:
-    """A room and its modules, as they are imported."""
-    return [f"kvlib.{room}"] + [f"kvlib.{room}.{p.stem}" for p in (FOLDER / room).glob("[!_]*.py")]
+    """A room and its modules, as they are imported; a module that needs torch by itself is none."""
+    found = [f"{room}.{path.stem}" for path in sorted((FOLDER / room).glob("[!_]*.py"))]
+    return [f"kvlib.{name}" for name in [room, *found] if name == room or name not in NEED_TORCH]
 
 
 def lint(root: Path) -> subprocess.CompletedProcess:

@@ -52,7 +52,7 @@ def calibrated(
             starts[top] = _seconds(partial(hidden_states, lm, batch), clock) / len(batch)
         states = hidden_states(lm, ids[None, : 2 * HEAD_ROWS])[0]
         part = ids[: len(states)]
-        position = np.zeros(2 * HEAD_ROWS, dtype=np.int64)
+        position = np.zeros(len(states), dtype=np.int64)
         divergences_of_rows(lm, states, states, position, part)
         row = _seconds(lambda: divergences_of_rows(lm, states, states, position, part), clock)
     return Seconds(document, starts, row / len(position))

@@ -22,7 +22,8 @@ from kvlib.measure.laws import (
 )
 from kvlib.models import LanguageModel, check_length
 
-DESIGN = ("seq_len", "max_window", "pairs_per_octave", "seed")
+STARTS = ("max_window", "pairs_per_octave", "seed")  # settings of every table
+LATER: dict[str, Any] = {"thin": 1, "contexts": [], "twice": 0}  # those of old do not say them
 GOLDEN = 0.6180339887498949  # steps of this fraction fill a circle evenly, however many there are
 PAIRS_PER_OCTAVE = 1024
 BATCH_TOKENS = 1024  # more tokens a forward pass gain nothing on a CPU
@@ -219,7 +220,8 @@ def design_for(
 
 def checked(settings: dict[str, Any], docs: int) -> dict[str, Any]:
     """The settings of a study of this kind; ValueError for those that no document can have."""
-    design_for(*(settings[key] for key in DESIGN), *_later(settings)[:2])
+    s = LATER | settings
+    design_for(*(s[key] for key in ("seq_len", *STARTS)), thin=s["thin"], contexts=s["contexts"])
     check_stretches(settings)
     return settings
 
@@ -229,13 +231,8 @@ def item_rows(
 ) -> Callable[[int], pd.DataFrame]:
     """The number of a document → its rows."""
     documents = documents_of(text, lm.tokenizer, settings, docs)
-    numbers = [settings[key] for key in DESIGN[1:]]
-    return lambda doc: measure_document(lm, documents[doc], doc, *numbers, *_later(settings))
-
-
-def _later(settings: dict[str, Any]) -> tuple[int, list[int], int]:
-    """Settings that tables of old do not say, for they have their defaults."""
-    return settings.get("thin", 1), settings.get("contexts", []), settings.get("twice", 0)
+    options = {key: (LATER | settings)[key] for key in (*STARTS, *LATER)}
+    return lambda doc: measure_document(lm, documents[doc], doc, **options)
 
 
 # --- inside the loop --------------------------------------------------------------------------

