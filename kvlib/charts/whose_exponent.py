@@ -3,6 +3,8 @@ split into its parts."""
 
 from __future__ import annotations
 
+import json
+
 import altair as alt
 import pandas as pd
 
@@ -204,6 +206,7 @@ def curves_chart(table: pd.DataFrame) -> alt.LayerChart:
             at="unit == 'chars' ? datum.chars : datum.window",
             least="unit == 'chars' ? datum.chars_low : datum.others_low",
             most="unit == 'chars' ? datum.chars_high : datum.others_high",
+            drawn_low="datum.low > 0 ? datum.low : datum.mean / 1000",  # far below the frame
         )
     )
     x_scale = alt.Scale(
@@ -222,22 +225,29 @@ def curves_chart(table: pd.DataFrame) -> alt.LayerChart:
             labelOverlap=True,
         ),
     )
-    y_scale = alt.Scale(type="log", nice=False)
-    y = alt.Y(
-        "mean:Q",
-        scale=y_scale,
-        axis=parts.log_axis("mean KL or excess loss (nats), or total variation"),
+    reach = {distance: _reach(part) for distance, part in rows.groupby("distance")}
+    y_scale = alt.Scale(
+        type="log",
+        nice=False,
+        domain=[_by_distance({d: ends[k] for d, ends in reach.items()}) for k in (0, 1)],
     )
+    axis = parts.log_axis("mean KL or loss (nats), or TV")
+    axis.values = _by_distance(
+        {d: [v for v in axis.values if low <= v <= high] for d, (low, high) in reach.items()}
+    )
+    y = alt.Y("mean:Q", scale=y_scale, axis=axis)
 
     def also(field: str) -> alt.Y:
         return alt.Y(f"{field}:Q", title="", scale=y_scale)
 
     others = (
         base.transform_filter("isValid(datum.least)")
-        .mark_area(color=GREY, opacity=0.3)
+        .mark_area(color=GREY, opacity=0.3, clip=True)
         .encode(x=x, y=also("least"), y2="most:Q")
     )
-    band = base.mark_area(color=BLUE, opacity=0.2).encode(x=x, y=also("low"), y2="high:Q")
+    band = base.mark_area(color=BLUE, opacity=0.2, clip=True).encode(
+        x=x, y=also("drawn_low"), y2="high:Q"
+    )
     law = (
         base.transform_filter("isValid(datum.fit)")
         .mark_line(color=ORANGE, strokeDash=DASHED, strokeWidth=2)
@@ -260,14 +270,24 @@ def curves_chart(table: pd.DataFrame) -> alt.LayerChart:
     rule = here.mark_rule(color=GREEN, strokeDash=DOTTED, strokeWidth=1.5).encode(x=x)
     point = here.mark_point(color=GREEN, size=110, filled=True, shape="diamond").encode(x=x, y=y)
     key = parts.legend(
-        (BLUE, SOLID, "measured, with its 95% band over documents"),
-        (ORANGE, DASHED, "fitted law, finite context"),
-        (GREY, SOLID, "what the other models on this text span"),
+        (BLUE, SOLID, "measured, with its 95% band"),
+        (ORANGE, DASHED, "fitted law"),
+        (GREY, SOLID, "what the other models span"),
     )
     return parts.picture(
         *(others, band, law, measured, rule, point, *key, _curve_reading(base)),
         parameters=("setting", "distance", "unit", "window"),
     )
+
+
+def _reach(rows: pd.DataFrame) -> tuple[float, float]:
+    """The ends of the axis of means: all curves of a distance, the same for every choice."""
+    return float(rows["mean"].min()) / 1.5, float(rows["high"].max()) * 1.2
+
+
+def _by_distance(values: dict) -> alt.ExprRef:
+    """A Vega expression for what the chosen distance has in a table of values."""
+    return alt.ExprRef(f"({json.dumps(values)})[distance]")
 
 
 def _curve_reading(base: alt.Chart) -> alt.Chart:
@@ -296,7 +316,7 @@ def _curve_reading(base: alt.Chart) -> alt.Chart:
         " : 'no law could be fitted') + '. '"
     )
     others = (
-        "(!isValid(datum.least) ? 'No other model on this text has as many '"
+        "(!isValid(datum.least) ? 'No other model was measured on this text at as many '"
         " : 'The other models on this text have '"
         f" + {number('datum.least')} + (datum.least == datum.most ? '' : ' to ' + "
         f"{number('datum.most')}) + ' at as many ')"

@@ -531,7 +531,6 @@ def curves_table(tables: Tables) -> pd.DataFrame:
             data = data.positive() if distance == LOSS else data
             table = fit.summary(data, _law_of(one, distance))
             table.loc[table["first"] < MIN_WINDOW, "fit"] = np.nan
-            table["low"] = table["low"].where(table["low"] > 0, table["mean"] / 100)
             table["chars"] = table["window"] * one.chars.mean()
             found.append(
                 table.assign(
