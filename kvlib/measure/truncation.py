@@ -221,7 +221,7 @@ def design_for(
 def checked(settings: dict[str, Any], docs: int) -> dict[str, Any]:
     """The settings of a study of this kind; ValueError for those that no document can have."""
     s = LATER | settings
-    design_for(*(s[key] for key in ("seq_len", *STARTS)), thin=s["thin"], contexts=s["contexts"])
+    design_for(s["seq_len"], *(s[key] for key in (*STARTS, "thin", "contexts")))
     check_stretches(settings)
     return settings
 
