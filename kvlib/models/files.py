@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import stat
 import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers.utils import logging as transformers_logging
 
@@ -41,6 +43,14 @@ class ModelFiles(NamedTuple):
         files = sorted((*self.weights, *self.others))
         lines = [f"{path.relative_to(self.folder).as_posix()} {sha256(path)}\n" for path in files]
         return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    def numbers(self) -> int:
+        """How many numbers the weights are, by the heads of their files."""
+        total = 0
+        for path in self.weights:
+            with safe_open(path, framework="pt") as file:
+                total += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())
+        return total
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """All weights by their names."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
@@ -91,6 +92,7 @@ def load_model(name: str, device: str = "auto", dtype: str = "auto") -> Language
     try:
         with quiet():
             files = files_of(folder)
+            _check_memory(files, torch_dtype)
             hashes = _identity(name, files)
             model = _complete_model(files, torch_dtype)
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
@@ -172,6 +174,18 @@ def _complete_model(files: ModelFiles, dtype: torch.dtype) -> Any:
     if (files.folder / "generation_config.json").exists():
         model.generation_config = GenerationConfig.from_pretrained(files.folder)
     return model
+
+
+def _check_memory(files: ModelFiles, dtype: torch.dtype) -> None:
+    """Refuses weights that there is no memory for, before the system ends the process."""
+    needed, free = files.numbers() * dtype.itemsize, psutil.virtual_memory().available
+    if needed > free:
+        kind = str(dtype).removeprefix("torch.")
+        hint = "" if dtype.itemsize <= 2 else "; bfloat16 takes less"
+        raise OSError(
+            f"expected {needed / 1e9:.1f} GB of free memory for weights in {kind}, got "
+            f"{free / 1e9:.1f} GB{hint}"
+        )
 
 
 def _all_finite(weight: torch.Tensor) -> bool:

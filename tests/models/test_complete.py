@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from transformers import (
 
 from kvlib.measure import next_token_law
 from kvlib.models import TRAINED, load, load_model
-from kvlib.models.files import files_of, sha256
+from kvlib.models.files import ModelFiles, files_of, sha256
 
 TEXT = np.arange(40, 60)
 
@@ -541,3 +542,26 @@ def test_the_stored_model_is_pinned(monkeypatch, tmp_path):
     change_json(folder / "config.json", layer_norm_epsilon=1e-3)
     with pytest.raises(OSError, match="it has changed: expected SHA-256 .*…, got .*…"):
         load_model("small-gpt2", device="cpu")
+
+
+# --- memory -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("dtype", "hint"), [("float32", True), ("bfloat16", False)])
+def test_too_little_memory_is_one_line_before_a_weight_is_read(
+    tiny_folder, monkeypatch, dtype, hint
+):
+    numbers = files_of(tiny_folder).numbers()
+    size = numbers * (4 if dtype == "float32" else 2)
+    for free, fits in ((size, True), (size - 1, False)):
+        memory = SimpleNamespace(available=free)
+        monkeypatch.setattr(load.psutil, "virtual_memory", lambda memory=memory: memory)
+        if fits:
+            lm = load_model(str(tiny_folder), dtype=dtype)
+            assert numbers == sum(weight.numel() for weight in lm.model.parameters())
+            continue
+        monkeypatch.setattr(ModelFiles, "tensors", lambda self: pytest.fail("it was read"))
+        with pytest.raises(OSError, match=rf"expected 0.0 GB of free memory .*{dtype}") as error:
+            load_model(str(tiny_folder), dtype=dtype)
+        assert ("bfloat16 takes less" in str(error.value)) == hint
+        assert "\n" not in str(error.value)
