@@ -501,6 +501,13 @@ def roads(tables: Tables) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def good_readers(other: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Text → the rows of `roads` whose changes of law are surely worth more than half; of texts
+    that have two such readers or more."""
+    good = other[[item.low > 0.5 for item in other["excess / KL"]]]
+    return {corpus: part for corpus, part in good.groupby("corpus", sort=False) if len(part) > 1}
+
+
 def _worth(one: Shared) -> fit.Estimate:
     """Mean excess loss over mean KL on the long windows: what a change of the law was worth."""
     long = one.rows[one.rows["window"] >= LONG].dropna(subset=["nll_excess_nats"])
@@ -654,7 +661,7 @@ def _split_facts(parts: pd.DataFrame) -> dict[str, str]:
     first = parts[parts["split"] == next(iter(SPLITS))]
     found = {f"whose-{key}": whose(parts, d) for d, key in ((KL, "kl"), (TV, "tv"), (LOSS, "loss"))}
     if first.empty:
-        none = "no two models have read two texts yet"
+        none = "no two models of equally long windows have read two texts yet"
         return found | dict.fromkeys(("split", "degrees", "known", "negative"), none)
     said, below = [], []
     for distance, own in first.groupby("distance", sort=False):
@@ -737,6 +744,10 @@ def _road_facts(tables: Tables, other: pd.DataFrame) -> dict[str, str]:
     least, most = (
         other.loc[[item is end for item in other["excess / KL"]]].iloc[0] for end in worth
     )
+    good = []
+    for corpus, part in good_readers(other).items():
+        low, high = (item.value for item in fit.extremes(part[KL]))
+        good.append(f"{name_of(corpus)}: {low:.2f} to {high:.2f} ({len(part)} models)")
     lengths = block_lengths(max(curve(one, KL).window[-1] for one in tables.values()))
     naive = [
         row["1 - α"].low <= row["blocks"].high and row["blocks"].low <= row["1 - α"].high
@@ -748,6 +759,7 @@ def _road_facts(tables: Tables, other: pd.DataFrame) -> dict[str, str]:
         "long-window": f"{LONG}",
         "worth-least": f"{worth[0]:.2f} ({name_of(least['model'])} on {name_of(least['corpus'])})",
         "worth-most": f"{worth[1]:.2f} ({name_of(most['model'])} on {name_of(most['corpus'])})",
+        "good": "; ".join(good) or "no text has two such readers yet",
         "block-first": f"{lengths[0]}",
         "block-last": f"{lengths[-1]}",
         "blocks-naive": _of(naive),

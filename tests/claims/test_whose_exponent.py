@@ -290,6 +290,13 @@ def test_a_reader_whose_moves_are_worth_half_has_half_the_loss_and_the_same_expo
     assert row["excess less KL"].value == pytest.approx(0, abs=0.01)
 
 
+def test_good_readers_are_those_whose_moves_are_worth_more_than_half_two_or_more_a_text():
+    worths = {("m", "c"): 0.9, ("n", "c"): 0.8, ("o", "c"): 0.3, ("m", "d"): 0.9}
+    tables = {key: shared(*key, 0.5, worth=worth) for key, worth in worths.items()}
+    found = here.good_readers(here.roads(tables))
+    assert {text: part["model"].tolist() for text, part in found.items()} == {"c": ["m", "n"]}
+
+
 # --- for the explorers ----------------------------------------------------------------------------
 
 
