@@ -1433,6 +1433,25 @@ def test_open_question_one_ratio_a_model_and_budget_and_the_budgets_end_at_512(t
     assert three["budget"].max() == 512
 
 
+# --- whose_exponent -------------------------------------------------------------------------------
+
+
+def test_the_facts_of_whose_exponent_are_what_its_prose_glues():
+    here = claims.whose_exponent
+    tables = here.stored()
+    rows = here.exponents(tables), here.departures(tables), here.components(tables)
+    rows += here.losses(tables), here.ranks(tables), here.roads(tables)
+    facts = here.facts(tables, *rows, here.stored(study="float32"))
+    assert_all_is_said("notebooks/whose_exponent", facts)
+
+
+def test_whose_exponent_the_small_gpt2_has_shorter_windows_than_all_others():
+    rows = claims.whose_exponent.readers(claims.whose_exponent.stored())
+    largest = rows.set_index("model")["windows to"].str.replace(",", "").astype(int)
+    others = largest.drop(claims.whose_exponent.SHORTER, errors="ignore")
+    assert set(others) == {1024} and (largest.drop(others.index) == 256).all()
+
+
 # --- lab ------------------------------------------------------------------------------------------
 
 
