@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from kvlib import fit, names, store
-from kvlib.claims.claim import MIN_WINDOW
+from kvlib.claims.claim import MIN_WINDOW, named
 from kvlib.names import name_of
 
 KL, TV, LOSS = "KL", "TV", "excess loss"
@@ -174,6 +174,17 @@ def difference(one: Shared, others: Sequence[Shared], distance: str) -> fit.Esti
     mean = np.mean([left_out(other, distance, docs) for other in others], axis=0)
     gap = left_out(one, distance, docs) - mean
     return fit.jackknife(gap[0], gap[1:])
+
+
+def shown(rows: pd.DataFrame) -> pd.DataFrame:
+    """A table for the page: estimates with two digits behind the point, numbers with two in all."""
+
+    def text(item: object) -> object:
+        if isinstance(item, fit.Estimate):
+            return f"{item:.2f}"
+        return f"{item:.2g}" if isinstance(item, float) else item
+
+    return named(rows.map(text))
 
 
 # --- the prediction -------------------------------------------------------------------------------

@@ -349,3 +349,9 @@ def test_readers_are_listed_from_the_smallest_on(by_text):
     rows = here.readers(by_text)
     assert rows["model"].tolist() == [SMOL, GEMMA, HALF]
     assert rows["parameters"].tolist() == ["135 million", "270 million", "630 million"]
+
+
+def test_a_table_for_the_page_has_two_digits():
+    rows = pd.DataFrame({"model": [SMOL], "laws": [16], "KL": [item(0.1, 0.3)], "TV": [1.234e-6]})
+    (row,) = here.shown(rows).to_dict("records")
+    assert row == {"laws": "16", "KL": "0.20 [0.10,\u00a00.30]", "TV": "1.2e-06"}
