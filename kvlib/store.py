@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 
 from kvlib import __version__, names
 
-VERSIONED = ("torch", "transformers", "numpy", "scipy")
+VERSIONED = ("torch", "transformers", "numpy", "scipy", "pyppmd")
 DATA = Path(__file__).with_name("data")
 LAYOUT = 2  # of manifests; raise it when their keys change
 KEYS = {  # of a manifest, and their kinds
@@ -118,10 +118,14 @@ def subject_of(lm: Any, text: Any) -> dict[str, Any]:
         "model": lm.name,
         "weights_sha256": lm.weights_sha256,
         "model_sha256": lm.model_sha256,
-        "corpus": text.name,
-        "corpus_sha256": text.sha256,
+        **text_of(text),
         "dtype": str(lm.dtype).removeprefix("torch."),
     }
+
+
+def text_of(text: Any) -> dict[str, Any]:
+    """What settings say of a `corpora.Corpus`."""
+    return {"corpus": text.name, "corpus_sha256": text.sha256}
 
 
 def run_of(command: str, device: str) -> dict[str, Any]:

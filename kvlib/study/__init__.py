@@ -6,7 +6,7 @@ flags. A new kind of table is an entry of `KINDS` and a module that has
     checked(settings, docs) -> settings       with what the code itself decides, or a ValueError
     item_rows(lm, text, settings, docs)       -> function: number of a document -> its rows
 
-where `lm` and `text` are None for kinds that need no model.
+where `lm` is None for kinds that need no model, and `text` for those that need none.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ DTYPES = ("float32", "bfloat16", "float16", "float64")
 MOST_DOCS = 2**15  # tables number documents with 16 bits
 HUB_ID = r"\w[\w.-]*/\w[\w.-]*"
 ITEMS = {"policies": str, "budgets": int, "variants": str, "windows": int, "truths": float}
-ITEMS |= {"contexts": int}
+ITEMS |= {"contexts": int, "readers": str}
 
 
 COLUMNS = (  # of the progress that a run shows
@@ -93,6 +93,12 @@ KINDS = {
         | {"temperature": 1.0},
         docs=2,
         device="cpu",
+    ),
+    "readers": Kind(
+        "measure.readers",
+        {"corpus": str, "readers": list, "windows": list, "chars": 12_288}
+        | {"history": 2**22, "ppmd_history": 2**21},
+        docs=24,
     ),
     "bends": Kind(
         "claims.bends", {"studies": 500, "first": 8, "truths": [0.0, 0.3, 1.0], "seed": 0}, 12
@@ -258,15 +264,18 @@ def run(study: Study, command: str, device: str = "auto") -> pd.DataFrame:
     """Measure what is missing of a table, one document at a time, and finish it; a run that was
     killed goes on where it was. Bad settings fail before text and model are loaded."""
     settings, lm, text, about = study.checked(), None, None, {}
+    if "corpus" in settings:
+        text = corpora.load_corpus(settings["corpus"])
+        settings |= store.text_of(text)
+        about["corpus"] = text.about()
     if "model" in settings:
         from kvlib.models import about as about_model
         from kvlib.models import load_model
 
-        text = corpora.load_corpus(settings["corpus"])
         device = KINDS[study.kind].device if device == "auto" else device
         lm = load_model(settings["model"], device, settings["dtype"])
         settings |= store.subject_of(lm, text)
-        about = {"model": about_model(lm), "corpus": text.about()}
+        about["model"] = about_model(lm)
         if settings.get("stretches") == "shared":
             shared = text.shared(lm.tokenizer, settings["seq_len"], study.docs)
             about["corpus"]["characters"] = [[one.begin, one.end] for one in shared]
