@@ -25,6 +25,8 @@ PRIOR = 0.5  # weight of log λ + log(1-λ) beside the losses that λ is learnt 
 HALVINGS = 40  # of the interval that λ lies in
 
 Places = Int[np.ndarray, " places"]
+Met = Int[np.ndarray, " met"]  # of places before which a context was met
+Asked = Int[np.ndarray, " asked"]
 Mask = Bool[np.ndarray, " places"]
 Shares = Float[np.ndarray, " places"]
 
@@ -49,16 +51,16 @@ class Seen(NamedTuple):
     """
 
     order: int
-    at: Places
-    total: Places
-    kinds: Places
-    same: Places
+    at: Met
+    total: Met
+    kinds: Met
+    same: Met
     past: Int[np.ndarray, " past"]
     past_same: Int[np.ndarray, " past"]
-    here: Places
-    here_same: Places
+    here: Met
+    here_same: Met
 
-    def counts(self, reach: int) -> tuple[Places, Places]:
+    def counts(self, reach: int) -> tuple[Met, Met]:
         """How often the context was followed at the `reach` places before, and how often by the
         byte that follows here."""
         return tuple(
@@ -120,10 +122,10 @@ class Reader:
         """The next order's probability of the byte at each place."""
         kind = _power(seen.total)
         law = self._mixed(law, seen.at, seen.total, seen.same, kind * MOST + _power(seen.kinds))
-        total, same = seen.counts(max(0, reach - seen.order))
+        total, same = seen.counts(min(max(0, reach - seen.order), self.whole))
         return self._mixed(law, seen.at, total, same, kind * MOST + _power(total))
 
-    def _mixed(self, law: Shares, at: Places, total: Places, same: Places, kind: Places) -> Shares:
+    def _mixed(self, law: Shares, at: Met, total: Met, same: Met, kind: Met) -> Shares:
         """The law with what was counted at the places `at`, by the kind of the counts."""
         known = total > 0
         at, share, kind = at[known], same[known] / total[known], kind[known]
@@ -220,7 +222,7 @@ def _longer(number: Places, depth: Places, power: int, order: int) -> Places:
 
 def _in_history(
     name: Places, byte: UInt8[np.ndarray, " places"], old: Mask, asked: Mask
-) -> tuple[Places, Places, Places]:
+) -> tuple[Asked, Asked, Asked]:
     """`total, kinds, same` of `Seen` at the places that are asked for, counted at the old ones."""
     pair = name * BYTES + byte
     pairs, count = np.unique(pair[old], return_counts=True)
@@ -237,7 +239,7 @@ def _by_place(text: Text, where: Places, name: Places) -> tuple[Places, Places]:
     """Numbers by piece, context and place in the piece, and by the byte after the context too:
     from one context to the next there is room for twice the length of a piece."""
     depth = where - text.begin[where]
-    room = 2 * (1 + depth.max(initial=0))
+    room = 2 * np.bincount(text.piece).max()
     context = text.piece[where] * (1 + name.max(initial=0)) + name
     return tuple(
         group * room + room // 2 + depth for group in (context, context * BYTES + text.byte[where])

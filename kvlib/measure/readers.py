@@ -28,9 +28,7 @@ from kvlib.measure import ngrams
 
 READERS = ("ppmd", "n-gram", "recency")
 PPMD_ORDERS = (2, 64)  # the least and the most that the library has
-PPMD_MEMORY = (
-    2**29
-)  # bytes; with fewer the model starts anew on some texts, with more nothing changes
+PPMD_MEMORY = 2**28  # bytes; with a quarter of it some models are full, and start anew
 LONGEST = 32  # contexts of `recency`, in bytes
 SCORED = 2 / 3  # of a document, from where on bytes are scored
 

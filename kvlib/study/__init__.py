@@ -97,7 +97,7 @@ KINDS = {
     "readers": Kind(
         "measure.readers",
         {"corpus": str, "readers": list, "windows": list, "chars": 12_288}
-        | {"history": 2**22, "ppmd_history": 2**21},
+        | {"history": 2**22, "ppmd_history": 2**20},
         docs=24,
     ),
     "bends": Kind(
