@@ -38,6 +38,13 @@ SOURCES = {
 }
 
 
+READERS = {  # that are no neural nets
+    "ppmd": "PPMd",
+    "n-gram": "the n-gram",
+    "recency": "the n-gram of recent bytes",
+}
+
+
 PROTOCOLS = ("reencode", "online", "prefill")  # the ways to run a cache policy; `kvlib.cache`
 
 
@@ -89,8 +96,10 @@ def tell(key: str, title: str, n_sink: int) -> None:
 
 
 def name_of(key: str) -> str:
-    """How a model, corpus, distance, exact source or policy is called in a sentence."""
-    return (NAMES | SOURCES | TITLES).get(key) or (_told[key].title if key in _told else key)
+    """How a model, corpus, distance, source, reader or policy is called in a sentence."""
+    return (NAMES | SOURCES | READERS | TITLES).get(key) or (
+        _told[key].title if key in _told else key
+    )
 
 
 def sinks_of(policy: str) -> int:

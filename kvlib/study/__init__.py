@@ -268,6 +268,10 @@ def run(study: Study, command: str, device: str = "auto") -> pd.DataFrame:
         text = corpora.load_corpus(settings["corpus"])
         settings |= store.text_of(text)
         about["corpus"] = text.about()
+        if "chars" in settings:
+            places = corpora.begins(len(text.text), study.docs)
+            spans = [[begin, begin + settings["chars"]] for begin in places]
+            about["corpus"]["characters"] = spans
     if "model" in settings:
         from kvlib.models import about as about_model
         from kvlib.models import load_model

@@ -692,3 +692,49 @@ def test_of_one_kind_of_heavy_hitters_there_is_no_best():
     rows = rows[rows["policy"] != "h2o-unprotected"]
     said = sentence(charts.policies.protection(claims.protection.gains(rows)))
     assert f"; {name_of('h2o')}, loses" in said and "the best of heavy" not in said
+
+
+# --- readers that are no neural nets ------------------------------------------------------------
+
+
+def curves_of_readers() -> pd.DataFrame:
+    """Two texts; the second was not read by the model."""
+    rows = [
+        {
+            **{"reader": reader, "corpus": corpus, "window": window, "mean": at / window},
+            **{"low": at / window / 2, "high": 2 * at / window, "n_documents": 24},
+            **{"context": 8192.0, "full": 1.234 + at, "alpha": alpha},
+        }
+        for reader, at, alpha in (
+            ("n-gram", 0.31, np.nan),
+            ("recency", 0.42, 0.35),
+            (MODEL, 0.9, 0.6),
+        )
+        for corpus in (TEXT, "world-english-bible")
+        for window in (1.0, 16.0, 128.0)
+        if (reader, corpus) != (MODEL, "world-english-bible")
+    ]
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(("window", "nearest"), [(1, 1), (3, 1), (60, 128), (128, 128)])
+@pytest.mark.parametrize(("reader", "at"), [("recency", 0.42), (MODEL, 0.9)])
+def test_a_window_reads_the_nearest_one_of_the_chosen_reader(window, nearest, reader, at):
+    explorer = charts.readers.excess(curves_of_readers())
+    said = sentence(explorer, window=window, reader=reader, corpus=TEXT)
+    mean = at / nearest
+    expected = [nearest, *(figures(x, 3) for x in (mean, mean / 2, 2 * mean)), 24, 8192]
+    found = [n for n in numbers(said) if n != 95]
+    assert [n for n in found if n in expected][:6] == expected
+    assert name_of(reader) in said and name_of(TEXT) in said
+    assert f"{1.234 + at:.2f}" in said and said.endswith(
+        f"the exponent {0.35 if at < 0.9 else 0.6:.2f}."
+    )
+
+
+def test_a_reader_without_law_or_without_the_text_says_so():
+    explorer = charts.readers.excess(curves_of_readers())
+    assert sentence(explorer, reader="n-gram", corpus=TEXT).endswith("its law has no exponent.")
+    assert sentence(explorer, reader=MODEL, corpus="world-english-bible") == (
+        "Gemma-3-270M has no excess loss on World English Bible that could be drawn."
+    )

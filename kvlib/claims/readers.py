@@ -1,0 +1,264 @@
+"""Readers that are no neural nets: does their excess loss fall as that of models on the same text?
+
+`kvlib.measure.readers` says what they are. Windows are bytes here, and those of models are turned
+into bytes by the bytes a token of theirs has on that text. Documents begin at the same characters
+for all, so differences are paired, document by document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from kvlib import fit, names, store
+from kvlib.claims import whose_exponent
+from kvlib.claims.whose_exponent import LOSS, Shared
+from kvlib.names import name_of
+
+FIRST = 32  # bytes of the shortest window that a law is fitted to: eight tokens of four
+LAW = "finite-context power"
+SPANS = ((4, 16), (16, 64), (64, 256), (256, 1024))  # windows in bytes, each by itself
+STRICT = "recency"  # the reader of which a window bounds all that it reads, as it does of a model
+LAST_THIRD = 1 / 3  # of a document's characters, whose bytes are scored
+
+
+@dataclass(frozen=True, eq=False)
+class Read:
+    """What one reader lost on the shared documents of one text, by bytes of context.
+
+    `data` is its excess loss (nats a byte) over `context`, its largest window; `full` (documents,)
+    its loss there, in bits a byte.
+    """
+
+    reader: str
+    corpus: str
+    data: fit.Curve
+    full: np.ndarray
+
+    @property
+    def context(self) -> float:
+        """The reference, in bytes; of a model the mean over targets."""
+        return float(self.data.contexts.mean())
+
+
+Tables = dict[tuple[str, str], Read]
+
+
+# --- the tables -----------------------------------------------------------------------------------
+
+
+def stored(folder: Path = store.DATA) -> Tables:
+    """(reader, corpus) → what is stored of the study `readers`, in the book's order."""
+    found = {}
+    for table in store.tables(folder, "readers"):
+        for reader, rows in table.load().groupby("reader", sort=False):
+            corpus = table.settings["corpus"]
+            found[str(reader), corpus] = read_of(str(reader), corpus, rows)
+    order = list(names.READERS)
+    return dict(
+        sorted(found.items(), key=lambda item: (names.order(item[0][1]), order.index(item[0][0])))
+    )
+
+
+def read_of(reader: str, corpus: str, rows: pd.DataFrame) -> Read:
+    """One reader's rows of one text. The row of the largest window has no excess, and is left out
+    of the curve."""
+    tables = {
+        column: rows.pivot(index="doc", columns="window_bytes", values=column)
+        for column in ("nll_excess_nats_a_byte", "nll_nats_a_byte")
+    }
+    excess, losses = (table.to_numpy() for table in tables.values())
+    windows = tables["nll_nats_a_byte"].columns.to_numpy(dtype=float)
+    data = fit.Curve(
+        window=windows[:-1],
+        first=windows[:-1],
+        last=windows[:-1],
+        doc_means=excess[:, :-1],
+        contexts=windows[-1:],
+        n_pairs=int(rows["targets"].sum()),
+        n_starts=len(rows),
+    )
+    return Read(reader, corpus, data, losses[:, -1] / np.log(2))
+
+
+def bytes_a_character(folder: Path = store.DATA) -> dict[str, float]:
+    """Of each text that readers read, from the bytes and the characters that were scored."""
+    found = {}
+    for table in store.tables(folder, "readers"):
+        scored = table.settings["chars"] * LAST_THIRD
+        found[table.settings["corpus"]] = float(table.load()["targets"].mean() / scored)
+    return found
+
+
+def of_models(shared: whose_exponent.Tables, widths: dict[str, float]) -> Tables:
+    """(model, corpus) → the excess loss of each model on the texts of `bytes_a_character`: windows
+    in bytes, losses a byte."""
+    return {
+        (model, corpus): in_bytes(one, widths[corpus])
+        for (model, corpus), one in shared.items()
+        if corpus in widths
+    }
+
+
+def in_bytes(one: Shared, width: float) -> Read:
+    """A model's losses by bytes, where a character has `width` of them and its tokens are as long
+    as they are in its documents on average."""
+    data, token = whose_exponent.curve(one, LOSS), one.chars.mean() * width
+    moved = {name: getattr(data, name) * token for name in ("window", "first", "last", "contexts")}
+    data = replace(data, **moved, doc_means=data.doc_means / token)
+    full = whose_exponent.losses_of_documents(one)["full"].to_numpy() / width
+    return Read(one.model, one.corpus, data, full)
+
+
+# --- exponents ------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1024)
+def left_out(one: Read, docs: int) -> np.ndarray:
+    """The exponent of the first `docs` documents, then without each; nan for less than three bins
+    with a logarithm from FIRST on."""
+    data = replace(one.data, doc_means=one.data.doc_means[:docs]).between(FIRST).positive()
+    if len(data.window) < 3:
+        return np.full(1 + docs, np.nan)
+    return fit.left_out_exponents(data, LAW)
+
+
+def exponent(one: Read) -> fit.Estimate:
+    """Of the finite-context power law from FIRST bytes on; `flat` where there is none."""
+    return whose_exponent.estimate_of(left_out(one, one.data.n_documents), LOSS)
+
+
+def difference(one: Read, others: Sequence[Read]) -> fit.Estimate:
+    """The exponent of a reader less the mean of others', each document left out of all at once."""
+    docs = min(part.data.n_documents for part in (one, *others))
+    gap = left_out(one, docs) - np.mean([left_out(other, docs) for other in others], axis=0)
+    if np.isnan(gap).any():
+        return whose_exponent.estimate_of(gap)
+    return fit.jackknife(gap[0], gap[1:])
+
+
+def fall(one: Read, low: float, high: float) -> fit.Estimate:
+    """The exponent of a plain power law on the windows from `low` to `high` bytes alone; `flat`
+    for less than three that have a logarithm."""
+    data = one.data.between(low, high).positive()
+    if len(data.window) < 3:
+        return whose_exponent.estimate_of(np.full(1 + data.n_documents, np.nan))
+    values = fit.left_out_exponents(data, "power")
+    return fit.jackknife(values[0], values[1:])
+
+
+def exponents(tables: Tables, models: Tables) -> pd.DataFrame:
+    """A row a reader or model and text: `reader, corpus, documents, bits a byte` (with its longest
+    context), the fall over each of SPANS, `exponent`, and `less models`, the difference from the
+    mean of the models on that text, paired (an `Estimate` each); None of a model itself."""
+    rows = []
+    for (reader, corpus), one in _by_text(tables | models):
+        others = [other for (_, text), other in models.items() if text == corpus]
+        counts = reader in names.READERS and len(others) > 0
+        rows.append(
+            {"reader": reader, "corpus": corpus, "documents": one.data.n_documents}
+            | {"bits a byte": fit.mean_of(pd.Series(one.full))}
+            | {span_name(span): fall(one, *span) for span in SPANS}
+            | {"exponent": exponent(one)}
+            | {"less models": difference(one, others) if counts else None}
+        )
+    return pd.DataFrame(rows)
+
+
+def _by_text(tables: Tables) -> list[tuple[tuple[str, str], Read]]:
+    return sorted(tables.items(), key=lambda item: names.order(item[0][1]))
+
+
+# --- for the page ---------------------------------------------------------------------------------
+
+
+def curves_table(tables: Tables) -> pd.DataFrame:
+    """Every curve for a chart, a row a window: `reader, corpus, window` (bytes), `mean, low, high`
+    (bits a byte, with the 95% band over documents), `n_documents, context, full`, and `alpha`.
+
+    Windows whose mean has no logarithm are left out.
+    """
+    found = []
+    for (reader, corpus), one in _by_text(tables):
+        data = one.data.positive()
+        if not len(data.window):
+            continue
+        table = fit.summary(data)[["window", "mean", "low", "high", "n_documents"]]
+        table[["mean", "low", "high"]] /= np.log(2)
+        table["low"] = table["low"].where(table["low"] > 0, table["mean"] / 100)
+        own = {"reader": reader, "corpus": corpus, "context": one.context}
+        own |= {"full": one.full.mean(), "alpha": exponent(one).value}
+        found.append(table.assign(**own))
+    return pd.concat(found, ignore_index=True)
+
+
+def shown(rows: pd.DataFrame) -> pd.DataFrame:
+    """`exponents` for a page, numbers as text."""
+    table = rows.copy()
+    for column in ("bits a byte", *map(span_name, SPANS), "exponent", "less models"):
+        table[column] = ["" if item is None else f"{item:.2f}" for item in table[column]]
+    return table
+
+
+def facts(rows: pd.DataFrame, tables: Tables) -> dict[str, str]:
+    """What the page's prose glues: of `exponents` and of the readers' tables."""
+    ours = rows[rows["reader"].isin(list(names.READERS))]
+    strict = ours[ours["reader"] == STRICT]
+    powers = [item for item in strict["exponent"] if not item.flat]
+    gaps = [item for item in strict["less models"] if item is not None and not item.flat]
+    found = {
+        "readers-texts": f"{ours['corpus'].nunique()}",
+        "readers-first": f"{FIRST}",
+        "readers-bits": _bits(rows, ours),
+        "readers-strict": _spread(powers),
+        "readers-gaps": f"{len(gaps)}",
+        "readers-below": f"{sum(item.high < 0 for item in gaps)}",
+        "readers-above": f"{sum(item.low > 0 for item in gaps)}",
+        "readers-hold": f"{sum(item.low <= 0 <= item.high for item in gaps)}",
+    }
+    for reader in ("ppmd", "n-gram"):
+        own = ours[ours["reader"] == reader]
+        near = [item for item in own[span_name(SPANS[0])] if not item.flat]
+        ends = [reach(tables[reader, corpus]) for corpus in own["corpus"]]
+        found[f"readers-near-{reader}"] = _spread(near)
+        found[f"readers-reach-{reader}"] = f"{min(ends):.0f} to {max(ends):.0f}"
+    return found
+
+
+def reach(one: Read, left: float = 0.01) -> float:
+    """The first window (bytes) from which on no more than `left` of a bit a byte is to be won."""
+    more = np.flatnonzero(one.data.mean / np.log(2) > left)
+    windows = [*one.data.window, one.context]
+    return float(windows[more[-1] + 1] if len(more) else windows[0])
+
+
+def span_name(span: tuple[int, int]) -> str:
+    return f"{span[0]} to {span[1]:,}"
+
+
+def _bits(rows: pd.DataFrame, ours: pd.DataFrame) -> str:
+    """The best of these readers on each text, and the best model."""
+    said = []
+    for corpus, part in ours.groupby("corpus", sort=False):
+        models = rows[(rows["corpus"] == corpus) & ~rows["reader"].isin(list(names.READERS))]
+        best = [
+            min(some.to_dict("records"), key=lambda row: row["bits a byte"].value)
+            for some in (part, models)
+            if len(some)
+        ]
+        told = (f"{name_of(row['reader'])} {row['bits a byte'].value:.2f}" for row in best)
+        said.append(f"{name_of(corpus)}: {', '.join(told)}")
+    return "; ".join(said)
+
+
+def _spread(items: Sequence[fit.Estimate]) -> str:
+    """The smallest and the largest of some estimates."""
+    if not items:
+        return "none"
+    low, high = fit.extremes(pd.Series(list(items)))
+    return f"{low:.2f} to {high:.2f}"
