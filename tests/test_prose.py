@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kvlib import claims, fit, store
+from kvlib import claims, fit, names, store
 from kvlib.claims.policy_rows import CORPUS, DISTANCES, MODEL, RANDOM, SINKS, SLIDING
 from kvlib.theory import bounds, closed_forms
 
@@ -1442,7 +1442,32 @@ def test_the_facts_of_whose_exponent_are_what_its_prose_glues():
     rows = here.exponents(tables), here.departures(tables), here.components(tables)
     rows += here.losses(tables), here.ranks(tables), here.roads(tables)
     facts = here.facts(tables, *rows, here.stored(study="float32"))
+    counted, beside = readers_of(tables)
+    facts |= claims.readers.facts(claims.readers.exponents(counted, beside), counted)
     assert_all_is_said("notebooks/whose_exponent", facts)
+
+
+def readers_of(tables) -> tuple[claims.readers.Tables, claims.readers.Tables]:
+    """The readers that are no neural nets, and the models beside them."""
+    widths = claims.readers.bytes_a_character()
+    return claims.readers.stored(), claims.readers.of_models(tables, widths)
+
+
+def test_whose_exponent_counts_end_soon_and_recent_bytes_do_not():
+    counted = claims.readers.stored()
+    for corpus in {corpus for _, corpus in counted}:
+        ends = {reader: claims.readers.reach(counted[reader, corpus]) for reader in names.READERS}
+        assert max(ends["ppmd"], ends["n-gram"]) <= 64 < 1000 < ends["recency"]
+
+
+def test_whose_exponent_counts_need_more_bits_than_the_best_model():
+    counted, beside = readers_of(claims.whose_exponent.stored())
+    for corpus in {corpus for _, corpus in counted} & {corpus for _, corpus in beside}:
+        best = [
+            min(one.full.mean() for (_, c), one in part.items() if c == corpus)
+            for part in (counted, beside)
+        ]
+        assert best[1] < best[0]
 
 
 def test_whose_exponent_the_small_gpt2_has_shorter_windows_than_all_others():

@@ -24,6 +24,9 @@ FIRST = 32  # bytes of the shortest window that a law is fitted to: eight tokens
 LAW = "finite-context power"
 SPANS = ((4, 16), (16, 64), (64, 256), (256, 1024))  # windows in bytes, each by itself
 STRICT = "recency"  # the reader of which a window bounds all that it reads, as it does of a model
+MARGIN = whose_exponent.MARGINS[whose_exponent.KL]  # within which exponents are called the same
+LEFT = 0.01  # bits a byte: a reader that has no more to win has read what helps it
+RISK = 0.05  # of a false finding among all texts
 LAST_THIRD = 1 / 3  # of a document's characters, whose bytes are scored
 
 
@@ -154,11 +157,16 @@ def fall(one: Read, low: float, high: float) -> fit.Estimate:
 
 def exponents(tables: Tables, models: Tables) -> pd.DataFrame:
     """A row a reader or model and text: `reader, corpus, documents, bits a byte` (with its longest
-    context), the fall over each of SPANS, `exponent`, and `less models`, the difference from the
-    mean of the models on that text, paired (an `Estimate` each); None of a model itself."""
+    context), the fall over each of SPANS, `exponent`, and `less models`, the paired difference from
+    the mean of the models on that text whose windows are long (an `Estimate` each); None of a model
+    itself."""
     rows = []
     for (reader, corpus), one in _by_text(tables | models):
-        others = [other for (_, text), other in models.items() if text == corpus]
+        others = [
+            other
+            for (model, text), other in models.items()
+            if text == corpus and model != whose_exponent.SHORTER
+        ]
         counts = reader in names.READERS and len(others) > 0
         rows.append(
             {"reader": reader, "corpus": corpus, "documents": one.data.n_documents}
@@ -172,6 +180,26 @@ def exponents(tables: Tables, models: Tables) -> pd.DataFrame:
 
 def _by_text(tables: Tables) -> list[tuple[tuple[str, str], Read]]:
     return sorted(tables.items(), key=lambda item: names.order(item[0][1]))
+
+
+def surely(gaps: Sequence[fit.Estimate]) -> list[bool]:
+    """Which differences are surely none: two-sided, corrected for the number of texts (Holm)."""
+    if not gaps:
+        return []
+    above = np.array([fit.p_above(item, 0) for item in gaps])
+    return list(fit.holm(2 * np.minimum(above, 1 - above)) < RISK)
+
+
+def belongs(gaps: Sequence[fit.Estimate]) -> str:
+    """From the strict reader's exponents less those of the models, a text each: *the reader's too*
+    where one surely differs (`surely`), *the same* where every interval lies within MARGIN, and
+    *undecided* otherwise. Where no text was read by both it is *to come*."""
+    if not gaps:
+        return "to come"
+    if any(surely(gaps)):
+        return "the reader's too"
+    within = all(-MARGIN <= item.low and item.high <= MARGIN for item in gaps)
+    return "the same" if within else "undecided"
 
 
 # --- for the page ---------------------------------------------------------------------------------
@@ -198,41 +226,46 @@ def curves_table(tables: Tables) -> pd.DataFrame:
 
 
 def shown(rows: pd.DataFrame) -> pd.DataFrame:
-    """`exponents` for a page, numbers as text."""
-    table = rows.copy()
+    """`exponents` for a page: readers and texts by name, numbers as text."""
+    table = rows.assign(**{name: rows[name].map(name_of) for name in ("reader", "corpus")})
     for column in ("bits a byte", *map(span_name, SPANS), "exponent", "less models"):
         table[column] = ["" if item is None else f"{item:.2f}" for item in table[column]]
-    return table
+    return table.set_index("reader").rename_axis(index=None, columns="reader")
 
 
 def facts(rows: pd.DataFrame, tables: Tables) -> dict[str, str]:
     """What the page's prose glues: of `exponents` and of the readers' tables."""
     ours = rows[rows["reader"].isin(list(names.READERS))]
     strict = ours[ours["reader"] == STRICT]
-    powers = [item for item in strict["exponent"] if not item.flat]
     gaps = [item for item in strict["less models"] if item is not None and not item.flat]
-    found = {
-        "readers-texts": f"{ours['corpus'].nunique()}",
+    sure = [gap for gap, flag in zip(gaps, surely(gaps), strict=True) if flag]
+    steeper = [near_is_steeper(tables, corpus) for corpus in strict["corpus"]]
+    ends = [reach(tables[reader, c]) for reader in ("ppmd", "n-gram") for c in strict["corpus"]]
+    far = [reach(tables[STRICT, corpus]) for corpus in strict["corpus"]]
+    return {
         "readers-first": f"{FIRST}",
+        "readers-left": f"{LEFT}",
         "readers-bits": _bits(rows, ours),
-        "readers-strict": _spread(powers),
-        "readers-gaps": f"{len(gaps)}",
-        "readers-below": f"{sum(item.high < 0 for item in gaps)}",
-        "readers-above": f"{sum(item.low > 0 for item in gaps)}",
-        "readers-hold": f"{sum(item.low <= 0 <= item.high for item in gaps)}",
+        "readers-ends": f"{min(ends):.0f} to {max(ends):.0f}",
+        "readers-far": f"{min(far):,.0f} to {max(far):,.0f}",
+        "readers-steeper": f"{sum(steeper)} of {len(steeper)}",
+        "readers-strict": _spread([item for item in strict["exponent"] if not item.flat]),
+        "readers-gaps": _spread(gaps),
+        "readers-sure": f"{sum(gap.value < 0 for gap in sure)} of {len(gaps)} texts, surely above "
+        f"on {sum(gap.value > 0 for gap in sure)}",
+        "readers-word": belongs(gaps),
     }
-    for reader in ("ppmd", "n-gram"):
-        own = ours[ours["reader"] == reader]
-        near = [item for item in own[span_name(SPANS[0])] if not item.flat]
-        ends = [reach(tables[reader, corpus]) for corpus in own["corpus"]]
-        found[f"readers-near-{reader}"] = _spread(near)
-        found[f"readers-reach-{reader}"] = f"{min(ends):.0f} to {max(ends):.0f}"
-    return found
 
 
-def reach(one: Read, left: float = 0.01) -> float:
-    """The first window (bytes) from which on no more than `left` of a bit a byte is to be won."""
-    more = np.flatnonzero(one.data.mean / np.log(2) > left)
+def near_is_steeper(tables: Tables, corpus: str) -> bool:
+    """Does the n-gram surely fall more steeply over the first of SPANS than the strict reader?"""
+    near, strict = (fall(tables[reader, corpus], *SPANS[0]) for reader in ("n-gram", STRICT))
+    return near.low > strict.high
+
+
+def reach(one: Read) -> float:
+    """The first window (bytes) from which on no more than LEFT bits a byte are to be won."""
+    more = np.flatnonzero(one.data.mean / np.log(2) > LEFT)
     windows = [*one.data.window, one.context]
     return float(windows[more[-1] + 1] if len(more) else windows[0])
 

@@ -117,6 +117,31 @@ def test_a_difference_is_of_the_documents_that_all_read():
     assert gap.n_documents == 6 and gap.value == pytest.approx(0, abs=0.001)
 
 
+def item(low: float, high: float) -> fit.Estimate:
+    return fit.Estimate((low + high) / 2, low, high, 24)
+
+
+@pytest.mark.parametrize(
+    ("gaps", "word"),
+    [
+        ([], "to come"),
+        ([(-0.1, 0.1), (0.0, 0.12)], "the same"),
+        ([(-0.1, 0.1), (0.01, 0.5)], "undecided"),  # sure alone, and not among two
+        ([(0.01, 0.5)], "the reader's too"),
+        ([(-0.5, -0.3), (-0.1, 0.1)], "the reader's too"),
+        ([(-0.5, 0.3), (-0.1, 0.1)], "undecided"),
+    ],
+)
+def test_the_word_is_corrected_for_the_number_of_texts(gaps, word):
+    assert here.belongs([item(*gap) for gap in gaps]) == word
+
+
+def test_an_n_gram_that_falls_steeply_at_first_is_told_from_one_that_does_not():
+    ours = {("n-gram", "c"): read(1.5, "n-gram"), ("recency", "c"): read(0.4)}
+    assert here.near_is_steeper(ours, "c")
+    assert not here.near_is_steeper(ours | {("n-gram", "c"): read(0.4, "n-gram")}, "c")
+
+
 # --- what the page says ---------------------------------------------------------------------------
 
 
@@ -133,8 +158,8 @@ def test_a_row_a_reader_and_facts_that_count_them():
     assert [item is None for item in rows["less models"]] == [False] * 3 + [True] * 2
     assert rows["less models"][0].value == pytest.approx(-0.2, abs=0.1)
     found = here.facts(rows, ours)
-    assert found["readers-texts"] == "1" and found["readers-below"] == "1"
-    assert found["readers-gaps"] == "1" and found["readers-hold"] == "0"
+    assert found["readers-sure"] == "1 of 1 texts, surely above on 0"
+    assert found["readers-word"] == "the reader's too" and found["readers-steeper"] == "0 of 1"
     assert found["readers-strict"].startswith("0.40 [")
     assert "SmolLM2-135M-Instruct 0." in found["readers-bits"]
     shown = here.shown(rows)
@@ -142,11 +167,21 @@ def test_a_row_a_reader_and_facts_that_count_them():
     assert all(isinstance(x, str) for x in shown["exponent"])
 
 
+def test_a_model_whose_windows_end_sooner_is_not_among_those_to_differ_from():
+    ours, models = made_up()
+    short = claims.whose_exponent.SHORTER
+    more = here.of_models(shared_tables({(short, "c"): 2.0}), {"c": 1.0})
+    with_it, without = here.exponents(ours, models | more), here.exponents(ours, models)
+    assert short in set(with_it["reader"]) - set(without["reader"])
+    assert with_it["less models"][0] == without["less models"][0]
+
+
 def test_without_models_there_is_nothing_to_differ_from():
     ours, _ = made_up()
     rows = here.exponents(ours, {})
     assert rows["less models"].isna().all()
-    assert here.facts(rows, ours)["readers-gaps"] == "0"
+    found = here.facts(rows, ours)
+    assert found["readers-gaps"] == "none" and found["readers-word"] == "to come"
 
 
 def test_curves_are_in_bits_and_hold_no_window_without_a_logarithm():
