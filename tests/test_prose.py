@@ -1462,6 +1462,8 @@ def test_whose_exponent_counts_end_soon_and_recent_bytes_do_not():
 
 def test_whose_exponent_counts_need_more_bits_than_the_best_model():
     counted, beside = readers_of(claims.whose_exponent.stored())
+    short = claims.whose_exponent.SHORTER  # no good reader of a language that it did not learn
+    beside = {key: one for key, one in beside.items() if key[0] != short}
     for corpus in {corpus for _, corpus in counted} & {corpus for _, corpus in beside}:
         best = [
             min(one.full.mean() for (_, c), one in part.items() if c == corpus)

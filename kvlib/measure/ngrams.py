@@ -63,10 +63,11 @@ class Seen(NamedTuple):
     def counts(self, reach: int) -> tuple[Met, Met]:
         """How often the context was followed at the `reach` places before, and how often by the
         byte that follows here."""
-        return tuple(
+        total, same = (
             np.searchsorted(past, here) - np.searchsorted(past, here - reach)
             for past, here in ((self.past, self.here), (self.past_same, self.here_same))
         )
+        return total, same
 
 
 class Reader:
@@ -241,6 +242,7 @@ def _by_place(text: Text, where: Places, name: Places) -> tuple[Places, Places]:
     depth = where - text.begin[where]
     room = 2 * np.bincount(text.piece).max()
     context = text.piece[where] * (1 + name.max(initial=0)) + name
-    return tuple(
+    by_context, by_pair = (
         group * room + room // 2 + depth for group in (context, context * BYTES + text.byte[where])
     )
+    return by_context, by_pair

