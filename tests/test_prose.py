@@ -1437,11 +1437,11 @@ def test_open_question_one_ratio_a_model_and_budget_and_the_budgets_end_at_512(t
 
 
 def test_the_facts_of_whose_exponent_are_what_its_prose_glues():
-    here = claims.whose_exponent
-    tables = here.stored()
-    rows = here.exponents(tables), here.departures(tables), here.components(tables)
-    rows += here.losses(tables), here.ranks(tables), here.roads(tables)
-    facts = here.facts(tables, *rows, here.stored(study="float32"))
+    here, shared = claims.whose_exponent, claims.shared
+    tables = shared.stored()
+    rows = shared.exponents(tables), here.departures(tables), here.components(tables)
+    rows += claims.memory.losses(tables), claims.memory.ranks(tables), claims.roads.roads(tables)
+    facts = here.facts(tables, *rows, shared.stored(study="float32"))
     counted, beside = readers_of(tables)
     facts |= claims.readers.facts(claims.readers.exponents(counted, beside), counted)
     assert_all_is_said("notebooks/whose_exponent", facts)
@@ -1461,8 +1461,8 @@ def test_whose_exponent_counts_end_soon_and_recent_bytes_do_not():
 
 
 def test_whose_exponent_counts_need_more_bits_than_the_best_model():
-    counted, beside = readers_of(claims.whose_exponent.stored())
-    short = claims.whose_exponent.SHORTER  # no good reader of a language that it did not learn
+    counted, beside = readers_of(claims.shared.stored())
+    short = claims.shared.SHORTER  # no good reader of a language that it did not learn
     beside = {key: one for key, one in beside.items() if key[0] != short}
     for corpus in {corpus for _, corpus in counted} & {corpus for _, corpus in beside}:
         best = [
@@ -1473,9 +1473,9 @@ def test_whose_exponent_counts_need_more_bits_than_the_best_model():
 
 
 def test_whose_exponent_the_small_gpt2_has_shorter_windows_than_all_others():
-    rows = claims.whose_exponent.readers(claims.whose_exponent.stored())
+    rows = claims.shared.readers(claims.shared.stored())
     largest = rows.set_index("model")["windows to"].str.replace(",", "").astype(int)
-    others = largest.drop(claims.whose_exponent.SHORTER, errors="ignore")
+    others = largest.drop(claims.shared.SHORTER, errors="ignore")
     assert set(others) == {1024} and (largest.drop(others.index) == 256).all()
 
 

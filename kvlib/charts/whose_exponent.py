@@ -44,7 +44,7 @@ def those(table: pd.DataFrame) -> list[tuple[str, str]]:
 def sizes(exponents: pd.DataFrame) -> Explorer:
     """Exponents against the number of parameters, a line a text; distance and text to choose.
 
-    `exponents` is what `kvlib.claims.whose_exponent.exponents` returns.
+    `exponents` is what `kvlib.claims.shared.exponents` returns.
     """
     rows = size_rows(exponents)
     return Explorer(
@@ -162,7 +162,7 @@ def sizes_chart(rows: pd.DataFrame) -> alt.LayerChart:
 def curves(table: pd.DataFrame, window: int = 128) -> Explorer:
     """A curve with its band and law, and what the other models on the same text span.
 
-    `table` is what `kvlib.claims.whose_exponent.curves_table` returns. Text, model, distance, the
+    `table` is what `kvlib.claims.shared.curves_table` returns. Text, model, distance, the
     unit of the axis and the window to choose.
     """
     rows = table.rename(columns={"divergence": "distance"})

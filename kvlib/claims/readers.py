@@ -16,15 +16,16 @@ import numpy as np
 import pandas as pd
 
 from kvlib import fit, names, store
-from kvlib.claims import whose_exponent
-from kvlib.claims.whose_exponent import LOSS, Shared
+from kvlib.claims import memory, shared
+from kvlib.claims.shared import KL, LOSS, Shared
+from kvlib.claims.whose_exponent import MARGINS
 from kvlib.names import name_of
 
 FIRST = 32  # bytes of the shortest window that a law is fitted to: eight tokens of four
 LAW = "finite-context power"
 SPANS = ((4, 16), (16, 64), (64, 256), (256, 1024))  # windows in bytes, each by itself
 STRICT = "recency"  # the reader of which a window bounds all that it reads, as it does of a model
-MARGIN = whose_exponent.MARGINS[whose_exponent.KL]  # within which exponents are called the same
+MARGIN = MARGINS[KL]  # within which exponents are called the same
 LEFT = 0.01  # bits a byte: a reader that has no more to win has read what helps it
 RISK = 0.05  # of a false finding among all texts
 LAST_THIRD = 1 / 3  # of a document's characters, whose bytes are scored
@@ -98,12 +99,12 @@ def bytes_a_character(folder: Path = store.DATA) -> dict[str, float]:
     return found
 
 
-def of_models(shared: whose_exponent.Tables, widths: dict[str, float]) -> Tables:
+def of_models(tables: shared.Tables, widths: dict[str, float]) -> Tables:
     """(model, corpus) → the excess loss of each model on the texts of `bytes_a_character`: windows
     in bytes, losses a byte."""
     return {
         (model, corpus): in_bytes(one, widths[corpus])
-        for (model, corpus), one in shared.items()
+        for (model, corpus), one in tables.items()
         if corpus in widths
     }
 
@@ -111,10 +112,10 @@ def of_models(shared: whose_exponent.Tables, widths: dict[str, float]) -> Tables
 def in_bytes(one: Shared, width: float) -> Read:
     """A model's losses by bytes, where a character has `width` of them and its tokens are as long
     as they are in its documents on average."""
-    data, token = whose_exponent.curve(one, LOSS), one.chars.mean() * width
+    data, token = shared.curve(one, LOSS), one.chars.mean() * width
     moved = {name: getattr(data, name) * token for name in ("window", "first", "last", "contexts")}
     data = replace(data, **moved, doc_means=data.doc_means / token)
-    full = whose_exponent.losses_of_documents(one)["full"].to_numpy() / width
+    full = memory.losses_of_documents(one)["full"].to_numpy() / width
     return Read(one.model, one.corpus, data, full)
 
 
@@ -133,7 +134,7 @@ def left_out(one: Read, docs: int) -> np.ndarray:
 
 def exponent(one: Read) -> fit.Estimate:
     """Of the finite-context power law from FIRST bytes on; `flat` where there is none."""
-    return whose_exponent.estimate_of(left_out(one, one.data.n_documents), LOSS)
+    return shared.estimate_of(left_out(one, one.data.n_documents), LOSS)
 
 
 def difference(one: Read, others: Sequence[Read]) -> fit.Estimate:
@@ -141,7 +142,7 @@ def difference(one: Read, others: Sequence[Read]) -> fit.Estimate:
     docs = min(part.data.n_documents for part in (one, *others))
     gap = left_out(one, docs) - np.mean([left_out(other, docs) for other in others], axis=0)
     if np.isnan(gap).any():
-        return whose_exponent.estimate_of(gap)
+        return shared.estimate_of(gap)
     return fit.jackknife(gap[0], gap[1:])
 
 
@@ -150,7 +151,7 @@ def fall(one: Read, low: float, high: float) -> fit.Estimate:
     for less than three that have a logarithm."""
     data = one.data.between(low, high).positive()
     if len(data.window) < 3:
-        return whose_exponent.estimate_of(np.full(1 + data.n_documents, np.nan))
+        return shared.estimate_of(np.full(1 + data.n_documents, np.nan))
     values = fit.left_out_exponents(data, "power")
     return fit.jackknife(values[0], values[1:])
 
@@ -165,7 +166,7 @@ def exponents(tables: Tables, models: Tables) -> pd.DataFrame:
         others = [
             other
             for (model, text), other in models.items()
-            if text == corpus and model != whose_exponent.SHORTER
+            if text == corpus and model != shared.SHORTER
         ]
         counts = reader in names.READERS and len(others) > 0
         rows.append(

@@ -157,7 +157,7 @@ def read_together() -> dict:
 @pytest.mark.parametrize("distance", ["KL", "TV", "excess loss"])
 @pytest.mark.parametrize("text", [TEXT, "sympy-source"])
 def test_the_exponents_of_a_text_are_told_from_the_smallest_model_on(text, distance):
-    powers = claims.whose_exponent.exponents(read_together())
+    powers = claims.shared.exponents(read_together())
     explorer = charts.whose_exponent.sizes(powers)
     said = sentence(explorer, corpus=text, distance=distance)
     assert said.startswith(f"{name_of(text)}, exponent of the ")
@@ -173,7 +173,7 @@ def test_the_exponents_of_a_text_are_told_from_the_smallest_model_on(text, dista
 @pytest.mark.parametrize("unit", ["tokens", "chars"])
 @pytest.mark.parametrize("distance", ["KL", "TV", "excess loss"])
 def test_a_curve_is_read_with_its_interval_and_what_the_others_span(distance, unit):
-    rows = claims.whose_exponent.curves_table(read_together())
+    rows = claims.shared.curves_table(read_together())
     model = list(SIZES)[1]
     own = (rows["model"] == model) & (rows["corpus"] == TEXT) & (rows["divergence"] == distance)
     row = rows[own & (rows["first"] >= 90)].iloc[0]
@@ -195,7 +195,7 @@ def test_a_curve_is_read_with_its_interval_and_what_the_others_span(distance, un
 
 def test_a_window_that_a_model_was_not_read_at_is_said_to_have_no_mean():
     tables = read_together()
-    rows = claims.whose_exponent.curves_table(tables)
+    rows = claims.shared.curves_table(tables)
     rows = rows[(rows["model"] != "small-gpt2") | (rows["last"] <= 256)]
     explorer = charts.whose_exponent.curves(rows, window=1024)
     said = sentence(explorer, setting=f"{TEXT}|small-gpt2")

@@ -61,7 +61,7 @@ def test_windows_and_losses_of_a_model_are_turned_into_bytes():
     model = shared(MODEL, "c", 0.5, chars=4.0)
     ours = here.of_models({(MODEL, "c"): model, (MODEL, "d"): model}, {"c": 1.5})
     assert list(ours) == [(MODEL, "c")]
-    one, tokens = ours[MODEL, "c"], claims.whose_exponent.curve(model, "excess loss")
+    one, tokens = ours[MODEL, "c"], claims.shared.curve(model, "excess loss")
     np.testing.assert_allclose(one.data.window, 6 * tokens.window)
     np.testing.assert_allclose(one.data.mean, tokens.mean / 6)
     assert one.context == pytest.approx(6 * 1536)
@@ -80,7 +80,7 @@ def test_a_planted_exponent_comes_out(alpha):
 def test_the_exponent_of_a_model_is_that_of_its_tokens_but_for_the_shift():
     model = shared(MODEL, "c", 0.5, chars=4.0)
     one = here.in_bytes(model, 1.0)
-    tokens = claims.whose_exponent.estimate_of(claims.whose_exponent.left_out(model, "KL"))
+    tokens = claims.shared.estimate_of(claims.shared.left_out(model, "KL"))
     assert here.exponent(one).value == pytest.approx(tokens.value, abs=0.05)
 
 
@@ -169,7 +169,7 @@ def test_a_row_a_reader_and_facts_that_count_them():
 
 def test_a_model_whose_windows_end_sooner_is_not_among_those_to_differ_from():
     ours, models = made_up()
-    short = claims.whose_exponent.SHORTER
+    short = claims.shared.SHORTER
     more = here.of_models(shared_tables({(short, "c"): 2.0}), {"c": 1.0})
     with_it, without = here.exponents(ours, models | more), here.exponents(ours, models)
     assert short in set(with_it["reader"]) - set(without["reader"])

@@ -11,7 +11,8 @@ import pytest
 from studies import SIZES, shared, shared_tables, suffix_rows
 
 from kvlib import claims, fit, store
-from kvlib.claims.whose_exponent import KL, LARGEST, LOSS, RECITED, SHORTER, TV
+from kvlib.claims.shared import KL, LOSS, SHORTER, TV
+from kvlib.claims.whose_exponent import LARGEST, RECITED
 
 here = claims.whose_exponent
 PAGE = Path(__file__).parents[2] / "notebooks" / "whose_exponent.md"
@@ -49,7 +50,7 @@ def item(low: float, high: float, n: int = 24) -> fit.Estimate:
 
 def test_a_law_measured_twice_is_no_truncation():
     rows = pd.DataFrame({"window": [8, 1536, 1024], "context": [1536, 1536, 2048]})
-    truncations, twice = here.parted(rows)
+    truncations, twice = claims.shared.parted(rows)
     assert truncations["window"].tolist() == [8, 1024] and twice["window"].tolist() == [1536]
 
 
@@ -72,26 +73,26 @@ def test_stored_tables_say_what_their_manifests_do(tmp_path):
         "sha256": store._sha256(path),
     }
     store.write_manifest(path.with_suffix(".json"), manifest)
-    one = here.stored(tmp_path)["m", "c"]
+    one = claims.shared.stored(tmp_path)["m", "c"]
     assert (one.parameters, one.dtype, one.begins) == (7, "bfloat16", (0, 900, 500))
     assert one.chars.tolist() == [4.0, 3.0, 2.5]
     assert len(one.rows) == len(rows) - 1 and len(one.twice) == 1
-    assert here.stored(tmp_path, "float32") == {}
+    assert claims.shared.stored(tmp_path, "float32") == {}
 
 
 def test_documents_are_the_same_where_they_begin_at_one_character():
     one = shared("m", "c", 0.5, docs=4)
     fewer = shared("n", "c", 0.5, docs=3)
     moved = shared("o", "c", 0.5, docs=4, begins=(0, 1000, 2001, 3000))
-    assert here.same_documents([one, fewer]) == (0, 1, 2)
-    assert here.same_documents([one, moved]) == (0, 1, 3)
+    assert claims.shared.same_documents([one, fewer]) == (0, 1, 2)
+    assert claims.shared.same_documents([one, moved]) == (0, 1, 3)
 
 
 # --- exponents ------------------------------------------------------------------------------------
 
 
 def test_exponents_are_the_planted_ones_in_all_three_distances(by_text):
-    rows = here.exponents(by_text)
+    rows = claims.shared.exponents(by_text)
     for row in rows.to_dict("records"):
         alpha = OF_TEXT[row["corpus"]]
         assert row[KL].value == pytest.approx(alpha, abs=0.06)
@@ -104,19 +105,19 @@ def test_bins_whose_loss_has_no_logarithm_are_left_out_and_counted():
     one = shared("m", "c", 0.5)
     far = one.rows["window"] > 256
     one.rows.loc[far, "nll_excess_nats"] = -0.01
-    (row,) = here.exponents({("m", "c"): one}).to_dict("records")
+    (row,) = claims.shared.exponents({("m", "c"): one}).to_dict("records")
     assert row["left out"] == 8 and row[LOSS].value == pytest.approx(0.5, abs=0.05)
     one = shared("m", "c", 0.5)
     one.rows["nll_excess_nats"] = -0.01
-    (row,) = here.exponents({("m", "c"): one}).to_dict("records")
+    (row,) = claims.shared.exponents({("m", "c"): one}).to_dict("records")
     assert row[LOSS].flat and str(row[LOSS]) == "no exponent"
 
 
 def test_what_documents_do_to_both_models_cancels_in_a_difference():
     tilts = 0.3 * np.random.default_rng(1).standard_normal(12)
     one, other = (shared(m, "c", a, 12, tilts=tilts) for m, a in (("m", 0.6), ("n", 0.5)))
-    gap = here.difference(one, [other], KL)
-    alone = here.estimate_of(here.left_out(one, KL))
+    gap = claims.shared.difference(one, [other], KL)
+    alone = claims.shared.estimate_of(claims.shared.left_out(one, KL))
     assert gap.value == pytest.approx(0.1, abs=0.03)
     assert gap.high - gap.low < (alone.high - alone.low) / 5
 
@@ -125,7 +126,7 @@ def test_a_difference_is_of_the_documents_that_both_read():
     tilts = np.array([0, 0, 0, 0, 0, 0, 3, 3])
     one = shared("m", "c", 0.5, 6)
     other = shared("n", "c", 0.5, 8, tilts=tilts)
-    gap = here.difference(one, [other], KL)
+    gap = claims.shared.difference(one, [other], KL)
     assert gap.n_documents == 6 and gap.value == pytest.approx(0, abs=1e-9)
 
 
@@ -191,7 +192,7 @@ def test_the_split_takes_the_largest_table_that_is_whole():
     keys = {(m, c): None for m in (SMOL, GEMMA, HALF) for c in TEXTS}
     keys |= {(LARGEST, c): None for c in TEXTS[:2]} | {(SHORTER, c): None for c in TEXTS}
     tables = {
-        (m, c): here.Shared(m, c, SIZES[m], "", (), np.array([]), *(pd.DataFrame(),) * 2)
+        (m, c): claims.shared.Shared(m, c, SIZES[m], "", (), np.array([]), *(pd.DataFrame(),) * 2)
         for m, c in keys
     }
     assert here.block(tables, without=SHORTER) == ([SMOL, GEMMA, HALF], list(TEXTS))
@@ -232,7 +233,7 @@ def test_splits_are_compared_on_as_many_documents_as_all_read():
 
 def test_losses_are_in_bits_a_character_at_the_same_tokens():
     one = shared("m", "c", 0.5, chars=5.0)
-    (row,) = here.losses({("m", "c"): one}).to_dict("records")
+    (row,) = claims.memory.losses({("m", "c"): one}).to_dict("records")
     short = one.rows[one.rows["window"].between(8, 16)]
     excess = short.groupby("doc")["kl_nats"].mean().mean()
     assert row["full"].value == pytest.approx(2 / 5 / np.log(2))
@@ -245,12 +246,12 @@ def test_documents_that_are_foretold_badly_may_have_other_exponents(sign):
     tilts = np.linspace(-0.2, 0.2, 10)
     one = shared("m", "c", 0.6, 10, tilts=tilts)
     one.rows["nll_nats"] = 2 + sign * tilts[one.rows["doc"]]
-    (row,) = here.ranks({("m", "c"): one}).to_dict("records")
+    (row,) = claims.memory.ranks({("m", "c"): one}).to_dict("records")
     assert row[KL].value == pytest.approx(sign, abs=0.05)
 
 
 def test_noise_is_that_of_the_laws_measured_twice(by_text):
-    rows = here.noise(by_text)
+    rows = claims.precision.noise(by_text)
     assert rows["laws"].tolist() == [3, 3, 3]  # one a text
     assert rows["KL, largest"].tolist() == pytest.approx([1e-6] * 3)
 
@@ -258,9 +259,9 @@ def test_noise_is_that_of_the_laws_measured_twice(by_text):
 def test_half_precision_moves_an_exponent_by_what_is_planted():
     whole = {("m", "c"): shared("m", "c", 0.5, 4)}
     half = {("m", "c"): shared("m", "c", 0.46, 8, dtype="bfloat16")}
-    (row,) = here.precision(half, whole).to_dict("records")
+    (row,) = claims.precision.precision(half, whole).to_dict("records")
     assert row["documents"] == 4 and row[KL].value == pytest.approx(-0.04, abs=0.01)
-    assert here.precision(whole, whole).empty
+    assert claims.precision.precision(whole, whole).empty
 
 
 # --- other roads ----------------------------------------------------------------------------------
@@ -268,24 +269,24 @@ def test_half_precision_moves_an_exponent_by_what_is_planted():
 
 def test_what_a_block_says_of_the_next_is_a_sum_over_its_tokens():
     d = np.array([8.0, 5.0, 3.0, 2.0, 1.0, 0.5, 0.25])  # windows 1 to 7
-    assert here.information(d, np.array([2, 4])).tolist() == [8 - 3, 16 - 1.75]
+    assert claims.roads.information(d, np.array([2, 4])).tolist() == [8 - 3, 16 - 1.75]
 
 
 def test_long_blocks_grow_with_one_less_the_exponent():
     law = (np.arange(1, 2**20) + 1.0) ** -0.4
-    assert here.growth(law, np.array([2**17, 2**18, 2**19])) == pytest.approx(0.6, abs=0.01)
+    assert claims.roads.growth(law, np.array([2**17, 2**18, 2**19])) == pytest.approx(0.6, abs=0.01)
 
 
 def test_a_measured_law_grows_as_the_law_does():
     one = shared("m", "c", 0.5, tilts=np.zeros(8))
-    (row,) = here.roads({("m", "c"): one}).to_dict("records")
+    (row,) = claims.roads.roads({("m", "c"): one}).to_dict("records")
     assert row["blocks"].value == pytest.approx(row["law"].value, abs=0.02)
     assert row["law"].value > row["1 - α"].value + 0.1  # short blocks are no endless ones
 
 
 def test_a_reader_whose_moves_are_worth_half_has_half_the_loss_and_the_same_exponent():
     one = shared("m", "c", 0.5, worth=0.5)
-    (row,) = here.roads({("m", "c"): one}).to_dict("records")
+    (row,) = claims.roads.roads({("m", "c"): one}).to_dict("records")
     assert row["excess / KL"].value == pytest.approx(0.5)
     assert row["excess less KL"].value == pytest.approx(0, abs=0.01)
 
@@ -293,7 +294,7 @@ def test_a_reader_whose_moves_are_worth_half_has_half_the_loss_and_the_same_expo
 def test_good_readers_are_those_whose_moves_are_worth_more_than_half_two_or_more_a_text():
     worths = {("m", "c"): 0.9, ("n", "c"): 0.8, ("o", "c"): 0.3, ("m", "d"): 0.9}
     tables = {key: shared(*key, 0.5, worth=worth) for key, worth in worths.items()}
-    found = here.good_readers(here.roads(tables))
+    found = claims.roads.good_readers(claims.roads.roads(tables))
     assert {text: part["model"].tolist() for text, part in found.items()} == {"c": ["m", "n"]}
 
 
@@ -302,13 +303,13 @@ def test_good_readers_are_those_whose_moves_are_worth_more_than_half_two_or_more
 
 def test_the_other_models_span_their_own_means_in_tokens_and_in_characters():
     tables = {(m, "c"): shared(m, "c", 0.5, chars=chars) for m, chars in (("m", 4.0), ("n", 8.0))}
-    rows = here.curves_table(tables)
+    rows = claims.shared.curves_table(tables)
     kl = rows[(rows["divergence"] == KL) & (rows["model"] == "m")]
     assert kl["others_low"].to_numpy() == pytest.approx(kl["mean"].to_numpy())
     there = kl["chars_low"].notna()
     assert not there.iloc[0] and there.sum() > 20  # n's shortest window is 8 characters
     at = kl[there].iloc[-1]  # m's window of w tokens holds as much text as n's of w / 2
-    data = here.curve(tables["n", "c"], KL)
+    data = claims.shared.curve(tables["n", "c"], KL)
     expected = np.exp(np.interp(np.log(at["window"] / 2), np.log(data.window), np.log(data.mean)))
     assert at["chars_low"] == at["chars_high"] == pytest.approx(expected)
 
@@ -318,13 +319,20 @@ def test_the_other_models_span_their_own_means_in_tokens_and_in_characters():
 
 def facts_of(tables: dict, whole: dict) -> dict[str, str]:
     gaps, parts = here.departures(tables), here.components(tables)
-    rows = here.exponents(tables), gaps, parts, here.losses(tables), here.ranks(tables)
-    return here.facts(tables, *rows, here.roads(tables), whole)
+    rows = (
+        claims.shared.exponents(tables),
+        gaps,
+        parts,
+        claims.memory.losses(tables),
+        claims.memory.ranks(tables),
+    )
+    return here.facts(tables, *rows, claims.roads.roads(tables), whole)
 
 
 def assert_said(facts: dict[str, str]) -> None:
     text = PAGE.read_text(encoding="utf-8")
-    assert facts.keys() == set(re.findall(r"\{glue:text\}`([^`]+)`", text))
+    glued = set(re.findall(r"\{glue:text\}`([^`]+)`", text))
+    assert facts.keys() == {name for name in glued if not name.startswith("readers-")}
     assert all(isinstance(value, str) and value.strip() for value in facts.values())
     assert not [name for name, value in facts.items() if "nan" in value.split()]
 
@@ -346,12 +354,12 @@ def test_facts_follow_the_tables(by_text, by_model):
 
 
 def test_readers_are_listed_from_the_smallest_on(by_text):
-    rows = here.readers(by_text)
+    rows = claims.shared.readers(by_text)
     assert rows["model"].tolist() == [SMOL, GEMMA, HALF]
     assert rows["parameters"].tolist() == ["135 million", "270 million", "630 million"]
 
 
 def test_a_table_for_the_page_has_two_digits():
     rows = pd.DataFrame({"model": [SMOL], "laws": [16], "KL": [item(0.1, 0.3)], "TV": [1.234e-6]})
-    (row,) = here.shown(rows).to_dict("records")
+    (row,) = claims.shared.shown(rows).to_dict("records")
     assert row == {"laws": "16", "KL": "0.20 [0.10,\u00a00.30]", "TV": "1.2e-06"}
