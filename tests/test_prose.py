@@ -80,7 +80,19 @@ def test_index_two_small_models_and_a_third_and_three_texts(rows, curves):
 
 
 def test_the_facts_of_story_are_what_its_prose_glues(curves):
-    assert_all_is_said("notebooks/story", claims.story.facts(curves))
+    powers = claims.shared.exponents(claims.shared.stored())
+    facts = claims.story.facts(curves) | claims.whose_exponent.spread_facts(powers)
+    assert_all_is_said("notebooks/story", facts)
+
+
+def test_story_an_exponent_is_not_the_texts_alone():
+    powers = claims.shared.exponents(claims.shared.stored())
+    powers = powers[powers["model"] != claims.shared.SHORTER]
+    sure = [
+        max(item.low for item in part["KL"]) > min(item.high for item in part["KL"])
+        for _, part in powers.groupby("corpus")
+    ]
+    assert any(sure)  # two models of one text whose intervals do not meet
 
 
 @pytest.fixture(scope="session")

@@ -292,3 +292,17 @@ def _split_facts(parts: pd.DataFrame) -> dict[str, str]:
         f"{low:.2g} and {high:,.0f} times the estimate",
         "negative": ", ".join(below) or "none",
     }
+
+
+def spread_facts(powers: pd.DataFrame, distance: str = KL) -> dict[str, str]:
+    """For other pages, of `shared.exponents`: how far the exponents of models on one text lie apart
+    at most, and those of one model on several texts; the sizes of the models. Without the small
+    GPT-2, whose windows end sooner."""
+    long = powers[powers["model"] != SHORTER]
+    values = long.assign(value=[item.value for item in long[distance]])
+    apart = {}
+    for key, along in (("models-apart", "corpus"), ("texts-apart", "model")):
+        gaps = values.groupby(along)["value"].agg(np.ptp)
+        apart[key] = f"{gaps.max():.2f} ({name_of(gaps.idxmax())})"
+    sizes = long["parameters"] / 1e6
+    return apart | {"smallest": f"{sizes.min():,.0f}", "largest": f"{sizes.max():,.0f}"}

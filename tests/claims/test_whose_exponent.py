@@ -363,3 +363,16 @@ def test_a_table_for_the_page_has_two_digits():
     rows = pd.DataFrame({"model": [SMOL], "laws": [16], "KL": [item(0.1, 0.3)], "TV": [1.234e-6]})
     (row,) = claims.shared.shown(rows).to_dict("records")
     assert row == {"laws": "16", "KL": "0.20 [0.10,\u00a00.30]", "TV": "1.2e-06"}
+
+
+def test_how_far_exponents_lie_apart_is_that_of_the_planted_ones(by_text, by_model):
+    for tables, same, other, planted_ in (
+        (by_text, "models-apart", "texts-apart", OF_TEXT),
+        (by_model, "texts-apart", "models-apart", OF_MODEL),
+    ):
+        found = here.spread_facts(claims.shared.exponents(tables))
+        assert float(found[same].split()[0]) < 0.1
+        spread = max(planted_.values()) - min(planted_.values())
+        assert float(found[other].split()[0]) == pytest.approx(spread, abs=0.1)
+        assert found["smallest"] == f"{SIZES[SMOL] / 1e6:,.0f}"
+        assert found["largest"] == f"{SIZES[HALF] / 1e6:,.0f}"
