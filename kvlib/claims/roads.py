@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pandas as pd
 
@@ -16,6 +18,7 @@ from kvlib.claims.shared import (
     curve,
     estimate_of,
     left_out,
+    same_documents,
     surely,
 )
 from kvlib.names import name_of
@@ -90,6 +93,14 @@ def good_readers(other: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {corpus: part for corpus, part in good.groupby("corpus", sort=False) if len(part) > 1}
 
 
+def on_the_same(tables: Tables, corpus: str, models: Iterable[str]) -> tuple[list[float], int]:
+    """The exponents of KL of some models on the documents of a text that all of them read, and how
+    many these are."""
+    parts = [tables[model, corpus] for model in models]
+    docs = same_documents(parts)
+    return [float(left_out(one, KL, docs)[0]) for one in parts], len(docs)
+
+
 def _worth(one: Shared) -> fit.Estimate:
     """Mean excess loss over mean KL on the long windows: what a change of the law was worth."""
     long = one.rows[one.rows["window"] >= LONG].dropna(subset=["nll_excess_nats"])
@@ -109,8 +120,9 @@ def facts(tables: Tables, other: pd.DataFrame) -> dict[str, str]:
     )
     good = []
     for corpus, part in good_readers(other).items():
-        low, high = (item.value for item in fit.extremes(part[KL]))
-        good.append(f"{name_of(corpus)}: {low:.2f} to {high:.2f} ({len(part)} models)")
+        values, docs = on_the_same(tables, corpus, part["model"])
+        span = f"{min(values):.2f} to {max(values):.2f}"
+        good.append(f"{name_of(corpus)}: {span} ({len(values)} models, {docs} documents)")
     lengths = block_lengths(max(curve(one, KL).window[-1] for one in tables.values()))
     naive = [
         row["1 - α"].low <= row["blocks"].high and row["blocks"].low <= row["1 - α"].high

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -296,6 +297,18 @@ def test_good_readers_are_those_whose_moves_are_worth_more_than_half_two_or_more
     tables = {key: shared(*key, 0.5, worth=worth) for key, worth in worths.items()}
     found = claims.roads.good_readers(claims.roads.roads(tables))
     assert {text: part["model"].tolist() for text, part in found.items()} == {"c": ["m", "n"]}
+
+
+def test_exponents_of_good_readers_are_compared_on_the_documents_that_all_have_read(by_text):
+    tables = {(m, c): one for (m, c), one in by_text.items() if c == RECITED}
+    few = dataclasses.replace(one := tables[HALF, RECITED], begins=one.begins[:4])
+    values, docs = claims.roads.on_the_same(tables | {(HALF, RECITED): few}, RECITED, [SMOL, HALF])
+    assert docs == 4
+    expected = claims.shared.left_out(tables[SMOL, RECITED], KL, (0, 1, 2, 3))[0]
+    assert values[0] == pytest.approx(expected)
+    assert values[0] != pytest.approx(
+        claims.shared.left_out(tables[SMOL, RECITED], KL)[0], abs=1e-6
+    )
 
 
 # --- for the explorers ----------------------------------------------------------------------------
