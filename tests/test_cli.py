@@ -192,11 +192,11 @@ def test_a_resumed_run_does_not_measure_finished_documents_again(here, good, mon
 
     whole, measured = truncation.measure_document, []
 
-    def interrupted(lm, document, doc, *rest):
+    def interrupted(lm, document, doc, **options):
         measured.append(doc)
         if measured == [0, 1]:
             raise OSError("the cable was pulled")
-        return whole(lm, document, doc, *rest)
+        return whole(lm, document, doc, **options)
 
     monkeypatch.setattr(truncation, "measure_document", interrupted)
     code, _, err = here(arguments(**good | {"docs": 4}))

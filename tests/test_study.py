@@ -324,11 +324,11 @@ def test_an_interrupted_run_goes_on_where_it_was(made, tmp_path, monkeypatch):
     again = study.Study("again", one.kind, one.settings, one.docs, tmp_path)
     whole, measured = truncation.measure_document, []
 
-    def interrupted(lm, document, doc, *rest):
+    def interrupted(lm, document, doc, **options):
         measured.append(doc)
         if measured == [0, 1]:
             raise OSError("the cable was pulled")
-        return whole(lm, document, doc, *rest)
+        return whole(lm, document, doc, **options)
 
     monkeypatch.setattr(truncation, "measure_document", interrupted)
     with pytest.raises(OSError, match="cable"):

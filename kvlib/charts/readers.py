@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import altair as alt
 import pandas as pd
 
@@ -11,7 +9,7 @@ from kvlib.charts import parts
 from kvlib.charts.controls import Choice, Explorer, Slider
 from kvlib.charts.inks import BLUE, GREEN, GREY, OLIVE, ORANGE, PURPLE
 from kvlib.charts.parts import DASHED, DOTTED, SOLID, number
-from kvlib.names import READERS, name_of
+from kvlib.names import name_of
 
 LOOKS = {  # of the readers: ink and dash
     "ppmd": (ORANGE, DASHED),
@@ -22,13 +20,13 @@ LEAST = 1e-4  # bits a byte: less is not drawn
 
 
 def excess(table: pd.DataFrame, window: int = 128) -> Explorer:
-    """Excess loss against the window kept, all readers of a text; text, reader and window to
-    choose.
+    """Excess loss against the window kept, all readers of a text; text, window and one of the
+    readers that are no models to choose.
 
     `table` is what `kvlib.claims.readers.curves_table` returns.
     """
     rows = table[table["mean"] >= LEAST]
-    readers = sorted(set(rows["reader"]), key=lambda key: (key not in READERS, _place(rows, key)))
+    readers = [key for key in LOOKS if key in set(rows["reader"])]
     first = "recency" if "recency" in readers else readers[0]
     longest = int(rows["window"].max())
     return Explorer(
@@ -42,10 +40,6 @@ def excess(table: pd.DataFrame, window: int = 128) -> Explorer:
     )
 
 
-def _place(rows: pd.DataFrame, reader: str) -> int:
-    return list(dict.fromkeys(rows["reader"])).index(reader)
-
-
 def _title(reader: str) -> str:
     """A reader's name as it begins a sentence."""
     name = name_of(reader)
@@ -55,10 +49,9 @@ def _title(reader: str) -> str:
 def excess_chart(table: pd.DataFrame) -> alt.LayerChart:
     """Mean excess loss against the window kept, models in grey. Parameters: `corpus`, `reader`,
     `window`."""
-    rows = _with_gaps(parts.rounded(table, 4))
+    rows = parts.rounded(table, 4)
     rows = rows.assign(name=rows["reader"].map(name_of), text=rows["corpus"].map(name_of))
-    here = alt.Chart(rows).transform_filter("datum.corpus == corpus")
-    base = here.transform_filter("isValid(datum.mean)")
+    base = alt.Chart(rows).transform_filter("datum.corpus == corpus")
     largest = float(rows["window"].max())
     x = alt.X(
         "window:Q",
@@ -69,13 +62,17 @@ def excess_chart(table: pd.DataFrame) -> alt.LayerChart:
     y = alt.Y(
         "mean:Q", scale=y_scale, axis=parts.log_axis("mean excess loss (bits a byte)", low=LEAST)
     )
-    models = [key for key in dict.fromkeys(rows["reader"]) if key not in LOOKS]
     lines = [
         base.transform_filter(f"datum.reader == '{key}'")
-        .mark_line(color=ink, strokeDash=dash, strokeWidth=2 if key in LOOKS else 1.2)
+        .mark_line(color=ink, strokeDash=dash, strokeWidth=2)
         .encode(x=x, y=y)
-        for key, (ink, dash) in ({key: (GREY, SOLID) for key in models} | LOOKS).items()
+        for key, (ink, dash) in LOOKS.items()
+        if key in set(rows["reader"])
     ]
+    if models := sorted(set(rows["reader"]) - LOOKS.keys()):
+        of_models = base.transform_filter(alt.FieldOneOfPredicate("reader", models))
+        grey = of_models.mark_line(color=GREY, strokeWidth=1.2)
+        lines.insert(0, grey.encode(x=x, y=y, detail="reader:N"))
     chosen = base.transform_filter("datum.reader == reader")
     band = chosen.mark_area(color=OLIVE, opacity=0.2).encode(
         x=x, y=alt.Y("low:Q", title="", scale=y_scale), y2="high:Q"
@@ -91,12 +88,8 @@ def excess_chart(table: pd.DataFrame) -> alt.LayerChart:
             alt.Tooltip("high:Q", title="to", format=".3g"),
         ],
     )
-    nearest = _nearest(here.transform_filter("datum.reader == reader"))
-    rule = (
-        nearest.transform_filter("isValid(datum.mean)")
-        .mark_rule(color=GREEN, strokeDash=DOTTED, strokeWidth=1.5)
-        .encode(x=x)
-    )
+    nearest = _nearest(chosen)
+    rule = nearest.mark_rule(color=GREEN, strokeDash=DOTTED, strokeWidth=1.5).encode(x=x)
     key = parts.legend(
         *((ink, dash, _title(reader)) for reader, (ink, dash) in LOOKS.items()),
         (GREY, SOLID, "models on this text"),
@@ -115,17 +108,9 @@ def _nearest(chosen: alt.Chart) -> alt.Chart:
     return ranked.transform_filter("datum.rank == 1")
 
 
-def _with_gaps(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with a row, without numbers, for each text and reader that it lacks."""
-    there = set(zip(table["corpus"], table["reader"], strict=True))
-    every = itertools.product(dict.fromkeys(table["corpus"]), dict.fromkeys(table["reader"]))
-    gaps = [{"corpus": c, "reader": r} for c, r in every if (c, r) not in there]
-    return pd.DataFrame([*table.to_dict("records"), *gaps])
-
-
 def _sentence() -> str:
     """What the window says of the chosen reader."""
-    said = (
+    return (
         f"'With its last ' + {number('datum.window', ',.0f')} + (datum.window < 1.5 ? ' byte' :"
         " ' bytes') + ' alone, ' + datum.name + ' foretells ' + datum.text + ' worse by '"
         f" + {number('datum.mean')} + ' bits a byte (95% interval ' + {number('datum.low')}"
@@ -135,5 +120,3 @@ def _sentence() -> str:
         " + (isValid(datum.alpha) ? 'the exponent ' + format(datum.alpha, '.2f') : 'no exponent')"
         " + '.'"
     )
-    none = "datum.name + ' has no excess loss on ' + datum.text + ' that could be drawn.'"
-    return f"isValid(datum.mean) ? {said} : {none}"

@@ -27,6 +27,7 @@ HALVINGS = 40  # of the interval that λ lies in
 Places = Int[np.ndarray, " places"]
 Met = Int[np.ndarray, " met"]  # of places before which a context was met
 Asked = Int[np.ndarray, " asked"]
+Bytes = UInt8[np.ndarray, " places"]
 Mask = Bool[np.ndarray, " places"]
 Shares = Float[np.ndarray, " places"]
 
@@ -35,7 +36,7 @@ class Text(NamedTuple):
     """Pieces of text behind each other: their bytes, where the piece of each place begins, and its
     number. No context reaches from a piece into another."""
 
-    byte: UInt8[np.ndarray, " places"]
+    byte: Bytes
     begin: Places
     piece: Places
 
@@ -221,9 +222,7 @@ def _longer(number: Places, depth: Places, power: int, order: int) -> Places:
     return found
 
 
-def _in_history(
-    name: Places, byte: UInt8[np.ndarray, " places"], old: Mask, asked: Mask
-) -> tuple[Asked, Asked, Asked]:
+def _in_history(name: Places, byte: Bytes, old: Mask, asked: Mask) -> tuple[Asked, Asked, Asked]:
     """`total, kinds, same` of `Seen` at the places that are asked for, counted at the old ones."""
     pair = name * BYTES + byte
     pairs, count = np.unique(pair[old], return_counts=True)

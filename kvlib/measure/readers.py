@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyppmd
+from jaxtyping import Float
 
 from kvlib.corpora import STRETCHES, Corpus, begins
 from kvlib.measure import ngrams
@@ -96,7 +97,7 @@ def measured(text: Corpus, settings: dict[str, Any]) -> Callable[[str, int], lis
         return ngrams.Reader(history, tuning, documents, [0, *windows], SCORED)
 
     @cache
-    def losses(reader: str) -> np.ndarray:
+    def losses(reader: str) -> Float[np.ndarray, "windows documents"]:
         """Of all documents, (windows, documents)."""
         if reader == "n-gram":
             found = counted().by_order()[1:]
