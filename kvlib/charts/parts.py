@@ -54,6 +54,15 @@ def lookup(expression: str) -> str:
     return "({" + pairs + "}[" + expression + "] || " + expression + ")"
 
 
+def mean_told() -> list[alt.Tooltip]:
+    """What a point says of the row's `mean` and its 95% interval, `low` to `high`."""
+    return [
+        alt.Tooltip("mean:Q", title="mean", format=".3g"),
+        alt.Tooltip("low:Q", title="95% from", format=".3g"),
+        alt.Tooltip("high:Q", title="to", format=".3g"),
+    ]
+
+
 def options_of(column: pd.Series) -> list[tuple[str, str]]:
     """The different keys of a column with their names, for a list to choose from."""
     return [(key, names.name_of(key)) for key in dict.fromkeys(column)]

@@ -76,9 +76,7 @@ def ranking_chart(table: pd.DataFrame) -> alt.LayerChart:
     )
     tooltip = [
         alt.Tooltip("policy:N"),
-        alt.Tooltip("mean:Q", title="mean", format=".3g"),
-        alt.Tooltip("low:Q", title="95% from", format=".3g"),
-        alt.Tooltip("high:Q", title="to", format=".3g"),
+        *parts.mean_told(),
         alt.Tooltip("median:Q", title="median over tokens", format=".3g"),
         alt.Tooltip("p95:Q", title="95th percentile", format=".3g"),
         alt.Tooltip("top1:Q", title="same first guess", format=".0%"),

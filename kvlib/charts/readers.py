@@ -83,9 +83,7 @@ def excess_chart(table: pd.DataFrame) -> alt.LayerChart:
         tooltip=[
             alt.Tooltip("name:N", title="reader"),
             alt.Tooltip("window:Q", format="~r"),
-            alt.Tooltip("mean:Q", title="mean", format=".3g"),
-            alt.Tooltip("low:Q", title="95% from", format=".3g"),
-            alt.Tooltip("high:Q", title="to", format=".3g"),
+            *parts.mean_told(),
         ],
     )
     nearest = _nearest(chosen)

@@ -261,9 +261,7 @@ def curves_chart(table: pd.DataFrame) -> alt.LayerChart:
         tooltip=[
             alt.Tooltip("first:Q", title="windows from"),
             alt.Tooltip("last:Q", title="to"),
-            alt.Tooltip("mean:Q", title="mean", format=".3g"),
-            alt.Tooltip("low:Q", title="95% from", format=".3g"),
-            alt.Tooltip("high:Q", title="to", format=".3g"),
+            *parts.mean_told(),
         ],
     )
     here = base.transform_filter("datum.first <= window && window <= datum.last")

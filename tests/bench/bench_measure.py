@@ -192,8 +192,7 @@ def levels(name, slower):
     cheap = store.load_table(both["shared"])
     cheap = cheap[cheap["doc"].isin(dear["doc"]) & (cheap["window"] < cheap["context"])]
     values = [fit.left_out_exponents(fit.curve(t).between(8)) for t in (cheap, dear)]
-    pseudo = [len(v[1:]) * v[0] - (len(v[1:]) - 1) * v[1:] for v in values]
-    found = allocation.two_levels(*pseudo, 1.0, slower)
+    found = allocation.two_levels(*map(fit.pseudo_values, values), 1.0, slower)
     return {
         "two_levels_over_float32": round(found.time, 2),
         "alpha_shift": f"{found.shift:+.3f} ± {found.half_width:.3f}",
