@@ -69,11 +69,13 @@ def test_index_nine_pages_one_to_three_claims_each():
     assert len(counts) == 9 and set(counts) <= {1, 2, 3}
 
 
-def test_index_two_small_models_and_a_third_and_three_texts(rows, curves):
-    measured = set(rows["model"]) | {model for model, _ in curves}
-    assert measured == {MODEL, "gemma3-270m"}
-    assert set(claims.positions.stored_positions()) - measured == {"small-gpt2"}
-    assert {corpus for _, corpus in curves} == {CORPUS, "scipy-docs", "sympy-code"}
+def test_index_every_model_and_text_of_the_book_is_in_its_tables():
+    tables = store.tables()
+    of = {
+        key: {t.settings[key] for t in tables if key in t.settings} for key in ("model", "corpus")
+    }
+    assert set(claims.measured.models()["model"]) == of["model"]
+    assert set(claims.measured.texts()["text"]) == of["corpus"]
 
 
 # --- story ----------------------------------------------------------------------------------------
@@ -111,9 +113,7 @@ def off_by(foretold) -> pd.DataFrame:
     return web.groupby(["policy", "model"])["off"].agg(["min", "max"])
 
 
-def test_story_on_two_models_and_three_texts_the_exponential_is_the_worse_description(curves):
-    models, texts = map(set, zip(*curves, strict=True))
-    assert (len(models), len(texts)) == (2, 3)
+def test_story_on_every_table_the_exponential_is_the_worse_description(curves):
     assert all(item.value > 1 for item in claims.extrapolation.contests(curves)["exponential"])
 
 
@@ -248,24 +248,25 @@ def test_sensitivity_for_a_window_encoded_anew_the_loss_is_the_kl_within_the_int
     assert all(item.low <= 1 <= item.high for item in suffix["ratio"])
 
 
-def test_index_the_exponents_are_those_of_the_page_on_sensitivity(powers):
-    assert glued("book/index") < claims.sensitivity.alpha_facts(powers).keys()
+def test_index_its_values_are_those_of_the_page_on_sensitivity_and_of_what_was_measured(powers):
+    facts = claims.sensitivity.alpha_facts(powers) | claims.measured.facts()
+    assert glued("book/index") < facts.keys()
 
 
-def test_sensitivity_an_exponential_would_be_found_out_and_a_power_law_mostly_pass_as_partly():
+def test_sensitivity_each_word_was_within_reach():
     been = claims.sensitivity.had_it_been(claims.sensitivity.simulated()).set_index("b")
     assert been.loc[1.0, "not reproduced"] > 0.95
-    assert 0 < been.loc[0.0, "reproduced"] < 0.5 < been.loc[0.0, "partly"]
+    assert been.loc[0.0, "reproduced"] > 0.5 and been.loc[0.3, "partly"] > 0.5
 
 
-def test_sensitivity_kl_falls_up_to_twice_as_fast_as_tv_whatever_the_text(powers):
+def test_sensitivity_kl_falls_faster_than_tv(powers):
     pairs = zip(powers["KL, plain"], powers["TV, plain"], strict=True)
-    assert all(1 < kl.value / tv.value <= 2 for kl, tv in pairs)
+    assert all(kl.value > 1.3 * tv.value for kl, tv in pairs)
 
 
-def test_sensitivity_the_exponential_is_far_away_either_way(bent):
+def test_sensitivity_either_way_one_lies_outside_every_interval(bent):
     judged = claims.sensitivity.starting_at(bent)
-    assert all(item.high < 0.5 for item in [*judged["plain"], *judged["reference"]])
+    assert all(item.high < 1 for item in [*judged["plain"], *judged["reference"]])
 
 
 def test_sensitivity_fitted_late_two_octaves_of_seven_are_gone(bible):
@@ -274,23 +275,24 @@ def test_sensitivity_fitted_late_two_octaves_of_seven_are_gone(bible):
     assert np.log2(early.last[-1] / early.first[0]) == pytest.approx(7, abs=0.3)
 
 
-def test_sensitivity_fitted_late_fewer_are_a_power_law_and_some_are_surely_bent(bent):
+def test_sensitivity_fitted_late_much_of_the_power_to_tell_is_gone(bent):
     counts = claims.sensitivity.counted(bent).groupby("from").sum(numeric_only=True)
     early, late = counts.iloc[0], counts.iloc[-1]
-    assert late["power law"] < early["power law"] and late["surely bent"] > 0
-    assert late["not geometric"] == early["not geometric"] == late["tables"]
+    for column in ("power law", "not geometric"):
+        assert late[column] < early[column]
+    widths = [
+        np.median([x.high - x.low for x in claims.sensitivity.starting_at(bent, first)["plain"]])
+        for first in (claims.sensitivity.FIRSTS[0], claims.sensitivity.FIRSTS[-1])
+    ]
+    assert widths[1] > 1.5 * widths[0]
 
 
-def test_sensitivity_what_speaks_for_the_correction_is_its_strength_most_of_all_in_tv(strong):
-    held = {
-        distance: [item.low <= 1 <= item.high for item in part["λ"]]
-        for distance, part in strong.groupby("distance")
-    }
+def test_sensitivity_the_strength_is_surely_above_zero_on_more_tables_in_tv(strong):
     surely = {
         distance: sum(item.low > 0 for item in part["λ"])
         for distance, part in strong.groupby("distance")
     }
-    assert all(held["TV"]) and surely["TV"] > surely["KL"] > 0
+    assert surely["TV"] > surely["KL"] > 0
 
 
 def test_sensitivity_not_knowing_the_strength_widens_the_exponents_interval(strong):
@@ -301,23 +303,11 @@ def test_sensitivity_not_knowing_the_strength_widens_the_exponents_interval(stro
     assert np.median(wider) > 1
 
 
-def test_sensitivity_the_references_are_of_one_to_two_and_of_two_to_three_thousand_tokens():
-    for study, least, most in (("suffix", 1000, 2048), ("sensitivity", 2000, 3072)):
-        for path in store.stored(study).values():
-            context = store.load_table(path)["context"]
-            assert least <= context.min() and context.max() <= most
-
-
-def test_sensitivity_the_windows_of_both_references_are_257_to_512():
-    longer = claims.sensitivity.longer_references()
-    assert len(longer) >= 3 and set(longer["windows"]) == {"257 to 512"}
-
-
-def test_sensitivity_texts_differ_by_more_than_documents_do(powers):
-    for column in ("KL, corrected", "TV, root law"):
-        between = claims.sensitivity.of_texts(powers, column)
-        widths = [item.high - item.low for item in powers[column]]
-        assert between.high - between.low > max(widths)
+def test_sensitivity_the_page_has_one_table_of_several_references():
+    (long,) = claims.references.stored()
+    assert (long.model, long.corpus) == (MODEL, CORPUS) and len(long.rows) == 3
+    means = [part.groupby("doc")["position"].nunique().sum() for part in long.rows.values()]
+    assert len(set(means)) == 1  # the same targets behind all of them
 
 
 def test_sensitivity_at_a_hundred_sentences_one_reader_still_misses_one_question_in_ten():
@@ -325,22 +315,35 @@ def test_sensitivity_at_a_hundred_sentences_one_reader_still_misses_one_question
     assert 11**-0.5 == pytest.approx(0.9**10, abs=0.06)  # "at ten the two are alike"
 
 
-def test_sensitivity_every_table_is_fitted_from_the_same_window_to_1024_tokens(curves, bible):
-    shown = bible.between(claims.claim.MIN_WINDOW)
-    for data in curves.values():
-        fitted = data.between(claims.claim.MIN_WINDOW)
-        assert (fitted.first[0], fitted.last[-1]) == (shown.first[0], 1024)
+def test_sensitivity_every_table_is_fitted_from_the_same_window(curves, bible):
+    first = bible.between(claims.claim.MIN_WINDOW).first[0]
+    assert {data.between(claims.claim.MIN_WINDOW).first[0] for data in curves.values()} == {first}
 
 
-def test_sensitivity_the_tables_are_of_two_small_models_and_three_kinds_of_text(curves):
-    models, texts = map(set, zip(*curves, strict=True))
-    assert (len(models), len(texts), len(curves)) == (2, 3, 6)
+def test_sensitivity_documents_begin_at_the_same_characters_for_every_model():
+    tables = claims.shared.stored()
+    for corpus in claims.shared.corpora_of(tables):
+        parts = [one for (_, name), one in tables.items() if name == corpus]
+        assert len(claims.shared.same_documents(parts)) == min(len(one.begins) for one in parts)
 
 
-def test_sensitivity_the_lines_bend_down_at_the_right_edge(curves):
+def test_sensitivity_most_models_are_of_a_few_bits_and_smaller_than_the_papers(curves):
+    models = claims.measured.models()
+    small = models["what it is"].str.contains(r"\dbit|\d-bit|Q\d", regex=True)
+    assert small.mean() > 0.5 and (models["parameters"] < 5e8).mean() > 0.5
+
+
+def test_sensitivity_all_layers_of_the_others_see_everything():
+    costs = claims.claim.cache_costs("sensitivity")
+    assert [model for model, (_, sliding, _) in costs.items() if sliding] == ["gemma3-270m"]
+
+
+def test_sensitivity_most_lines_bend_down_at_the_right_edge(curves):
+    down = []
     for data in curves.values():
         slopes = fit.local_slopes(data, n_boot=2)["slope"]
-        assert slopes.iloc[-1] > slopes.median()
+        down.append(slopes.iloc[-1] > slopes.median())
+    assert np.mean(down) > 0.7
 
 
 def test_sensitivity_the_naive_fit_overshoots_by_a_third_and_the_corrected_returns_the_truth():
@@ -385,11 +388,11 @@ def test_sensitivity_with_plus_signs_they_fail():
     assert claims.sensitivity.naive_coverage()["plus"]["high"].max() < 0.5
 
 
-def test_sensitivity_the_correction_does_not_make_the_exponent_steadier(drift):
+def test_sensitivity_the_correction_hardly_makes_the_exponent_steadier(drift):
     moves = {
         kind: claims.sensitivity.drifts(drift, kind).median() for kind in ("corrected", "naive")
     }
-    assert moves["corrected"] > moves["naive"]
+    assert 0.7 < moves["corrected"] / moves["naive"] < 1.5
 
 
 def test_sensitivity_the_fits_begin_at_the_windows_that_the_columns_name(curves):
@@ -415,16 +418,14 @@ def test_sensitivity_no_one_slope_lies_in_all_the_intervals_even_far_from_the_en
     assert far["low"].max() > far["high"].min()
 
 
-def test_sensitivity_the_exponential_is_a_weak_opponent(decay):
-    assert all(item.low > 1 for item in decay["exponential"])
+def test_sensitivity_the_exponential_is_the_weaker_opponent_if_not_surely_on_each(decay):
+    pairs = zip(decay["exponential"], decay["stretched"], strict=True)
+    assert all(one.value > 1.1 > other.value for one, other in pairs)
+    assert 0 < sum(item.low > 1 for item in decay["exponential"]) < len(decay)
 
 
-def test_sensitivity_the_stretched_exponential_is_a_fair_one_with_a_small_b(curves, decay):
+def test_sensitivity_the_stretched_exponential_is_a_fair_one(decay):
     assert all(item.low < 1 < item.high for item in decay["stretched"])
-    for data in curves.values():
-        long = data.between(claims.claim.MIN_WINDOW)
-        law = fit.fit_law("stretched exponential", long.window, long.mean, long.weights)
-        assert law.shape < 0.2
 
 
 def test_sensitivity_the_windows_span_two_decades(bible):
@@ -473,26 +474,28 @@ def test_extrapolation_every_value_of_the_page_is_a_fact(
     assert_all_is_said("notebooks/extrapolation", facts)
 
 
-def test_extrapolation_its_factor_is_the_geometric_mean_over_tables(far, mean_factors):
+def test_extrapolation_its_factor_is_the_geometric_mean_over_models_and_then_texts(
+    far, mean_factors
+):
     first = mean_factors.iloc[0]
     assert (first["distance"], first["error"]) == ("KL", "log")
-    mean = fit.geometric_mean(far["exponential"])
-    assert first["factor"].value == pytest.approx(mean, rel=1e-9)
+    of_texts = far.groupby("corpus")["exponential"].agg(fit.geometric_mean)
+    assert first["factor"].value == pytest.approx(np.exp(np.log(of_texts).mean()), rel=1e-9)
 
 
-def test_extrapolation_more_than_ten_in_log_error_and_about_ten_in_the_others(mean_factors):
+def test_extrapolation_more_than_ten_in_log_error_and_a_few_times_in_the_others(mean_factors):
     for row in mean_factors.itertuples():
         if row.error == "log":
             assert row.factor.low > 10
         else:
-            assert row.factor.low < 10 and row.factor.value > 10**0.5
+            assert 2 < row.factor.value < 7
 
 
 def test_extrapolation_a_factor_of_ten_tells_a_power_law_from_an_exponential_alone(other_decays):
     said = other_decays.set_index("b")
     power, stretched, exponential = (said.loc[b] for b in (0.0, 0.3, 1.0))
-    assert exponential["not reproduced"] > 0.9 and power["not reproduced"] < 0.1
-    assert stretched["not reproduced"] < 0.5  # mostly not told from a power law
+    assert exponential["not reproduced"] > 0.9 and power["reproduced"] > 0.9
+    assert stretched["not reproduced"] < 0.1  # not told from a power law
     assert exponential["KL"] < 1 < stretched["KL"] < power["KL"]
 
 
@@ -518,23 +521,27 @@ def test_extrapolation_resampled_curves_miss_by_more_so_that_some_intervals_lean
 
 
 def test_extrapolation_the_ratio_shrinks_at_the_largest_split(curves, far):
+    """On the source that the chart shows at first, and on nearly all others."""
+    shrinks = []
     for data, ratio in zip(curves.values(), far["exponential"], strict=True):
         data = data.between(claims.claim.MIN_WINDOW)
         last = fit.extrapolation(data, data.last[-3], ("power", "exponential"), n_boot=2)
-        assert last.ratios["exponential"].value < ratio.value
+        shrinks.append(last.ratios["exponential"].value < ratio.value)
+    assert shrinks[0] and np.mean(shrinks) > 0.9
 
 
-def test_extrapolation_the_reference_is_of_two_to_three_thousand_tokens(curves):
+def test_extrapolation_where_the_scores_stop_the_finite_reference_bends_the_curve(curves):
     for data in curves.values():
-        assert 2000 <= data.contexts.min() and data.contexts.max() < 3100
+        assert data.last[-1] > data.contexts.max() / 4
 
 
-def test_extrapolation_our_data_do_not_say_which_of_the_two_foretells_better(far):
-    assert all(item.low <= 1 <= item.high for item in far["stretched / finite"])
+def test_extrapolation_on_most_tables_it_is_open_which_of_the_two_foretells_better(far):
+    held = [item.low <= 1 <= item.high for item in far["stretched / finite"]]
+    assert np.mean(held) > 0.8
 
 
-def test_extrapolation_the_finite_context_law_foretold_no_better(far):
-    assert not any(item.high < 1 for item in far["finite"])
+def test_extrapolation_the_finite_context_law_foretold_no_better_as_a_rule(far):
+    assert np.mean([item.high < 1 for item in far["finite"]]) < 0.1
     assert sum(item.value > 1 for item in far["finite"]) > len(far) / 2
 
 
@@ -762,11 +769,11 @@ def test_bounds_every_value_of_the_page_is_a_fact(curves, checked, beyond, misse
     assert_all_is_said("notebooks/bounds", facts)
 
 
-def test_bounds_the_trial_finds_a_change_of_the_exponent_by_two_in_either_direction(tried):
+def test_bounds_the_trial_mostly_finds_an_exponent_that_changes_by_two(tried):
     for side, broken, kept in (("upper", 0.5, 2.0), ("lower", 2.0, 0.5)):
         shares = tried[side]
-        assert (shares.xs(broken, level="truth")["not reproduced"] > 0.95).all()
-        assert (shares.xs(kept, level="truth")["not reproduced"] < 0.05).all()
+        assert (shares.xs(broken, level="truth")["not reproduced"] > 0.7).all()
+        assert (shares.xs(kept, level="truth")["not reproduced"] < 0.4).all()
 
 
 def test_bounds_an_exponent_that_never_changes_is_hardly_ever_reproduced(tried):
@@ -811,7 +818,7 @@ def test_bounds_both_bounds_held_for_all_values_on_four_sources_two_of_them_gaus
     assert len(checked) == 4 and checked.index.str.startswith("Gaussian").sum() == 2
 
 
-def test_bounds_near_a_thousand_tokens_the_points_bend_below_such_a_line(curves):
+def test_bounds_at_the_longest_windows_the_points_bend_below_such_a_line(curves):
     for data in curves.values():
         long = data.between(claims.claim.MIN_WINDOW)
         alpha = fit.exponent(long).value
@@ -819,9 +826,10 @@ def test_bounds_near_a_thousand_tokens_the_points_bend_below_such_a_line(curves)
         assert long.mean[-1] < line[-1]
 
 
-def test_bounds_all_curves_are_fitted_over_the_same_windows(curves):
+def test_bounds_all_curves_are_fitted_from_the_same_window_and_none_beyond_the_one_named(curves):
     parts = [data.between(claims.claim.MIN_WINDOW) for data in curves.values()]
-    assert len({(part.first[0], part.last[-1]) for part in parts}) == 1
+    assert len({part.first[0] for part in parts}) == 1
+    assert max(part.last[-1] for part in parts) == parts[0].last[-1]
 
 
 def test_bounds_the_typical_and_the_largest_miss_are_those_of_one_table(misses):
@@ -906,14 +914,16 @@ def test_block_markov_on_the_renewal_source_the_reading_goes_wrong():
     assert abs(reading.phi - (theta - 1)) > 0.5 and abs(reading.sigma - 1) > 0.5  # the truth
 
 
-def test_block_markov_rho_is_within_the_theorys_range_and_below_two_everywhere(two_distances):
-    assert all(1 < item.low and item.high < 2 for item in two_distances["ρ"])
+def test_block_markov_rho_is_within_the_theorys_range_or_above_by_less_than_a_tenth(two_distances):
+    assert all(1 < item.low and item.value < 2.1 for item in two_distances["ρ"])
+    inside = [1 < item.low and item.high < 2 for item in two_distances["ρ"]]
+    assert np.mean(inside) > 0.5  # "most models sit at neither end"
 
 
-def test_block_markov_all_tables_begin_at_one_window_and_hold_not_quite_seven_octaves(curves):
+def test_block_markov_all_tables_begin_at_one_window_and_hold_five_to_seven_octaves(curves):
     used = [data.between(claims.claim.MIN_WINDOW) for data in curves.values()]
     assert len({data.first[0] for data in used}) == 1
-    assert all(6.5 < np.log2(data.last[-1] / data.first[0]) < 7 for data in used)
+    assert all(4.5 < np.log2(data.last[-1] / data.first[0]) < 7 for data in used)
 
 
 # --- sink_recent ----------------------------------------------------------------------------------
@@ -1546,5 +1556,5 @@ def test_lab_six_thousand_characters_around_the_passage_above():
     assert " ".join(lab.EXAMPLE.split())[:60] in " ".join(stretch.split())
 
 
-def test_lab_two_dozen_long_documents(curves):
-    assert all(data.n_documents == 24 for data in curves.values())
+def test_lab_the_stored_curves_are_of_a_dozen_long_documents_or_more(curves):
+    assert all(data.n_documents >= 12 for data in curves.values())

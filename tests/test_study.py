@@ -35,12 +35,6 @@ ROWS = {  # SHA-256 of the tables whose manifests were once of an older layout
     "reencode-gemma3-270m-world-english-bible": "9451864a9186fb19",
     "reencode-smollm2-135m-instruct-world-english-bible": "08d46af1a87a1d71",
     "scored-smollm2-135m-instruct-world-english-bible": "ed4ed26b6cdd3951",
-    "sensitivity-gemma3-270m-scipy-docs": "6648b6bd2db1d5b6",
-    "sensitivity-gemma3-270m-sympy-code": "67e70f40b807b66b",
-    "sensitivity-gemma3-270m-world-english-bible": "220600c11f7c09fb",
-    "sensitivity-smollm2-135m-instruct-scipy-docs": "71a271f63c349cd1",
-    "sensitivity-smollm2-135m-instruct-sympy-code": "572c03975e736670",
-    "sensitivity-smollm2-135m-instruct-world-english-bible": "7c2ceccf4c9cdb26",
     "stepwise-smollm2-135m-instruct-world-english-bible": "652621cb9fb518f2",
     "suffix-gemma3-270m-world-english-bible": "df0e68cf5c59eb96",
     "suffix-smollm2-135m-instruct-scipy-docs": "98556fcda4b9d539",
@@ -455,7 +449,7 @@ def test_tables_are_found_by_what_their_manifests_say():
     found = store.tables(kind="policy_distortion", protocol="prefill", model="gemma3-270m")
     assert [table.path.stem for table in found] == ["prefill-gemma3-270m-world-english-bible"]
     assert store.tables(kind="séance") == []
-    assert len(store.tables(study="sensitivity")) == 6
+    assert len(store.tables(study="sensitivity")) == 22
     assert store.tables(study="calibration", studies=1000)[0].model == {}
 
 

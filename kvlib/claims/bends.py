@@ -62,6 +62,7 @@ def item_rows(
         table = pd.concat(parts, ignore_index=True)
         table = table.astype({name: np.float32 for name in ("b", "low", "high")})
         table = table.astype({"study": np.int16})
-        return table.assign(model=model, corpus=corpus, distance=distance, doc=np.int16(number))
+        place_of = {"model": model, "corpus": corpus, "distance": distance}
+        return table.assign(**place_of, documents=np.int16(data.n_documents), doc=np.int16(number))
 
     return rows

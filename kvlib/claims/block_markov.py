@@ -271,6 +271,7 @@ def facts(
         "lacunary-ratio": f"{sliding['mean'].min():.2f}",
         "rho-low": str(rho[0]),
         "rho-high": str(rho[1]),
+        "rho-inside": f"{sum(1 < x.low and x.high < 2 for x in real['ρ'])} of {len(real)}",
         "root-low": str(fit.extremes(real["ρ, root law"])[0]),
         "phi-low": str(phi[0]),
         "phi-high": str(phi[1]),

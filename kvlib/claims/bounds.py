@@ -22,6 +22,7 @@ LOWER = Claim(
 CLAIMS = (UPPER, LOWER)
 SIDES = {"c6": "upper", "c7": "lower"}
 FITTED_TO = 64  # c, C and α come from windows up to here where the bounds are tested beyond
+MOST = 0.9  # of the curves count: with dozens of them the worst says little
 CLOSE = 2.0  # a bound missed by less than this factor in tokens is nearly met
 IN_SAMPLE, SOURCES = "in sample, exact sources", "beyond 64 tokens, exact sources"
 BEYOND = (0.5, 0.8, 1.0, 1.25, 2.0)  # exponents beyond FITTED_TO over those before
@@ -166,17 +167,19 @@ def bound_rule(holds: pd.Series) -> str:
     """C6 or C7. The bound is two lines of proof, and with constants that are the extremes of the
     very curve in which the window is then searched it can't fail: *definition checked* when it held
     on every exact source, *not reproduced* when not. It is tried out of sample too, with α, c and C
-    from windows of 8 to 64 tokens: a reading is *reproduced* where the bound held for every ε that
-    needs a longer window, *partly* where the least window missed it by less than a factor of two
-    (CLOSE), *not reproduced* beyond. These readings are predictions: no theorem asks for them."""
+    from windows of 8 to 64 tokens: a reading is *reproduced* where on nine curves in ten (MOST) the
+    bound held for every ε that needs a longer window, *partly* where on nine in ten the least
+    window missed it by less than a factor of two (CLOSE), *not reproduced* beyond. Of fewer than
+    ten curves all count. These readings are predictions: no theorem asks for them."""
     return "definition checked" if holds.all() else "not reproduced"
 
 
 def reading(rows: pd.DataFrame, side: str) -> str:
     """The word of one part of `out_of_sample` on the `lower` or the `upper` bound."""
-    if (rows[side] == rows["tried"]).all():
+    miss = np.quantile(rows[f"{side}_miss"], MOST, method="higher")
+    if miss <= 1:
         return "reproduced"
-    return "partly" if rows[f"{side}_miss"].max() < CLOSE else "not reproduced"
+    return "partly" if miss < CLOSE else "not reproduced"
 
 
 def readings(checked: pd.DataFrame, beyond: pd.DataFrame, side: str) -> dict[str, str]:

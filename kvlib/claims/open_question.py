@@ -719,7 +719,7 @@ def _source_facts(table: pd.DataFrame, needs: pd.DataFrame) -> dict[str, str]:
 
 
 def _protocol_facts(three: pd.DataFrame) -> dict[str, str]:
-    """Online over re-encoded and over prefill, on the two models; counts behind them."""
+    """Online over re-encoded and over prefill, on two models; counts behind them."""
     other = "gemma3-270m"
     said = {}
     for policy, key in ((SINKS, "sink"), (SLIDING, "bare")):

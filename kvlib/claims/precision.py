@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 
 from kvlib.claims.shared import BETWEEN, KL, TV, Tables, curve, difference
 from kvlib.names import name_of
+
+HALF = 0.06  # of an interval that tells models of one text apart
 
 
 def noise(tables: Tables) -> pd.DataFrame:
@@ -37,6 +40,39 @@ def precision(tables: Tables, whole: Tables) -> pd.DataFrame:
         where = {"model": key[0], "corpus": key[1], "dtype": tables[key].dtype}
         rows.append(where | {"documents": moved[KL].n_documents} | moved)
     return pd.DataFrame(rows, columns=["model", "corpus", "dtype", "documents", *BETWEEN])
+
+
+def documents(powers: pd.DataFrame, half: float = HALF) -> pd.DataFrame:
+    """How many documents an interval of ± `half` takes, a row a table of `shared.exponents`.
+
+    `model, corpus, documents`, and for KL and TV the half-width at hand and the documents that
+    would do: n (half-width / half)^2, for the spread between documents is what makes it.
+    """
+    rows = []
+    for row in powers.to_dict("records"):
+        if any(row[distance].flat for distance in BETWEEN):  # no exponent
+            continue
+        found = {key: row[key] for key in ("model", "corpus", "documents")}
+        for distance in BETWEEN:
+            width = (row[distance].high - row[distance].low) / 2
+            found[f"{distance}, ±"] = round(width, 3)
+            found[f"{distance}, documents"] = int(np.ceil(row["documents"] * (width / half) ** 2))
+        rows.append(found)
+    return pd.DataFrame(rows)
+
+
+def documents_facts(powers: pd.DataFrame) -> dict[str, str]:
+    needed, found = documents(powers), {"half-width": f"{HALF}"}
+    for distance in BETWEEN:
+        key, wanted = distance.lower(), needed[f"{distance}, documents"]
+        worst = needed.loc[wanted.idxmax()]
+        found |= {
+            f"narrow-{key}": f"{(needed[f'{distance}, ±'] <= HALF).sum()} of {len(needed)}",
+            f"docs-middle-{key}": f"{wanted.median():.0f}",
+            f"docs-worst-{key}": f"{wanted.max():,} ({name_of(worst['model'])} on "
+            f"{name_of(worst['corpus'])})",
+        }
+    return found
 
 
 def facts(tables: Tables, whole: Tables) -> dict[str, str]:

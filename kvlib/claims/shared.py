@@ -1,7 +1,7 @@
 """Documents that several models read: their tables, curves, exponents and paired differences.
 
-Documents of the study `shared` begin at the same characters for every tokenizer, so exponents of
-two models on one text differ by what the models are and by nothing that they were given: their
+Documents of the study `sensitivity` begin at the same characters for every tokenizer, so exponents
+of two models on one text differ by what the models are and by nothing that they were given: their
 difference is paired, document by document.
 """
 
@@ -56,7 +56,7 @@ def parted(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     return rows[~same], rows[same]
 
 
-def stored(folder: Path = store.DATA, study: str = "shared") -> Tables:
+def stored(folder: Path = store.DATA, study: str = "sensitivity") -> Tables:
     """(model, corpus) → what is stored of a study of shared documents, in the book's order."""
     found = {}
     for table in store.tables(folder, study):

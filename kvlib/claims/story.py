@@ -91,10 +91,10 @@ def facts(curves: dict[tuple[str, str], fit.Curve]) -> dict[str, str]:
     """Name → text of every value that the page glues; `curves` are the stored ones."""
     exponents = [fit.exponent(data.between(MIN_WINDOW)) for data in curves.values()]
     flattest, steepest = fit.extremes(pd.Series(exponents))
-    cheapest, dearest = (10 ** (1 / item.value) for item in (steepest, flattest))
+    middle = float(np.median([10 ** (1 / item.value) for item in exponents]))
     return {
-        "cheapest": f"{cheapest:.0f}",
-        "dearest": f"{float(f'{dearest:.2g}'):,.0f}",  # to two digits
+        "cheapest": f"{10 ** (1 / steepest.value):.0f}",
+        "middle": f"{float(f'{middle:.2g}'):,.0f}",  # to two digits
         "steepest": f"{steepest:.2g}",
         "flattest": f"{flattest:.2g}",
         "n-tables": str(len(exponents)),

@@ -243,6 +243,7 @@ def facts(
         **_split_facts(parts),
         **memory.facts(lost, ranked),
         **precision.facts(tables, whole),
+        **precision.documents_facts(powers),
         **roads.facts(tables, other),
     }
 

@@ -52,4 +52,5 @@ from kvlib.fit.exponents import (
 )
 from kvlib.fit.laws import LAWS, SHIFT, Fit, Law, fit_law
 from kvlib.fit.matched import covered, log_gap, matched_slope
+from kvlib.fit.references import Strengths, strengths
 from kvlib.fit.tries import drawn, holm, logarithm_of, p_above

@@ -89,13 +89,18 @@ class Curve:
         return counts @ self.doc_means / self.n_documents
 
 
-def curve(table: pd.DataFrame, value: str = "kl_nats", signed: bool = False) -> Curve:
+def curve(
+    table: pd.DataFrame, value: str = "kl_nats", signed: bool = False, common: bool = False
+) -> Curve:
     """Average a table of pairs (`doc, position, context, window, <value>`) into a Curve.
 
-    Every document counts the same. Raises ValueError for fewer than two documents, a document
-    without some bin, or values that are negative beyond rounding, unless they are `signed`, as the
-    excess of a loss is.
+    Every document counts the same. Rows whose window is their whole context measure the noise of
+    one law measured twice, and are left out; with `common`, so are bins that some document lacks,
+    as a thinned design may have among its short windows. Raises ValueError for fewer than two
+    documents, a document without some bin, or values that are negative beyond rounding, unless they
+    are `signed`, as the excess of a loss is.
     """
+    table = table[table["window"] != table["context"]]
     if table["doc"].nunique() < 2:
         raise ValueError(f"documents: expected at least 2, got {table['doc'].nunique()}")
     low = table[value].min()
@@ -103,8 +108,16 @@ def curve(table: pd.DataFrame, value: str = "kl_nats", signed: bool = False) -> 
         raise ValueError(f"{value}: expected finite values ≥ 0, got a minimum of {low}")
     bins = np.ceil(BINS_PER_OCTAVE * np.log2(table["window"]) - 1e-9).astype(int)
     doc_means = table.groupby(["doc", bins])[value].mean().unstack()
-    if doc_means.isna().any(axis=None):
-        raise ValueError(f"documents: expected every window bin in each, got {doc_means.isna()}")
+    if common:
+        doc_means = doc_means.dropna(axis=1)
+        table = table[bins.isin(doc_means.columns)]
+        bins = bins[table.index]
+    elif (gaps := doc_means.isna()).any(axis=None):
+        doc, last = gaps.any(axis=1).idxmax(), 2 ** (gaps.any().idxmax() / BINS_PER_OCTAVE)
+        raise ValueError(
+            f"documents: expected every window bin in each, got none that ends at {last:.0f} "
+            f"tokens in document {doc}"
+        )
     start = table["position"] - table["window"] + 1
     octave = np.ceil(np.log2(table["window"])).astype(int)
     by_bin = table["window"].groupby(bins)

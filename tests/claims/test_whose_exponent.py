@@ -265,6 +265,22 @@ def test_half_precision_moves_an_exponent_by_what_is_planted():
     assert claims.precision.precision(whole, whole).empty
 
 
+def test_an_interval_half_as_wide_takes_four_times_the_documents():
+    items = {"KL": fit.Estimate(0.5, 0.38, 0.62, 24), "TV": fit.Estimate(0.3, 0.27, 0.33, 24)}
+    flat = fit.Estimate(0.0, 0.0, 0.0, 24, flat=True)
+    powers = pd.DataFrame(
+        [
+            {"model": "m", "corpus": "c", "documents": 24} | items,
+            {"model": "n", "corpus": "c", "documents": 24, "KL": flat, "TV": flat},
+        ]
+    )
+    (row,) = claims.precision.documents(powers).to_dict("records")
+    assert (row["KL, documents"], row["TV, documents"]) == (4 * 24, 24 // 4)
+    assert (row["KL, ±"], row["TV, ±"]) == (0.12, 0.03)
+    facts = claims.precision.documents_facts(powers)
+    assert (facts["narrow-kl"], facts["narrow-tv"]) == ("0 of 1", "1 of 1")
+
+
 # --- other roads ----------------------------------------------------------------------------------
 
 

@@ -321,8 +321,18 @@ def test_bad_input_is_refused_with_expected_and_got(call, message):
 
 def test_a_document_without_some_window_is_refused():
     table = table_of(np.ones((2, 3)), [1, 2, 4])
-    with pytest.raises(ValueError, match="expected every window bin"):
+    with pytest.raises(ValueError, match="every window bin .* at 4 tokens in document 1$"):
         fit.curve(table.iloc[:-1])
+    common = fit.curve(table.iloc[:-1], common=True)
+    assert (common.last.tolist(), common.n_pairs, common.n_documents) == ([1, 2], 4, 2)
+
+
+def test_rows_whose_window_is_their_whole_context_are_no_part_of_a_curve():
+    table = table_of(np.ones((2, 3)), [1, 2, 4])
+    twice = table.assign(window=table["context"], kl_nats=1e-9)
+    both = fit.curve(pd.concat([table, twice], ignore_index=True))
+    np.testing.assert_array_equal(both.doc_means, fit.curve(table).doc_means)
+    assert both.n_pairs == len(table)
 
 
 def test_a_curve_on_a_floor_has_no_exponent_and_a_falling_one_has():
