@@ -376,6 +376,16 @@ def bend_table(bent: pd.DataFrame, strong: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(columns).reset_index()
 
 
+def bends_by_first(bent: pd.DataFrame) -> pd.DataFrame:
+    """b with the bracket, a row a table and distance, a column a first window of the fit."""
+    keys = ["model", "corpus", "distance"]
+    shown = bent.assign(b=bent["reference"].map("{:.2g}".format))
+    wide = shown.pivot(index=keys, columns="from", values="b")
+    order = bent[keys].drop_duplicates()
+    wide = wide.loc[list(map(tuple, order.to_numpy()))].reset_index()
+    return wide.rename(columns={first: f"from {first}" for first in shown["from"].unique()})
+
+
 # --- what would have changed the word -------------------------------------------------------------
 
 
