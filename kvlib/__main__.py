@@ -148,6 +148,55 @@ def design(
 
 
 @app.command()
+def verify(
+    table: Annotated[
+        list[str] | None, typer.Argument(help="tables, studies, or paths of tables; none: all")
+    ] = None,
+    rows: Annotated[int, typer.Option(help="rows a table, drawn at random")] = 8,
+    seed: Annotated[int, typer.Option(help="draws the rows")] = 0,
+    folder: Annotated[Path, typer.Option(help="where the tables lie")] = store.DATA,
+    model: Annotated[str, typer.Option(help="where the model is now, if elsewhere")] = "",
+    corpus: Annotated[str, typer.Option(help="where the text is now, if elsewhere")] = "",
+    device: Annotated[str, typer.Option(help=DEVICE)] = "auto",
+    dtype: Annotated[str, typer.Option(help="another than the table's own")] = "",
+) -> None:
+    """Measure a random sample of stored rows anew, and fail where they differ: a line a table.
+
+    What is allowed stands in the line. A table whose model or text is not here is skipped; the exit
+    code is 0 when all others are as they were, and one at least was looked at.
+    """
+    from kvlib.study import verify as verifying
+
+    words = set()
+    tables = verifying.chosen(table or [], folder)
+    for found in verifying.verified(tables, rows, seed, device, dtype, model, corpus):
+        print(found.line(), flush=True)
+        words.add(found.word)
+    if words & {"differs", "refused"} or "ok" not in words:
+        raise typer.Exit(1)
+
+
+@app.command()
+def floor(
+    model: Annotated[str, typer.Option(help=MODEL)],
+    corpus: Annotated[str, typer.Option(help=CORPUS)],
+    tokens: Annotated[int, typer.Option(help="of the document that is read")] = 1024,
+    device: Annotated[str, typer.Option(help=DEVICE)] = "auto",
+) -> None:
+    """The noise floor of each number format here: its laws beside those of float32, on a document's
+    second half. What a table says below it is rounding.
+    """
+    from kvlib.models import load_model
+    from kvlib.study import verify as verifying
+
+    exact = load_model(model, device, study.DTYPES[0])
+    text = corpora.load_corpus(corpus)
+    (document,) = text.documents(exact.tokenizer, tokens, 1)
+    for line in verifying.floors(exact, document):
+        print(line, flush=True)
+
+
+@app.command()
 def distort(
     model: Annotated[str, typer.Option(help=MODEL)],
     corpus: Annotated[str, typer.Option(help=CORPUS)],

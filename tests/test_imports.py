@@ -26,7 +26,7 @@ LIGHT = (
     "fit",
     "claims",
 )  # neither torch nor altair
-NEED_TORCH = ("models", "cache", "measure", "live", "study.design")
+NEED_TORCH = ("models", "cache", "measure", "live", "study.design", "study.verify")
 TORCH = ("torch", "transformers", "tokenizers", "safetensors", "accelerate")
 PICTURES = ("altair", "ipywidgets", "anywidget")
 

@@ -12,9 +12,11 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from kvlib.models import LanguageModel
+from kvlib.models.memory import in_batches
 
 Ids = Int[Tensor, " tokens"] | Int[np.ndarray, " tokens"] | Sequence[int]
 HEAD_ROWS = 64  # rows of logits alive at once: 67 MB for a vocabulary of 262,144
+CARD_ROWS = 512  # the same on a card, where one step should last: 3 GB at most
 
 
 def next_token_law(lm: LanguageModel, ids: Ids) -> Float[np.ndarray, " vocabulary"]:
@@ -26,11 +28,36 @@ def next_token_laws(
     lm: LanguageModel, ids: Ids, positions: Sequence[int] | Int[np.ndarray, " positions"]
 ) -> Float[np.ndarray, "positions vocabulary"]:
     """Log-probabilities (positions, vocabulary) of the tokens after `positions`, from one pass."""
+    return laws_at(lm, ids, positions).cpu().numpy()
+
+
+def laws_at(
+    lm: LanguageModel, ids: Ids, positions: Sequence[int] | Int[np.ndarray, " positions"]
+) -> Float[Tensor, "positions vocabulary"]:
+    """`next_token_laws` where the model is: on a card, for `exact_divergences` to reduce there."""
     ids = torch.as_tensor(ids, device=lm.device)
-    rows = torch.tensor(positions, device=lm.device) + len(lm.prefix_ids)
+    rows = torch.as_tensor(positions, device=lm.device) + len(lm.prefix_ids)
     with torch.inference_mode():
         logits = lm.model(lm.prefixed(ids)[None], use_cache=False, logits_to_keep=rows).logits[0]
-    return logits.double().log_softmax(-1).cpu().numpy()
+    return logits.to(lm.device).double().log_softmax(-1)
+
+
+def exact_laws(
+    lm: LanguageModel, hidden: Float[Tensor, "rows width"]
+) -> Float[Tensor, "rows vocabulary"]:
+    """Log-probabilities (rows, vocabulary) of rows of last hidden states, as float64."""
+    with torch.inference_mode():
+        return lm.model.get_output_embeddings()(hidden).double().log_softmax(-1)
+
+
+def exact_divergences(
+    log_p: Float[Tensor, "rows vocabulary"], log_q: Float[Tensor, "rows vocabulary"]
+) -> tuple[Float[Tensor, " rows"], Float[Tensor, " rows"]]:
+    """KL(p‖q) and TV of rows of float64 laws, where they are; as in `divergences`, for laws without
+    zeros: a ratio beyond e^80 counts as that."""
+    d, p = (log_p - log_q).clamp(min=-80), log_p.exp()
+    e = torch.expm1(-d)
+    return (p * (e + d)).sum(-1), 0.5 * (p * e.abs()).sum(-1)
 
 
 def log_laws(
@@ -84,8 +111,11 @@ def divergences_of_rows(
 ) -> Rows:
     """Each row of `hidden` beside the reference at its position (sorted ascending) in `ids`.
 
-    The head runs on HEAD_ROWS rows at a time; each reference law is made once.
+    The head runs on HEAD_ROWS rows at a time; each reference law is made once. On a card
+    `divergences_at_once` does it, with fewer and larger steps.
     """
+    if lm.device.type != "cpu":
+        return divergences_at_once(lm, reference, hidden, position, ids)
     head = lm.model.get_output_embeddings()
     kl = torch.empty(len(position), device=lm.device)
     tv, excess, own = (torch.empty_like(kl) for _ in range(3))
@@ -124,6 +154,38 @@ def divergences_of_rows(
     excess[after_last] = torch.nan
     found = kl, tv, excess - own, excess
     return Rows(*(values.cpu().numpy() for values in found))
+
+
+def divergences_at_once(
+    lm: LanguageModel,
+    reference: Float[Tensor, "tokens width"],
+    hidden: Float[Tensor, "rows width"],
+    position: Int[np.ndarray, " rows"],
+    ids: Int[Tensor, " tokens"],
+) -> Rows:
+    """The plain twin of `divergences_of_rows`, and its road on a card: CARD_ROWS rows a step, fewer
+    where memory runs out, each beside a copy of its reference law. Only four numbers a row leave
+    the device."""
+    head = lm.model.get_output_embeddings()
+    where = torch.from_numpy(position).to(lm.device, torch.int64)
+    following = ids[(where + 1).clamp(max=len(ids) - 1)]
+
+    def step(rows: Int[Tensor, " some"]) -> Float[Tensor, "4 some"]:
+        targets, own = torch.unique_consecutive(where[rows], return_inverse=True)
+        log_p = head(reference[targets]).float().log_softmax(-1).clamp_(min=-80)[own]
+        logits = head(hidden[rows]).float()
+        d = torch.sub(log_p, logits.log_softmax(-1), out=logits).clamp_(min=-80)
+        x, p = following[rows, None], log_p.exp()
+        own_x, excess = log_p.gather(1, x)[:, 0], d.gather(1, x)[:, 0]
+        e = torch.expm1(-d)
+        kl, tv = torch.linalg.vecdot(p, d.add_(e)), torch.linalg.vecdot(p, e.abs_()).mul_(0.5)
+        return torch.stack([kl, tv, excess - own_x, excess])
+
+    rows = torch.arange(len(position), device=lm.device)
+    found = torch.cat(in_batches(lm, step, rows, CARD_ROWS), dim=1)
+    found[3, where + 1 >= len(ids)] = torch.nan
+    found[2, where + 1 >= len(ids)] = torch.nan
+    return Rows(*found.cpu().numpy())
 
 
 def kl_and_tv(

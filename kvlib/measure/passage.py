@@ -66,7 +66,8 @@ def _rows(
     d = (log_p - log_q).clamp(min=-80)
     kl = (log_p.exp() * (d + (-d).expm1())).sum(-1)
     top = log_q.topk(GUESSES, dim=-1)
-    own = np.exp(log_q.cpu().numpy()[np.arange(len(targets)), ids[targets + 1]])
+    following = torch.as_tensor(ids[targets + 1], device=lm.device)[:, None]
+    own = np.exp(log_q.gather(1, following)[:, 0].cpu().numpy())
     columns = {
         "position": (targets + 1).astype(np.int32),
         "token": tokens,

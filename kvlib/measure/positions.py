@@ -14,7 +14,7 @@ from torch import Tensor
 from kvlib.cache import protocols
 from kvlib.measure import divergences
 from kvlib.measure.distortion import _compare_rows
-from kvlib.measure.laws import log_laws
+from kvlib.measure.laws import exact_divergences, exact_laws, laws_at, log_laws
 from kvlib.models import LanguageModel, small_gpt2
 
 VARIANTS = ("restarted", "kept", "moved", "shuffled")
@@ -97,6 +97,18 @@ def measure_positions(
     return table
 
 
+def naive_row(
+    lm: LanguageModel, document: Int[np.ndarray, " tokens"], t: int, w: int, variant: str
+) -> tuple[float, float]:
+    """KL (nats) and TV of one row of `measure_positions`, from two passes; not of `shuffled`, whose
+    texts are drawn one after the other."""
+    ids = torch.as_tensor(np.asarray(document), device=lm.device)
+    hidden = variant_hidden(lm, ids, t, w, variant, np.random.default_rng(0))
+    found = exact_divergences(laws_at(lm, ids[: t + 1], [t]), exact_laws(lm, hidden[None]))
+    kl, tv = map(float, found)
+    return kl, tv
+
+
 def shift_gap(lm: LanguageModel, text: str, shift: int) -> float:
     """KL (nats) between the laws after a text at positions 0, 1, … and after it `shift` further."""
     ids = torch.tensor(lm.tokenizer(text)["input_ids"], device=lm.device)[None]
@@ -129,15 +141,21 @@ def checked(settings: dict[str, Any], docs: int) -> dict[str, Any]:
 def item_rows(
     lm: LanguageModel, text: Any, settings: dict[str, Any], docs: int
 ) -> Callable[[int], pd.DataFrame]:
-    """The number of a document → its rows. `held out` are the stretches of a pinned text that the
-    small GPT-2 was not trained on."""
+    """The number of a document → its rows."""
+    found = documents(lm, text, settings, docs)
+    return lambda doc: measure_positions(lm, found[doc], doc, settings, settings["seed"])
+
+
+def documents(
+    lm: LanguageModel, text: Any, settings: dict[str, Any], docs: int
+) -> list[Int[np.ndarray, " tokens"]]:
+    """The documents of a study. `held out` are the stretches of a pinned text that the small GPT-2
+    was not trained on."""
     s = settings
     if s["stretches"] == "held out":
-        documents = small_gpt2.held_out_documents(lm.tokenizer, text.name, s["seq_len"])
-        if docs > len(documents):
-            raise ValueError(f"docs: expected at most {len(documents)} held out, got {docs}")
+        found = small_gpt2.held_out_documents(lm.tokenizer, text.name, s["seq_len"])
+        if docs > len(found):
+            raise ValueError(f"docs: expected at most {len(found)} held out, got {docs}")
     else:
-        documents = text.documents(lm.tokenizer, s["stride"], docs, s["seed"])
-    return lambda doc: measure_positions(
-        lm, documents[doc][: s["seq_len"]], doc, settings, s["seed"]
-    )
+        found = text.documents(lm.tokenizer, s["stride"], docs, s["seed"])
+    return [one[: s["seq_len"]] for one in found]

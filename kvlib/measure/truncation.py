@@ -13,14 +13,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from kvlib.corpora import check_stretches, documents_of
-from kvlib.measure.divergences import kl_divergence, total_variation
 from kvlib.measure.laws import (
     divergences_of_rows,
+    exact_divergences,
     hidden_states,
-    next_token_law,
+    laws_at,
     states_in_pieces,
 )
 from kvlib.models import LanguageModel, check_length
+from kvlib.models.memory import in_batches, tokens_at_once
 
 STARTS = ("max_window", "pairs_per_octave", "seed")  # settings of every table
 LATER: dict[str, Any] = {"thin": 1, "contexts": [], "twice": 0}  # those of old do not say them
@@ -170,10 +171,10 @@ def naive_sensitivity(
 ) -> pd.DataFrame:
     """The plain twin of `measure_document`: one forward pass for each pair (position, window).
 
-    References are computed once a position. Its divergences are the float64 ones.
+    References are computed once a position. Divergences are float64, reduced where the model is.
     """
     ids = torch.as_tensor(np.asarray(document), device=lm.device)
-    references: dict[int, np.ndarray] = {}
+    references: dict[int, torch.Tensor] = {}
     rows = []
     for position, window in pairs:
         if not 1 <= window <= position + 1:
@@ -181,11 +182,10 @@ def naive_sensitivity(
                 f"window: expected 1 to {position + 1}, the context's length, got {window}"
             )
         if position not in references:
-            references[position] = next_token_law(lm, ids[: position + 1])
-        log_q = next_token_law(lm, ids[position - window + 1 : position + 1])
-        kl = float(kl_divergence(references[position], log_q))
-        tv = float(total_variation(references[position], log_q))
-        rows.append((position, position + 1, window, kl, tv))
+            references[position] = laws_at(lm, ids[: position + 1], [position])
+        log_q = laws_at(lm, ids[position - window + 1 : position + 1], [window - 1])
+        kl, tv = exact_divergences(references[position], log_q)
+        rows.append((position, position + 1, window, float(kl), float(tv)))
     return pd.DataFrame(rows, columns=["position", "context", "window", "kl_nats", "tv"])
 
 
@@ -242,16 +242,20 @@ def _suffixes(
     lm: LanguageModel, ids: Int[Tensor, " tokens"], design: Design, doc: int
 ) -> tuple[Int[np.ndarray, " rows"], Int[np.ndarray, " rows"], Float[Tensor, "rows width"]]:
     """Target, window and last hidden state of each row of a document, sorted by target."""
-    positions, windows, hidden = [], [], []
+    found, tokens = [], tokens_at_once(lm, BATCH_TOKENS)
     for octave in design.octaves():
-        for starts, length in _equal_lengths(design, doc, octave):
-            states = hidden_states(lm, torch.stack([ids[s : s + length] for s in starts]))
-            w = np.arange(octave[0], length + 1)
-            t = starts[:, None] + w[None, :] - 1
-            keep = design.kept(t, octave)
-            hidden.append(states[:, octave[0] - 1 :][torch.from_numpy(keep).to(lm.device)])
-            positions.append(t[keep])
-            windows.append(np.broadcast_to(w, t.shape)[keep])
+        for starts, length in _equal_lengths(design, doc, octave, tokens):
+
+            def rows(some: Any, octave: Any = octave, length: int = length) -> tuple:
+                w = np.arange(octave[0], length + 1)
+                t = some[:, None] + w[None, :] - 1
+                keep = design.kept(t, octave)
+                states = hidden_states(lm, ids[_places(lm, some, length)])
+                states = states[:, octave[0] - 1 :][torch.from_numpy(keep).to(lm.device)]
+                return t[keep], np.broadcast_to(w, t.shape)[keep], states
+
+            found += in_batches(lm, rows, starts, len(starts))
+    positions, windows, hidden = zip(*found, strict=True)
     position, window = np.concatenate(positions), np.concatenate(windows)
     order = np.lexsort((window, position))
     sorted_hidden = torch.cat(hidden)[torch.from_numpy(order).to(lm.device)]
@@ -301,14 +305,21 @@ def _check_finite(lm: LanguageModel, table: pd.DataFrame, doc: int) -> None:
         )
 
 
+def _places(
+    lm: LanguageModel, starts: Int[np.ndarray, " starts"], length: int
+) -> Int[Tensor, "starts length"]:
+    """Where in a document the stretches of these starts stand."""
+    return torch.from_numpy(starts[:, None] + np.arange(length)).to(lm.device)
+
+
 def _equal_lengths(
-    design: Design, doc: int, octave: tuple[int, int]
+    design: Design, doc: int, octave: tuple[int, int], tokens: int = BATCH_TOKENS
 ) -> Iterator[tuple[Int[np.ndarray, " starts"], int]]:
     """Batches of starts with one pass length each, so that nothing is padded."""
     starts = design.starts(doc, octave)
     lengths = np.minimum(octave[1], design.last_target - starts + 1)
     for length in np.unique(lengths)[::-1]:
         group = starts[lengths == length]
-        size = max(1, BATCH_TOKENS // int(length))
+        size = max(1, tokens // int(length))
         for i in range(0, len(group), size):
             yield group[i : i + size], int(length)
