@@ -6,7 +6,7 @@ import multiprocessing
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +17,7 @@ from rich.console import Console
 
 from kvlib import __version__, corpora, names, store, study
 from kvlib.corpora import CORPORA
+from kvlib.study import here, joining, states
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -235,28 +236,85 @@ def studies(
         Path, typer.Option(help="declares the studies; tables lie beside it")
     ] = study.FILE,
     device: Annotated[str, typer.Option(help=DEVICE)] = "auto",
+    shard: Annotated[
+        str, typer.Option(help="3/16: every 16th document from the third on, for `merge`")
+    ] = "",
+    workers: Annotated[int, typer.Option(help="processes of a cluster of Dask here")] = 0,
+    scheduler: Annotated[
+        str, typer.Option(help="of a cluster of Dask elsewhere: tcp://node1:8786")
+    ] = "",
 ) -> None:
     """Make the tables that are declared and missing; hours, and it goes on where it was.
 
     A name is that of a table, of a study (`online` for all online-...), or a pattern with stars.
     """
+    share = _used_rightly(here.Shard.parsed, shard) if shard else None
+    _used_rightly(_check_one_way, (shard, workers, scheduler))
     these = study.chosen(study.studies(file), name or [])
     if listed:
         _show(these, others=not name)
         return
-    states = {one.table: study.state(one).word for one in these}
-    todo = [one for one in these if states[one.table] != "complete"]
+    todo = _to_make(these)
     for one in todo:  # all are tried before the first takes its hours
-        if states[one.table] not in ("missing", "begun"):
-            raise ValueError(
-                f"{one.path}: expected a table of this study or none, got one that is: "
-                f"{states[one.table]}; move it away, or give the table another name"
-            )
         one.checked()
-    for one in todo:
-        _run(one, device)
     if not todo:
         print(f"{len(these)} of {len(these)} tables are complete: nothing to make")
+    elif share:
+        _say_share(here.run_share(these, share, device), shard)
+    elif workers or scheduler:
+        _run_on_a_cluster(todo, device, workers, scheduler)
+    else:
+        for one in todo:
+            _run(one, device)
+
+
+@app.command()
+def merge(
+    name: Annotated[list[str] | None, typer.Argument(help="studies or tables; none: all")] = None,
+    other: Annotated[
+        list[Path] | None,
+        typer.Option("--from", help="a folder with parts of the same tables; may be repeated"),
+    ] = None,
+    file: Annotated[
+        Path, typer.Option(help="declares the studies; tables lie beside it")
+    ] = study.FILE,
+) -> None:
+    """Join the parts that `study --shard` left into tables, and say what is missing of the rest.
+
+    Parts of other code, another model or another text than the rest are refused.
+    """
+    for folder in other or []:
+        if not folder.is_dir():
+            raise ValueError(f"from: expected a folder, got {str(folder)!r}")
+    these = study.chosen(study.studies(file), name or [])
+    _to_make(these)
+    for one in these:
+        if joining.merge(one, _command(), other or []):
+            print(f"{one.table}: {one.docs} of {one.docs} documents")
+    _say_holes([states.status(one) for one in these])
+
+
+@app.command()
+def status(
+    name: Annotated[list[str] | None, typer.Argument(help="studies or tables; none: all")] = None,
+    file: Annotated[
+        Path, typer.Option(help="declares the studies; tables lie beside it")
+    ] = study.FILE,
+) -> None:
+    """Documents done, running, failed and missing of each table; exit code 1 with holes.
+
+    A document runs while the process that began it lives; of another host only that is known which
+    began it.
+    """
+    found = [states.status(one) for one in study.chosen(study.studies(file), name or [])]
+    lines = [("table", "done", "running", "failed", "missing", "state")]
+    for one in found:
+        rest = len(one.holes) - len(one.running) - len(one.failed)
+        counts = (len(one.running), len(one.failed), rest)
+        done = f"{one.done}/{one.study.docs}"
+        lines.append((one.study.table, done, *map(str, counts), one.word))
+    _print_columns(lines, right=(1, 2, 3, 4))
+    _say_holes(found)
 
 
 @app.command()
@@ -305,10 +363,86 @@ def _own(
 
 
 def _run(one: study.Study, device: str) -> None:
-    table = study.run(one, "python -m kvlib " + shlex.join(sys.argv[1:]), device)
+    _say_table(one, study.run(one, _command(), device))
+
+
+def _say_table(one: study.Study, table: Any) -> None:
+    """A finished table, in a line."""
     docs = table["doc"].nunique()
     plural = "s" * (docs != 1)
     print(f"{len(table):,} rows of {docs} document{plural} in {store.table_file(one.path)}")
+
+
+def _command() -> str:
+    """What a manifest says of how its table came about."""
+    return "python -m kvlib " + shlex.join(sys.argv[1:])
+
+
+def _to_make(these: Sequence[study.Study]) -> list[study.Study]:
+    """Those that are not complete; ValueError for a file in the place of a table that is none of
+    this study."""
+    words = {one.table: study.state(one).word for one in these}
+    todo = [one for one in these if words[one.table] != "complete"]
+    for one in todo:
+        if words[one.table] not in ("missing", "begun"):
+            raise ValueError(
+                f"{one.path}: expected a table of this study or none, got one that is: "
+                f"{words[one.table]}; move it away, or give the table another name"
+            )
+    return todo
+
+
+def _run_on_a_cluster(
+    todo: Sequence[study.Study], device: str, workers: int, scheduler: str
+) -> None:
+    """Measure on a cluster of Dask; exit code 1, with the holes, where something failed."""
+    try:
+        from kvlib.study import cluster
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"workers, scheduler: expected the package distributed, got no module {error.name}; "
+            "pip install distributed"
+        ) from None
+    with cluster.connected(workers, scheduler) as client:
+        cluster.run(client, todo, _command(), device, _say_table)
+    _say_holes([states.status(one) for one in todo])
+
+
+def _check_one_way(flags: tuple[str, int, str]) -> None:
+    """Refuses flags that name several places to measure in, or too few workers."""
+    if sum(map(bool, flags)) > 1:
+        raise ValueError("expected one of --shard, --workers and --scheduler, got several")
+    if flags[1] < 0:
+        raise ValueError(f"workers: expected at least 1, got {flags[1]}")
+
+
+def _used_rightly(parsed: Callable[[Any], Any], said: Any) -> Any:
+    """What flags say; one line and exit code 2, as for other wrong flags, where it cannot be."""
+    try:
+        return parsed(said)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
+
+
+def _say_share(found: here.Share, shard: str) -> None:
+    """What became of a share; exit code 1 where something failed."""
+    failed = f", {found.failed} failed" if found.failed else ""
+    print(
+        f"shard {shard}: {found.measured} documents measured, {found.before} done before{failed}; "
+        "`kvlib merge` joins what all shards have measured"
+    )
+    if found.failed:
+        raise typer.Exit(1)
+
+
+def _say_holes(found: Sequence[states.Status]) -> None:
+    """A line for each hole on standard error, and exit code 1, where there is any."""
+    for one in found:
+        for line in states.holes_of(one):
+            print(line, file=sys.stderr)
+    if any(one.holes for one in found):
+        raise typer.Exit(1)
 
 
 def _show(these: Sequence[study.Study], others: bool) -> None:
@@ -324,10 +458,15 @@ def _show(these: Sequence[study.Study], others: bool) -> None:
             found = table.manifest
             counts = f"{found['documents']}", f"{found['rows']:,}"
             lines.append((path.name, table.settings.get("kind", ""), *counts, "not declared"))
+    _print_columns(lines, right=(2, 3))
+
+
+def _print_columns(lines: Sequence[Sequence[str]], right: Sequence[int]) -> None:
+    """Lines of equally many cells, one below the other; those of some columns to the right."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         cells = [
-            cell.rjust(width) if k in (2, 3) else cell.ljust(width)
+            cell.rjust(width) if k in right else cell.ljust(width)
             for k, (cell, width) in enumerate(zip(line, widths, strict=True))
         ]
         print("  ".join(cells).rstrip())

@@ -34,7 +34,9 @@ PICTURES = ("altair", "ipywidgets", "anywidget")
 LATE = {
     "kvlib/__main__.py": ("kvlib.", "flags are read and help is printed before torch loads"),
     "kvlib/charts/controls.py": ("ipywidgets", "only a live kernel has widgets"),
-    "kvlib/study/__init__.py": (
+    "kvlib/study/declared.py": ("kvlib.cache.policies", "listing needs no torch"),
+    "kvlib/study/cluster.py": ("torch", "only a model needs it, and only a worker has one"),
+    "kvlib/study/items.py": (
         ("kvlib.models", "kvlib.cache.policies"),
         "what is there is listed without torch, in a second",
     ),

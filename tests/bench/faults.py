@@ -129,9 +129,9 @@ FAULTS = [
     Fault("store.py", 'if found != manifest["sha256"]:', "if False:", "test_store.py"),
     Fault("store.py", "if lacking := sorted(wanted - done):", "if lacking := []:", "test_store.py"),
     Fault(
-        "study/__init__.py", "tables.count(table) > 1", "tables.count(table) > 2", "test_study.py"
+        "study/declared.py", "tables.count(table) > 1", "tables.count(table) > 2", "test_study.py"
     ),
-    Fault("study/__init__.py", "if found[0] < study.docs or parts", "if parts", "test_study.py"),
+    Fault("study/states.py", "if found[0] < study.docs or parts", "if parts", "test_study.py"),
     # theory
     Fault(
         "theory/bounds.py", "return (high - shift)[()]", "return high[()]", "theory/test_bounds.py"
