@@ -146,6 +146,7 @@ def test_a_scheduler_that_does_not_answer_is_one_line_within_seconds(monkeypatch
 def test_a_worker_that_would_measure_something_else_is_named():
     wanted = {"kvlib": "1.0", "calibration": "a" * 64}
     assert cluster._other("tcp://n1:1", wanted, wanted) == ""
+    assert cluster._other("tcp://n1:1", OSError("Stream is closed"), wanted) == ""
     line = cluster._other("tcp://n1:1", wanted | {"kvlib": "0.9"}, wanted)
     assert line == "worker tcp://n1:1: expected kvlib 1.0, got 0.9"
     line = cluster._other("tcp://n1:1", wanted | {"calibration": "b" * 64}, wanted)

@@ -109,7 +109,10 @@ def _device(study: Study, device: str, worker: str) -> str:
 
 
 def _other(worker: str, found: Any, wanted: dict[str, str]) -> str:
-    """The line that refuses a worker of another version or code; empty for one that is right."""
+    """The line that refuses a worker of another version or code; empty for one that is right, and
+    for one that died meanwhile: who comes after it is asked again, document by document."""
+    if isinstance(found, OSError):
+        return ""
     if not isinstance(found, dict):
         return f"worker {worker}: expected kvlib {wanted['kvlib']}, got {here.line_of(found)}"
     for key, value in found.items():

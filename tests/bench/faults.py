@@ -132,6 +132,12 @@ FAULTS = [
         "study/declared.py", "tables.count(table) > 1", "tables.count(table) > 2", "test_study.py"
     ),
     Fault("study/states.py", "if found[0] < study.docs or parts", "if parts", "test_study.py"),
+    Fault("store.py", "host != HOST or psutil.pid_exists(pid)", "True", "test_store.py"),
+    Fault("store.py", "if code and found not in (None, code):", "if False:", "test_shares.py"),
+    Fault("study/items.py", '"settings": settings, "doc": doc', '"doc": doc', "test_shares.py"),
+    Fault(
+        "study/here.py", "self.number - 1 :: self.of", "self.number :: self.of", "test_shares.py"
+    ),
     # theory
     Fault(
         "theory/bounds.py", "return (high - shift)[()]", "return high[()]", "theory/test_bounds.py"
