@@ -32,7 +32,7 @@ BYTES = (  # what a line of progress shows, in 80 columns
 )
 STRETCHES = "drawn (from the seed), or shared (evenly spaced, the same for every model)"
 DTYPE = "auto (float32), bfloat16, float16, float64"
-DEVICE = "auto, cpu, cuda, cuda:1, ..."
+DEVICE = "auto, cpu, cuda, cuda:1, ..., or cards: layers spread over all"
 
 
 def _version(wanted: bool) -> None:

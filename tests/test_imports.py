@@ -41,6 +41,7 @@ LATE = {
         "what is there is listed without torch, in a second",
     ),
     "kvlib/models/load.py": ("huggingface_hub", "only a name on the Hub needs it"),
+    "kvlib/models/cards.py": ("accelerate", "only a model over several cards needs it"),
 }
 
 PLANTED = [  # room, what it must not import, the contract that says so

@@ -31,6 +31,7 @@ from transformers import DynamicCache
 from kvlib.cache.bounded import BoundedCache
 from kvlib.cache.policies import Policy, Scored, Static, Stepwise
 from kvlib.models import LanguageModel, masks
+from kvlib.models.memory import in_batches, tokens_at_once
 from kvlib.models.rotary import LayerPass
 
 Ids = Int[Tensor, " tokens"]
@@ -244,25 +245,28 @@ def reencode_hidden(
     prefix = len(lm.prefix_ids)
     states: dict[int, torch.Tensor] = {}
     lengths = np.array([len(k) for k in kept])
+    tokens_a_pass = tokens_at_once(lm, BATCH_TOKENS)
+
+    def read(some: Int[np.ndarray, " rows"]) -> Float[Tensor, "rows width"]:
+        positions = torch.from_numpy(np.stack([kept[r] for r in some])).to(lm.device)
+        tokens = lm.prefixed(ids[positions])
+        where = torch.arange(tokens.shape[1], device=lm.device).expand(len(some), -1)
+        if not policy.closed_up:
+            where = torch.cat([where[:, :prefix], positions + prefix], dim=1)
+        with torch.inference_mode():
+            # a mask of ones: without it transformers takes a jump in positions for a new text
+            out = lm.model.base_model(
+                tokens,
+                attention_mask=torch.ones_like(tokens),
+                position_ids=where,
+                use_cache=False,
+            )
+        return out.last_hidden_state[:, -1]
+
     for length in np.unique(lengths):
         rows = np.flatnonzero(lengths == length)
-        size = max(1, BATCH_TOKENS // int(length))
-        for i in range(0, len(rows), size):
-            some = rows[i : i + size]
-            positions = torch.from_numpy(np.stack([kept[r] for r in some])).to(lm.device)
-            tokens = lm.prefixed(ids[positions])
-            where = torch.arange(tokens.shape[1], device=lm.device).expand(len(some), -1)
-            if not policy.closed_up:
-                where = torch.cat([where[:, :prefix], positions + prefix], dim=1)
-            with torch.inference_mode():
-                # a mask of ones: without it transformers takes a jump in positions for a new text
-                out = lm.model.base_model(
-                    tokens,
-                    attention_mask=torch.ones_like(tokens),
-                    position_ids=where,
-                    use_cache=False,
-                )
-            states |= dict(zip(some.tolist(), out.last_hidden_state[:, -1], strict=True))
+        read_now = in_batches(lm, read, rows, max(1, tokens_a_pass // int(length)))
+        states |= dict(zip(rows.tolist(), torch.cat(read_now), strict=True))
     return torch.stack([states[r] for r in range(len(targets))])
 
 

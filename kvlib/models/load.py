@@ -15,6 +15,7 @@ import psutil
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from kvlib.models import cards
 from kvlib.models.embedded import EMBEDDED, converted, verify
 from kvlib.models.files import ModelFiles, files_of, first_line, quiet, some
 
@@ -76,7 +77,9 @@ def load_model(name: str, device: str = "auto", dtype: str = "auto") -> Language
     Args:
         name: an embedded model (`EMBEDDED`), `small-gpt2` (`TRAINED`), a local folder with
             `config.json` and safetensors, or a Hub id such as `EleutherAI/pythia-160m`.
-        device: `"auto"` takes CUDA when there is one, else the CPU; or any torch device.
+        device: `"auto"` takes CUDA when there is one, else the CPU; `"cards"` spreads the layers
+            over all CUDA cards, as `"auto"` does with weights that fit on no single one; or any
+            torch device.
         dtype: `"auto"` is float32, because divergences of 1e-3 nats drown in bfloat16's rounding;
             or `"float32"`, `"bfloat16"`, `"float16"`, `"float64"`.
 
@@ -101,7 +104,15 @@ def load_model(name: str, device: str = "auto", dtype: str = "auto") -> Language
     except Exception as error:  # the loaders raise a dozen kinds; one line serves them all
         raise OSError(f"cannot load {name!r} from {folder}: {first_line(error)}") from error
     model.eval().requires_grad_(False)
-    model.to(torch_device)
+    if (
+        device == "cards"
+        or device == "auto"
+        and cards.needed(files.numbers() * torch_dtype.itemsize)
+    ):
+        model = cards.placed(model, cards.spread(model, cards.free()))
+    else:
+        _check_card(files, torch_dtype, torch_device)
+        model.to(torch_device)
     if torch_device.type == "cpu" and torch_dtype == torch.float32:
         _use_onednn(model)
     _check_head(model, name)
@@ -185,6 +196,19 @@ def _check_memory(files: ModelFiles, dtype: torch.dtype) -> None:
         raise OSError(
             f"expected {needed / 1e9:.1f} GB of free memory for weights in {kind}, got "
             f"{free / 1e9:.1f} GB{hint}"
+        )
+
+
+def _check_card(files: ModelFiles, dtype: torch.dtype, device: torch.device) -> None:
+    """Refuses weights that a card has no memory for, before they are sent there."""
+    if device.type != "cuda":
+        return
+    needed, free = files.numbers() * dtype.itemsize, torch.cuda.mem_get_info(device)[0]
+    if needed > free:
+        kind = str(dtype).removeprefix("torch.")
+        raise OSError(
+            f"expected {needed / 1e9:.1f} GB of free memory on {device} for weights in {kind}, got "
+            f"{free / 1e9:.1f} GB; bfloat16 takes less, and --device cards takes several cards"
         )
 
 
@@ -375,12 +399,17 @@ def _check_head(model: Any, name: str) -> None:
 
 
 def _resolve_device(device: str) -> torch.device:
+    if device == "cards":
+        cards.free()
+        return torch.device("cuda:0")
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         resolved = torch.device(device)
     except RuntimeError as error:
-        raise ValueError(f"device: expected auto, cpu or cuda[:n], got {device!r}") from error
+        raise ValueError(
+            f"device: expected auto, cpu or cuda[:n], or cards, got {device!r}"
+        ) from error
     if resolved.type == "cuda" and not torch.cuda.is_available():
         raise ValueError("device: expected one that exists here, got 'cuda' but CUDA is missing")
     return resolved

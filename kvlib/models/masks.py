@@ -128,7 +128,13 @@ def as_mask(model: Any, seen: torch.Tensor) -> torch.Tensor:
 
 
 def check_masks(model: Any) -> None:
-    """Refuses a model that does not do what a mask says: a causal one must change nothing."""
+    """Refuses a model that does not do what a mask says: a causal one must change nothing. One that
+    is spread over cards is refused too: masks of layers and heads stay on the first."""
+    if len(set(getattr(model, "hf_device_map", {}).values())) > 1:
+        raise ValueError(
+            f"{type(model).__name__}: expected a model on one device for cache policies, got one "
+            "spread over cards"
+        )
     ids = torch.arange(1, 9, device=model.device)[None]
     age = ids[0][:, None] - ids[0]
     causal = age >= 0
