@@ -27,7 +27,7 @@ export PYTHONPATH="$site:$PWD:$PWD/tests" KVLIB_TEST_DEVICE="$device" KVLIB_STAT
 export PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 log=${OUT:-$site}/tests.txt
 code=0
-timeout 200 "$python" -m pytest -q -rA -W default -p no:cacheprovider tests/gpu >"$log" 2>&1 || code=$?
+timeout "${KVLIB_TEST_SECONDS:-200}" "$python" -m pytest -q -rA -W default -p no:cacheprovider tests/gpu >"$log" 2>&1 || code=$?
 grep -E '^(PASSED|FAILED|ERROR|SKIPPED|E  )|KL .*nats|passed|failed' "$log" || tail -n 40 "$log"
 shape=qwen2-7b
 seconds=15
