@@ -29,7 +29,8 @@ def spread(model: Any, free: Sequence[int]) -> dict[str, int]:
     Layers go in order, each card filled before the next; embeddings, last norm and head stay on the
     first, so that laws are made and reduced on one card. OSError where there is too little in all.
     """
-    body, places = model.base_model, {}
+    body = model.base_model
+    places: dict[str, int] = {}
     layers, listed = next(
         (name, child)
         for name, child in body.named_children()
