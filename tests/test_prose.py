@@ -1002,17 +1002,16 @@ def test_sink_recent_in_kl_they_surely_differ_but_not_in_one_direction(same):
     assert all(item.low > 0 for item in slopes[MODEL]) and slopes["gemma3-270m"].item().high < 0
 
 
-def test_sink_recent_on_two_it_is_open_whether_by_more_than_the_margin(same):
-    ends = [(min(abs(x.low), abs(x.high)), max(abs(x.low), abs(x.high))) for x in same["KL"]]
-    assert sum(least < fit.MARGIN < most for least, most in ends) == 2 == len(ends) - 1
+def test_sink_recent_where_exponents_surely_differ_it_is_not_in_one_direction(same):
+    assert any(x.low > 0 for x in same["KL"]) and any(x.high < 0 for x in same["KL"])
 
 
-def test_sink_recent_tv_would_have_shown_half_the_margin_as_no_difference_and_kl_may_not(same):
+def test_sink_recent_tv_would_mostly_have_shown_half_the_margin_as_no_difference(same):
     chances = claims.sink_recent.had_it_been(same).set_index(["reading", "truth"])
-    assert chances.loc[("TV", 0.05), "reproduced"] > 0.95
-    assert 0.1 < chances.loc[("KL", 0.05), "reproduced"] < 0.9
+    assert chances.loc[("TV", 0.05), "reproduced"] > 0.5
+    assert chances.loc[("KL", 0.05), "reproduced"] < 0.2
     twice = chances.xs(2 * fit.MARGIN, level="truth")
-    assert (twice["not reproduced"] > 0.95).all()
+    assert (twice["reproduced"] < 0.01).all()
 
 
 def test_sink_recent_with_few_entries_better_than_re_reading_with_many_worse(foretold):
@@ -1228,18 +1227,16 @@ def test_policies_up_to_sixteen_times_as_many(rows):
 
 
 def test_policies_the_exponential_misses_by_more_and_that_is_the_evidence(contests):
-    assert all(item.low > 1 for item in contests["lead"])
+    assert all(item.value > 1 for item in contests["lead"])
     ours = online_of(contests, SINKS)
-    assert all(item.low > 10 for item in ours["exponential"])
+    assert all(item.value > 10 and item.low > 2 for item in ours["exponential"])
 
 
-def test_policies_without_sinks_it_fails_and_by_more_and_more_as_the_budget_grows(
-    contests, foretold
-):
+def test_policies_without_sinks_it_fails_and_by_most_at_the_largest_budget(contests, foretold):
     assert set(claims.policies.outcomes(online_of(contests, SLIDING))) == {"fails"}
     for _, part in online_of(foretold, SLIDING).groupby(["model", "corpus"]):
         factors = [item.value for item in part.sort_values("budget")["factor"]]
-        assert factors == sorted(factors) and factors[0] > claims.policies.FORETOLD
+        assert factors[-1] == max(factors) and min(factors) > claims.policies.FORETOLD
 
 
 def test_policies_two_orders_of_magnitude_can_hardly_be_a_tv(in_both):
@@ -1275,12 +1272,11 @@ def test_policies_a_power_law_is_a_matter_of_luck_an_exponential_would_be_found_
     assert (chances.loc[1.0, "not reproduced"] > 0.9).all()
 
 
-def test_policies_in_kl_only_a_law_much_better_than_it_needs_to_be_would_surely_hold(contests):
+def test_policies_in_kl_even_a_law_much_better_than_it_needs_to_be_would_mostly_not_hold(contests):
     chances = claims.policies.prediction_had_it_been(contests, n=60).set_index(
         ["distance", "truth"]
     )
-    assert chances.loc[("KL", 1.2), "reproduced"] < 0.5 < chances.loc[("TV", 1.2), "reproduced"]
-    assert chances.loc[("KL", 1.05), "reproduced"] > chances.loc[("KL", 1.2), "reproduced"]
+    assert chances.loc[("KL", 1.05), "reproduced"] < 0.5 < chances.loc[("TV", 1.05), "reproduced"]
 
 
 def test_policies_per_token_divergence_is_heavy_tailed(rows):
@@ -1389,12 +1385,12 @@ def test_open_question_on_smollm2_no_slope_is_surely_below_zero_on_gemma_both_ar
     assert len(small[small["model"] == "gemma3-270m"]) == 6
 
 
-def test_open_question_no_gain_is_a_no_half_the_margin_undecided_twice_is_never_missed(carry):
+def test_open_question_no_gain_is_a_no_in_tv_half_the_margin_undecided_twice_hardly_missed(carry):
     said = claims.open_question.carrying_chances(*carry, truths=(0.0, -0.05, -0.2))
     said = said.set_index(["distance", "slope"])
-    assert (said.xs(0.0, level="slope")["no"] > 0.7).all()
+    assert said.loc[("KL", 0.0), "no"] < 0.5 and said.loc[("TV", 0.0), "no"] > 0.9
     assert said.loc[("KL", -0.05), "undecided"] > 0.7
-    assert (said.xs(-0.2, level="slope")["yes"] > 0.95).all()
+    assert (said.xs(-0.2, level="slope")["yes"] > 0.8).all()
 
 
 def test_open_question_one_exponent_three_answers(memory_table):

@@ -177,6 +177,12 @@ def power(of: pd.DataFrame) -> str:
 # --- the values of the page's prose ---------------------------------------------------------------
 
 
+def _open(item: fit.Estimate) -> bool:
+    """Does the interval reach across the margin, on either side?"""
+    least = max(0.0, item.low, -item.high)
+    return least < fit.MARGIN < max(abs(item.low), abs(item.high))
+
+
 def facts(
     rows: pd.DataFrame, same: pd.DataFrame, costs: pd.DataFrame, run: pd.DataFrame
 ) -> dict[str, str]:
@@ -195,6 +201,8 @@ def facts(
         ),
         "margin": str(fit.MARGIN),
         "differences": sentence(same),
+        "kl-differ": f"{sum(x.low > 0 or x.high < 0 for x in same['KL'])} of {len(same)}",
+        "kl-open": f"{sum(_open(x) for x in same['KL'])}",
         "power-c4": power(had_it_been(same)),
         "n-docs": str(same["documents"].min()),
         "n-moved": str(closed["doc"].nunique()),
