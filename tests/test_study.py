@@ -182,7 +182,7 @@ def test_names_are_asked_for_only_where_there_is_no_table_yet(tmp_path, tiny_fol
 
 
 def test_an_unknown_name_names_the_known_ones():
-    with pytest.raises(ValueError, match="expected one of sensitivity, suffix, .*, got 'onlin'"):
+    with pytest.raises(ValueError, match="expected one of sensitivity, float32, .*, got 'onlin'"):
         study.chosen(DECLARED, ["online", "onlin"])
 
 
@@ -221,7 +221,7 @@ BAD = [
     ("readers", {"readers": ["lz"]}, "readers: expected some of ppmd, n-gram, recency"),
     ("readers", {"windows": [0]}, "windows: expected some, growing, from 1 to 8192, got .0."),
     ("readers", {"docs": 25}, "docs: expected 1 to 24, got 25"),
-    ("bends", {"docs": 3}, "docs: expected 12, one a table and distance, got 3"),
+    ("bends", {"docs": 3}, "docs: expected 44, one a table and distance, got 3"),
     ("bends", {"studies": 0}, "studies: expected at least 1"),
     ("bends", {"truths": []}, "truths: expected bends from 0 to 2"),
     ("calibration", {"docs": 3}, "docs: expected 12"),
