@@ -1247,7 +1247,9 @@ def test_policies_two_orders_of_magnitude_can_hardly_be_a_tv(in_both):
 
 def test_policies_tokens_that_are_re_encoded_lose_by_a_power_law(laws):
     readings = claims.policies.law_readings(laws)
-    assert readings["reencode, KL"] == readings["reencode, TV"] == "reproduced"
+    assert readings["reencode, KL"] == "reproduced" and readings["reencode, TV"] != "not reproduced"
+    tv = laws[(laws["protocol"] == "reencode") & (laws["distance"] == "TV")]
+    assert all(item.high < 0.5 for item in tv["b"])
 
 
 def test_policies_online_nothing_falls_geometrically(laws):
@@ -1445,9 +1447,9 @@ def test_open_question_on_gemma_carrying_does_harm_even_with_sinks_while_the_bud
     assert at[512].low < 1 < at[512].high
 
 
-def test_open_question_one_ratio_a_model_and_budget_and_the_budgets_end_at_512(three):
+def test_open_question_one_ratio_a_table_and_budget_and_the_budgets_end_at_512(three):
     ours = claims.open_question.carried(three, SINKS)
-    assert not ours.duplicated(["model", "budget"]).any()
+    assert not ours.duplicated(["model", "corpus", "budget"]).any()
     assert three["budget"].max() == 512
 
 
