@@ -28,7 +28,10 @@ from kvlib.study.declared import KINDS, Study
 
 SECONDS = 5  # that a scheduler may take to answer
 RETRIES = 2  # of a document that fails on a worker that lives
-DEATHS = 10  # workers of the local cluster that may die over one document
+LOCAL = {  # of the local cluster
+    "distributed.scheduler.allowed-failures": 10,  # workers that may die over one document
+    "distributed.deploy.lost-worker-timeout": "1s",  # until a worker that went away is made again
+}
 TOPIC = "kvlib"  # of what workers tell while they measure
 
 
@@ -147,7 +150,7 @@ def connected(workers: int = 0, scheduler: str = "") -> Iterator[distributed.Cli
                 ) from None
             yield stack.enter_context(client)
             return
-        stack.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": DEATHS}))
+        stack.enter_context(dask.config.set(LOCAL))
         cluster = distributed.LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
@@ -156,7 +159,28 @@ def connected(workers: int = 0, scheduler: str = "") -> Iterator[distributed.Cli
             silence_logs=logging.CRITICAL,
         )
         stack.enter_context(cluster)
-        yield stack.enter_context(distributed.Client(cluster))
+        client = stack.enter_context(distributed.Client(cluster))
+        stack.enter_context(_kept_at(cluster, workers))
+        yield client
+
+
+@contextlib.contextmanager
+def _kept_at(cluster: distributed.LocalCluster, workers: int) -> Iterator[None]:
+    """Ask for so many workers again and again: one that dies while it starts is given up by who
+    watches over it, and Dask makes a new one only when it is asked."""
+    stop = threading.Event()
+
+    def ask() -> None:
+        while not stop.wait(1):
+            cluster.scale(workers)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 def run(
