@@ -33,6 +33,7 @@ BYTES = (  # what a line of progress shows, in 80 columns
 STRETCHES = "drawn (from the seed), or shared (evenly spaced, the same for every model)"
 DTYPE = "auto (float32), bfloat16, float16, float64"
 DEVICE = "auto, cpu, cuda, cuda:1, ..., or cards: layers spread over all"
+ESTIMATE = "measure nothing, say the cost: here, or on cards, as 8xH100"
 
 
 def _version(wanted: bool) -> None:
@@ -109,6 +110,7 @@ def measure(
     seed: Annotated[int, typer.Option(help="draws documents and starts")] = 0,
     device: Annotated[str, typer.Option(help=DEVICE)] = "auto",
     dtype: Annotated[str, typer.Option(help=DTYPE)] = "auto",
+    cost: Annotated[str, typer.Option("--estimate", help=ESTIMATE)] = "",
 ) -> None:
     """Truncation sensitivity of a model on a text, appended document by document.
 
@@ -119,7 +121,7 @@ def measure(
     settings = {"max_window": max_window, "seq_len": seq_len, "stride": stride or seq_len}
     settings |= {"pairs_per_octave": pairs_per_octave, "seed": seed}
     settings |= {"thin": thin, "stretches": stretches}
-    _own("truncation_sensitivity", out, model, corpus, dtype, docs, settings, device)
+    _own("truncation_sensitivity", out, model, corpus, dtype, docs, settings, device, cost)
 
 
 @app.command()
@@ -216,6 +218,7 @@ def distort(
     seed: Annotated[int, typer.Option(help="draws documents and random policies")] = 0,
     device: Annotated[str, typer.Option(help=DEVICE)] = "auto",
     dtype: Annotated[str, typer.Option(help=DTYPE)] = "auto",
+    cost: Annotated[str, typer.Option("--estimate", help=ESTIMATE)] = "",
 ) -> None:
     """Distortion of cache policies at several budgets, appended document by document.
 
@@ -225,7 +228,7 @@ def distort(
     settings = {"protocol": protocol, "policies": policy, "budgets": budget, "seed": seed}
     settings |= {"seq_len": seq_len, "stride": stride, "every": every, "step": step}
     settings |= {"stretches": stretches}
-    _own("policy_distortion", out, model, corpus, dtype, docs, settings, device)
+    _own("policy_distortion", out, model, corpus, dtype, docs, settings, device, cost)
 
 
 @app.command("study")
@@ -318,6 +321,26 @@ def status(
 
 
 @app.command()
+def estimate(
+    name: Annotated[list[str] | None, typer.Argument(help="studies or tables; none: all")] = None,
+    on: Annotated[str, typer.Option(help="cards elsewhere, as 8xH100; none: here")] = "",
+    model: Annotated[
+        str, typer.Option(help="another model: of the table of shapes, or a folder's config.json")
+    ] = "",
+    dtype: Annotated[str, typer.Option(help="another precision")] = "",
+    share: Annotated[float, typer.Option(help="of a card's peak that is reached")] = 0.0,
+    file: Annotated[Path, typer.Option(help="declares the studies")] = study.FILE,
+    device: Annotated[str, typer.Option(help=DEVICE)] = "auto",
+) -> None:
+    """Tokens, hours, bytes and memory of studies before they are run.
+
+    Here, from a calibration of half a minute a model; elsewhere, from a table of cards.
+    """
+    these = study.chosen(study.studies(file), name or [])
+    _estimate(these, on, device, model, dtype, share or None)
+
+
+@app.command()
 def train(
     tokens: Annotated[float, typer.Option(help="tokens to train on")] = 8e6,
     seed: Annotated[int, typer.Option(help="draws weights and batches")] = 0,
@@ -353,13 +376,42 @@ def _own(
     docs: int,
     settings: dict[str, Any],
     device: str,
+    cost: str = "",
 ) -> None:
-    """Declare a study of the user's own, and run it."""
+    """Declare a study of the user's own, and run it, or say what it would cost."""
     table = store.table_file(out).name.removesuffix(".parquet")
     dtype = study.DTYPES[0] if dtype == "auto" else dtype
     settings = settings | {"model": model, "corpus": corpus, "dtype": dtype}
     settings = study.said_of(kind, study.KINDS[kind].settings | settings)
-    _run(study.Study(table, kind, settings, docs, out.parent), device)
+    one = study.Study(table, kind, settings, docs, out.parent)
+    if cost:
+        one.checked()
+        _estimate([one], "" if cost == "here" else cost, device, "", "", None)
+    else:
+        _run(one, device)
+
+
+def _estimate(
+    these: Sequence[study.Study], on: str, device: str, model: str, dtype: str, share: float | None
+) -> None:
+    """Print what studies cost, here or on cards; a machine that is not known ends with code 2."""
+    from kvlib.study import estimate as estimates
+    from kvlib.study import hardware
+
+    if not on:
+        print(estimates.told(estimates.on_this(these, device, model, dtype), "here"))
+        return
+    try:
+        machine = hardware.machine_of(on)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
+    share = hardware.SHARE if share is None else share
+    if not 0 < share <= 1:
+        raise ValueError(f"share: expected more than 0 and at most 1, got {share}")
+    found = estimates.on_machine(these, machine, share, model, dtype)
+    print(estimates.told(found, f"on {machine.cards} x {machine.card.name}"))
+    print(estimates.assumed(share))
 
 
 def _run(one: study.Study, device: str) -> None:

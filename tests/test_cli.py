@@ -20,7 +20,7 @@ import pytest
 
 import kvlib
 from kvlib import __main__ as command_line
-from kvlib import names
+from kvlib import names, study
 from kvlib.corpora import CORPORA
 from kvlib.store import Measurement, load_table, read_manifest
 
@@ -604,6 +604,47 @@ def test_the_stored_studies_are_listed_without_torch():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert {line[-1] for line in listed(done.stdout).values()} == {"complete"}
+
+
+# --- what it would cost ---------------------------------------------------------------------------
+
+
+def test_a_study_is_estimated_here_and_elsewhere_and_nothing_is_made(here, declared, tmp_path):
+    code, out, err = here(["estimate", "--file", str(declared)])
+    assert (code, err) == (0, "") and out.splitlines()[-1].startswith("here: ")
+    tables = [line.split()[0] for line in out.splitlines()[1:-2]]
+    assert tables == [one.table for one in study.studies(declared)]
+    code, there, _ = here(["estimate", "--file", str(declared), "--on", "8xH100"])
+    assert code == 0 and "on 8 x H100: " in there and "assumed: 35% of the card" in there
+    assert [line.split()[1:4] for line in there.splitlines()[1:-3]] == [
+        line.split()[1:4] for line in out.splitlines()[1:-2]
+    ]  # the same documents and tokens, wherever
+    assert files_under(tmp_path) == {"mine.toml"}
+
+
+def test_flags_of_a_study_of_ones_own_are_estimated(here, good, tmp_path):
+    given = good | {"max_window": 16, "pairs_per_octave": 16}
+    for where, last in (("here", "here: "), ("2xA10G", "assumed: ")):
+        code, out, _ = here(arguments(**given, estimate=where))
+        assert code == 0 and out.splitlines()[-1].startswith(last)
+    assert files_under(tmp_path) == set()
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "expected"),
+    [
+        (["--on", "8xT5"], 2, "hardware: expected a number and one of A100-40GB, A100-80GB, H100"),
+        (["--on", "0xH100"], 2, "hardware: expected a number and one of"),
+        (["--on", "H100", "--model", "none"], 1, "model: expected one of small-gpt2"),
+        (["--on", "H100", "--dtype", "int4"], 1, "dtype: expected one of float32"),
+        (["--on", "H100", "--share", "2"], 1, "share: expected more than 0 and at most 1, got 2"),
+        (["nothing", "--on", "H100"], 1, "unknown study or table: expected one of"),
+        (["--model", "none"], 1, "unknown model 'none'"),
+    ],
+)
+def test_bad_estimates_are_one_line(here, declared, flags, code, expected):
+    found = here(["estimate", "--file", str(declared), *flags])
+    assert expected in assert_one_error_line(*found) and found[0] == code
 
 
 # --- help -----------------------------------------------------------------------------------------

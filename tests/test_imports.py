@@ -26,7 +26,9 @@ LIGHT = (
     "fit",
     "claims",
 )  # neither torch nor altair
-NEED_TORCH = ("models", "cache", "measure", "live", "study.design", "study.verify")
+TORCH_ROOMS = ("models", "cache", "measure", "live")
+STUDIES = ("counts", "design", "estimate", "reproduce", "verify")
+NEED_TORCH = (*TORCH_ROOMS, *(f"study.{name}" for name in STUDIES))
 TORCH = ("torch", "transformers", "tokenizers", "safetensors", "accelerate")
 PICTURES = ("altair", "ipywidgets", "anywidget")
 

@@ -9,10 +9,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.optimize import nnls
 
 from kvlib.measure.laws import HEAD_ROWS, divergences_of_rows, hidden_states
 from kvlib.measure.truncation import BATCH_TOKENS, Design
-from kvlib.models import LanguageModel
+from kvlib.models import LanguageModel, check_length, masks
+
+LADDER = ((1, 1), (1, 16), (1, 64), (16, 16), (1, 256), (4, 256), (1, 1024), (1, 2048))
+EAGER = 512  # tokens of the pass that writes its attention weights out
 
 
 class Seconds(NamedTuple):
@@ -21,6 +25,17 @@ class Seconds(NamedTuple):
 
     document: float
     starts: dict[int, float]
+    row: float
+
+
+class Pace(NamedTuple):
+    """Seconds that a forward costs by itself, a token in it, a pair of query and entry, such a pair
+    where attention weights are written out, and a row: its law and its divergence."""
+
+    forward: float
+    token: float
+    pair: float
+    eager_pair: float
     row: float
 
 
@@ -50,12 +65,36 @@ def calibrated(
         for top in tops:
             batch = ids[: max(1, BATCH_TOKENS // top) * top].reshape(-1, top)
             starts[top] = _seconds(partial(hidden_states, lm, batch), clock) / len(batch)
-        states = hidden_states(lm, ids[None, : 2 * HEAD_ROWS])[0]
-        part = ids[: len(states)]
-        position = np.zeros(len(states), dtype=np.int64)
-        divergences_of_rows(lm, states, states, position, part)
-        row = _seconds(lambda: divergences_of_rows(lm, states, states, position, part), clock)
-    return Seconds(document, starts, row / len(position))
+        row = _row(lm, clock)
+    return Seconds(document, starts, row)
+
+
+def paced(
+    lm: LanguageModel, seconds: float = 30.0, clock: Callable[[], float] = time.perf_counter
+) -> Pace:
+    """Passes of rising size, warm, for as long as there are `seconds`; then the least non-negative
+    costs of a forward, a token and a pair that give their times, each in proportion.
+
+    At least four passes are made, however long they take.
+    """
+    spent, taken = 0.0, []
+    seen: list[tuple[float, ...]] = []
+    with torch.inference_mode():
+        hidden_states(lm, _random(lm, 1, 64))  # warm
+        for batch, length in LADDER:
+            if len(seen) >= 4 and spent > seconds / 3 or not _fits(lm, length):
+                break
+            ids = _random(lm, batch, length)
+            runs = [_seconds(lambda: hidden_states(lm, ids), clock) for _ in range(2)]  # noqa: B023
+            tokens = length + len(lm.prefix_ids)
+            seen.append((1, batch * tokens, batch * tokens * (tokens + 1) / 2))
+            taken.append(min(runs))
+            spent += sum(runs)
+        relative = np.array(seen) / np.array(taken)[:, None]
+        forward, token, pair = nnls(relative, np.ones(len(taken)))[0]
+        eager = _eager(lm, forward, token, clock)
+        row = _row(lm, clock)
+    return Pace(float(forward), float(token), float(pair), max(eager, float(pair)), row)
 
 
 def counts(design: Design, docs: int = 24) -> Counts:
@@ -73,6 +112,40 @@ def counts(design: Design, docs: int = 24) -> Counts:
         targets += len(np.unique(np.concatenate(reached)))
     a_start = {top: rows[top] / starts[top] for top in starts}
     return Counts(starts, a_start, round(targets / docs))
+
+
+def _eager(lm: LanguageModel, forward: float, token: float, clock: Callable[[], float]) -> float:
+    """Seconds a pair where attention weights are written out; 0 for models that cannot."""
+    length = next((n for n in (EAGER, EAGER // 4) if _fits(lm, n)), 32)
+    try:
+        with masks.eager(lm.model):
+            hidden_states(lm, _random(lm, 1, 64))
+            run = _seconds(lambda: hidden_states(lm, _random(lm, 1, length)), clock)
+    except ValueError:
+        return 0.0
+    return max(0.0, run - forward - token * length) / length**2
+
+
+def _row(lm: LanguageModel, clock: Callable[[], float]) -> float:
+    """Seconds of a row: its law and its divergence."""
+    states = hidden_states(lm, _random(lm, 1, 2 * HEAD_ROWS))[0]
+    part, position = _random(lm, 1, len(states))[0], np.zeros(len(states), dtype=np.int64)
+    divergences_of_rows(lm, states, states, position, part)  # warm
+    run = _seconds(lambda: divergences_of_rows(lm, states, states, position, part), clock)
+    return run / len(position)
+
+
+def _random(lm: LanguageModel, batch: int, tokens: int) -> torch.Tensor:
+    return torch.randint(0, lm.vocab_size - 1, (batch, tokens), device=lm.device)
+
+
+def _fits(lm: LanguageModel, tokens: int) -> bool:
+    """Whether a model can number so many tokens."""
+    try:
+        check_length(lm, tokens)
+    except ValueError:
+        return False
+    return True
 
 
 def _seconds(run: Callable[[], object], clock: Callable[[], float]) -> float:

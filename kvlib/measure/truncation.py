@@ -244,7 +244,7 @@ def _suffixes(
     """Target, window and last hidden state of each row of a document, sorted by target."""
     found, tokens = [], tokens_at_once(lm, BATCH_TOKENS)
     for octave in design.octaves():
-        for starts, length in _equal_lengths(design, doc, octave, tokens):
+        for starts, length in equal_lengths(design, doc, octave, tokens):
 
             def rows(some: Any, octave: Any = octave, length: int = length) -> tuple:
                 w = np.arange(octave[0], length + 1)
@@ -312,7 +312,7 @@ def _places(
     return torch.from_numpy(starts[:, None] + np.arange(length)).to(lm.device)
 
 
-def _equal_lengths(
+def equal_lengths(
     design: Design, doc: int, octave: tuple[int, int], tokens: int = BATCH_TOKENS
 ) -> Iterator[tuple[Int[np.ndarray, " starts"], int]]:
     """Batches of starts with one pass length each, so that nothing is padded."""

@@ -311,7 +311,7 @@ def test_spacings_shrink_by_the_root_of_two_from_octave_to_octave():
 def test_batches_hold_each_start_once_with_one_length_each(name):
     design = DESIGNS[name]
     for octave, doc in itertools.product(design.octaves(), range(5)):
-        batches = list(truncation._equal_lengths(design, doc, octave))
+        batches = list(truncation.equal_lengths(design, doc, octave))
         starts = np.concatenate([group for group, _ in batches])
         np.testing.assert_array_equal(np.sort(starts), design.starts(doc, octave))
         for group, length in batches:
