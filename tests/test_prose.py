@@ -16,6 +16,7 @@ import pytest
 
 from kvlib import claims, fit, names, store
 from kvlib.claims.policy_rows import CORPUS, DISTANCES, MODEL, RANDOM, SINKS, SLIDING
+from kvlib.study import reproduce
 from kvlib.theory import bounds, closed_forms
 
 ROOT = Path(__file__).parents[1]
@@ -1556,3 +1557,63 @@ def test_lab_six_thousand_characters_around_the_passage_above():
 
 def test_lab_the_stored_curves_are_of_a_dozen_long_documents_or_more(curves):
     assert all(data.n_documents >= 12 for data in curves.values())
+
+
+# --- reproduce ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def priced() -> pd.DataFrame:
+    return reproduce.costs_table()
+
+
+@pytest.fixture(scope="session")
+def many_workers() -> pd.DataFrame:
+    return reproduce.efficiencies()
+
+
+@pytest.fixture(scope="session")
+def estimated(priced, many_workers) -> dict[str, str]:
+    return reproduce.facts(priced, many_workers)
+
+
+def test_the_facts_of_reproduce_are_what_its_prose_glues(estimated):
+    assert_all_is_said("notebooks/reproduce", estimated)
+
+
+def test_reproduce_a_model_of_seventy_billion_needs_several_cards(priced):
+    fits = priced.loc["70B, 4 texts"] != "does not fit"
+    assert not fits["A100-80GB"] and fits["2xH100"] and fits["8xH100"]
+    assert (priced.loc[["this book", "the paper's scale"]] != "does not fit").all(axis=None)
+
+
+def test_reproduce_the_lines_of_the_smaller_models_flatten_early():
+    hours = reproduce.hours_table(cards=["H100"]).set_index(["model", "cards"])["minutes"]
+    small, large = (hours[model] for model in (reproduce.SIZES[0], reproduce.SIZES[-1]))
+    assert small[8] / small[128] < 2 < large[8] / large[128]
+
+
+def test_reproduce_the_study_feeds_one_worker_and_no_second(estimated):
+    assert estimated["best-workers"] == "1" and int(estimated["load-items"]) > 10
+
+
+def test_reproduce_each_worker_has_little_more_than_a_minute_of_work():
+    assert 60 < reproduce.item()[0] * reproduce.MANY / reproduce.WORKERS[-1] < 90
+
+
+def test_reproduce_loading_and_files_limit_and_deaths_hardly_show(many_workers):
+    at = many_workers[reproduce.WORKERS[-1]]
+    assert at["one storage"] < at["nothing shared"] / 2
+    assert at["and one folder"] < at["one storage"] / 1.5
+    assert abs(at["and workers die"] - at["and one folder"]) < 0.01
+
+
+def test_reproduce_the_two_changes_win_back_most(many_workers):
+    at = many_workers[reproduce.WORKERS[-1]]
+    mended = at["and weights on each node"]
+    assert at["nothing shared"] > mended > 5 * at["and workers die"] and mended > 0.5
+
+
+def test_reproduce_workers_a_tenth_as_many_are_well_used():
+    """Those would need ten times the documents: so many workers a document, and no more."""
+    assert reproduce.efficiencies(workers=[100]).loc["and weights on each node", 100] > 0.85

@@ -15,8 +15,8 @@ from kvlib.measure.laws import HEAD_ROWS, divergences_of_rows, hidden_states
 from kvlib.measure.truncation import BATCH_TOKENS, Design
 from kvlib.models import LanguageModel, check_length, masks
 
-LADDER = ((1, 1), (1, 16), (1, 64), (16, 16), (1, 256), (4, 256), (1, 1024), (1, 2048))
-EAGER = 512  # tokens of the pass that writes its attention weights out
+LADDER = ((1, 1), (1, 32), (1, 256), (1, 1024), (4, 256), (16, 64), (1, 2048))  # texts, tokens
+SQUARE = 512  # tokens of a pass whose pairs are timed
 
 
 class Seconds(NamedTuple):
@@ -30,11 +30,13 @@ class Seconds(NamedTuple):
 
 class Pace(NamedTuple):
     """Seconds that a forward costs by itself, a token in it, a pair of query and entry, such a pair
-    where attention weights are written out, and a row: its law and its divergence."""
+    in a pass with a mask of its own and in one that writes attention weights out, and a row: its
+    law and its divergence."""
 
     forward: float
     token: float
     pair: float
+    masked_pair: float
     eager_pair: float
     row: float
 
@@ -75,26 +77,26 @@ def paced(
     """Passes of rising size, warm, for as long as there are `seconds`; then the least non-negative
     costs of a forward, a token and a pair that give their times, each in proportion.
 
-    At least four passes are made, however long they take.
+    At least three sizes are tried, however long they take.
     """
     spent, taken = 0.0, []
     seen: list[tuple[float, ...]] = []
     with torch.inference_mode():
         hidden_states(lm, _random(lm, 1, 64))  # warm
         for batch, length in LADDER:
-            if len(seen) >= 4 and spent > seconds / 3 or not _fits(lm, length):
+            if len(seen) >= 3 and spent > seconds / 3 or not _fits(lm, length):
                 break
             ids = _random(lm, batch, length)
             runs = [_seconds(lambda: hidden_states(lm, ids), clock) for _ in range(2)]  # noqa: B023
             tokens = length + len(lm.prefix_ids)
             seen.append((1, batch * tokens, batch * tokens * (tokens + 1) / 2))
-            taken.append(min(runs))
+            taken.append(sum(runs) / 2)
             spent += sum(runs)
         relative = np.array(seen) / np.array(taken)[:, None]
         forward, token, pair = nnls(relative, np.ones(len(taken)))[0]
-        eager = _eager(lm, forward, token, clock)
+        masked, eager = _pairs(lm, float(forward), float(token), clock)
         row = _row(lm, clock)
-    return Pace(float(forward), float(token), float(pair), max(eager, float(pair)), row)
+    return Pace(float(forward), float(token), float(pair), masked, eager, row)
 
 
 def counts(design: Design, docs: int = 24) -> Counts:
@@ -114,16 +116,27 @@ def counts(design: Design, docs: int = 24) -> Counts:
     return Counts(starts, a_start, round(targets / docs))
 
 
-def _eager(lm: LanguageModel, forward: float, token: float, clock: Callable[[], float]) -> float:
-    """Seconds a pair where attention weights are written out; 0 for models that cannot."""
-    length = next((n for n in (EAGER, EAGER // 4) if _fits(lm, n)), 32)
+def _pairs(
+    lm: LanguageModel, forward: float, token: float, clock: Callable[[], float]
+) -> tuple[float, float]:
+    """Seconds a pair in a pass with a mask of its own, and where attention weights are written out;
+    0 for models that take no mask, which no policy runs on."""
+    length = next((n for n in (SQUARE, SQUARE // 4) if _fits(lm, n)), 32)
+    ids, place = _random(lm, 1, length), torch.arange(length, device=lm.device)
+    age = place[:, None] - place
+
+    def seconds() -> float:
+        mask = masks.masks_for(lm.model, (age >= 0)[None, None], age)
+        run = partial(lm.model.base_model, ids, attention_mask=mask, use_cache=False)
+        run()  # warm
+        return max(0.0, _seconds(run, clock) - forward - token * length) / length**2
+
     try:
+        masked = seconds()
         with masks.eager(lm.model):
-            hidden_states(lm, _random(lm, 1, 64))
-            run = _seconds(lambda: hidden_states(lm, _random(lm, 1, length)), clock)
-    except ValueError:
-        return 0.0
-    return max(0.0, run - forward - token * length) / length**2
+            return masked, seconds()
+    except (RuntimeError, TypeError, ValueError):
+        return 0.0, 0.0
 
 
 def _row(lm: LanguageModel, clock: Callable[[], float]) -> float:

@@ -22,6 +22,7 @@ from kvlib import study
 from kvlib.measure import costs
 from kvlib.measure.laws import HEAD_ROWS
 from kvlib.measure.rates import GRID
+from kvlib.measure.truncation import BATCH_TOKENS
 from kvlib.models import LanguageModel, load_model
 from kvlib.models.memory import tokens_for
 from kvlib.study import hardware, scale
@@ -71,7 +72,7 @@ def here(lm: LanguageModel, load: float, clock: Callable[[], float] = time.perf_
 
 def _calibrated(pace: costs.Pace) -> Callable[[Work], float]:
     def seconds(work: Work) -> float:
-        pair = {"eager": pace.eager_pair}
+        pair = {"masked": pace.masked_pair, "eager": pace.eager_pair}
         passes = sum(
             many * (pace.forward + pace.token * one.read + pair.get(one.way, pace.pair) * one.pairs)
             for one, many in work.passes.items()
@@ -105,13 +106,14 @@ def elsewhere(
     load = hardware.START + shape.weight_bytes(dtype) / hardware.LOAD_RATE
     free = cards * 1e9 * card.memory_gb - shape.weight_bytes(dtype) - RUNTIME
     sizes = SimpleNamespace(intermediate_size=shape.inner, hidden_size=shape.width)
-    return Pace(seconds, load, tokens_for(sizes, size, max(0, int(free))))
+    at_once = max(BATCH_TOKENS, tokens_for(sizes, size, max(0, int(free))))
+    return Pace(seconds, load, at_once)
 
 
 def memory(shape: Shape, works: Sequence[Work], dtype: str) -> float:
-    """Bytes that a worker needs at least, with the passes of a CPU: weights, the cache of the longest pass (twice, where
-    policies cut a copy of it), activations of the widest, laws, and states that wait for the head.
-    """
+    """Bytes that a worker needs at least, with the passes of a CPU: weights, the cache of the
+    longest (twice, where policies cut a copy of it), activations of the widest, laws, and states
+    that wait for the head."""
     size = BYTES[dtype]
     passes = {one for work in works for one in work.passes}
     longest = max((one.batch * (one.before + one.tokens) for one in passes), default=0)
@@ -210,14 +212,16 @@ def on_machine(
             left_out.append(f"{one.table}: not estimated, {one.kind} runs no model")
             continue
         shape, precision = shape_of(one.settings["model"]), one.settings["dtype"]
-        priced = cost(one, shape, elsewhere(shape, machine.card, precision, share))
-        if not machine.workers(priced.memory):
-            needed = machine.cards_each(priced.memory)
+        needed = memory(shape, works_of(one, shape.prefix) or [], precision)
+        cards = machine.cards_each(needed)
+        if not machine.workers(needed):
             left_out.append(
-                f"{one.table}: not estimated, a worker needs {priced.memory / 1e9:.0f} GB: "
-                f"{needed} x {machine.card.name}, got {machine.cards}"
+                f"{one.table}: not estimated, a worker needs {needed / 1e9:.0f} GB: "
+                f"{cards} x {machine.card.name}, got {machine.cards}"
             )
             continue
+        pace = elsewhere(shape, machine.card, precision, share, cards)
+        priced = cost(one, shape, pace)
         found.append(priced)
         most = max(most, priced.memory)
     workers = machine.workers(most)

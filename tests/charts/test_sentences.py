@@ -744,3 +744,25 @@ def test_models_are_lines_and_no_choice_for_not_every_one_has_read_every_text():
         if MODEL in str(layer.to_dict(validate=False).get("transform"))
     ]
     assert len(grey) == 1
+
+
+# --- reproduce --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("model", "cards"), [("small", 1), ("small", 8), ("large", 8)])
+def test_the_time_of_a_study_is_told_with_its_workers(model, cards):
+    rows = [("small", 1, 1, 30.0), ("small", 8, 8, 5.5), ("large", 8, 2, 123.4)]
+    table = pd.DataFrame(
+        [(m, "H100", c, w, minutes, 2.5) for m, c, w, minutes in rows],
+        columns=["model", "card", "cards", "workers", "minutes", "longest"],
+    )
+    explorer = charts.reproduce.minutes(table)
+    said = sentence(explorer, model=model, card="H100", cards=cards)
+    (row,) = [row for row in rows if row[:2] == (model, cards)]
+    plural = "s" * (row[2] != 1)
+    assert said == (
+        f"{model} on {cards} x H100: {row[3]:.3g} minutes with {row[2]} worker{plural}; "
+        "an item and a load alone take 2.5."
+    )
+    missing = sentence(explorer, model="large", card="H100", cards=1)
+    assert missing == "large does not fit on 1 x H100."
