@@ -1587,10 +1587,10 @@ def test_reproduce_a_model_of_seventy_billion_needs_several_cards(priced):
     assert (priced.loc[["this book", "the paper's scale"]] != "does not fit").all(axis=None)
 
 
-def test_reproduce_the_lines_of_the_smaller_models_flatten_early():
-    hours = reproduce.hours_table(cards=["H100"]).set_index(["model", "cards"])["minutes"]
-    small, large = (hours[model] for model in (reproduce.SIZES[0], reproduce.SIZES[-1]))
-    assert small[8] / small[128] < 2 < large[8] / large[128]
+def test_reproduce_on_eight_h100_most_of_the_time_is_one_load_and_one_item():
+    hours = reproduce.hours_table(cards=["H100"], counts=[2, 8, 16])
+    assert (hours["longest"] / hours["minutes"])[hours["cards"] == 8].min() > 0.5
+    assert (hours["longest"] / hours["minutes"])[hours["cards"] == 2].min() < 0.5
 
 
 def test_reproduce_the_study_feeds_one_worker_and_no_second(estimated):

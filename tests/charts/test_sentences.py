@@ -753,7 +753,7 @@ def test_models_are_lines_and_no_choice_for_not_every_one_has_read_every_text():
 def test_the_time_of_a_study_is_told_with_its_workers(model, cards):
     rows = [("small", 1, 1, 30.0), ("small", 8, 8, 5.5), ("large", 8, 2, 123.4)]
     table = pd.DataFrame(
-        [(m, "H100", c, w, minutes, 2.5) for m, c, w, minutes in rows],
+        [(m, card, c, w, minutes, 2.5) for card in ("H100", "H200") for m, c, w, minutes in rows],
         columns=["model", "card", "cards", "workers", "minutes", "longest"],
     )
     explorer = charts.reproduce.minutes(table)
