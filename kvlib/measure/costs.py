@@ -11,11 +11,14 @@ import numpy as np
 import torch
 from scipy.optimize import nnls
 
+from kvlib.cache.policies import TOVA
+from kvlib.cache.protocols import decode_hidden
 from kvlib.measure.laws import HEAD_ROWS, divergences_of_rows, hidden_states
 from kvlib.measure.truncation import BATCH_TOKENS, Design
 from kvlib.models import LanguageModel, check_length, masks
 
 LADDER = ((1, 1), (1, 32), (1, 256), (1, 1024), (4, 256), (16, 64), (1, 2048))  # texts, tokens
+BUDGET = 64  # of a cache that evicts, for a text of four times as many tokens
 SQUARE = 512  # tokens of a pass whose pairs are timed
 
 
@@ -30,8 +33,8 @@ class Seconds(NamedTuple):
 
 class Pace(NamedTuple):
     """Seconds that a forward costs by itself, a token in it, a pair of query and entry, such a pair
-    in a pass with a mask of its own and in one that writes attention weights out, and a row: its
-    law and its divergence."""
+    in a pass with a mask of its own and in one that writes attention weights out, a row (its law
+    and its divergence), and what a forward costs more that scores entries and evicts some."""
 
     forward: float
     token: float
@@ -39,6 +42,7 @@ class Pace(NamedTuple):
     masked_pair: float
     eager_pair: float
     row: float
+    evicting: float = 0.0
 
 
 class Counts(NamedTuple):
@@ -96,7 +100,8 @@ def paced(
         forward, token, pair = nnls(relative, np.ones(len(taken)))[0]
         masked, eager = _pairs(lm, float(forward), float(token), clock)
         row = _row(lm, clock)
-    return Pace(float(forward), float(token), float(pair), masked, eager, row)
+    evicting = _evicting(lm, float(forward), float(token), clock) if eager else 0.0
+    return Pace(float(forward), float(token), float(pair), masked, eager, row, evicting)
 
 
 def counts(design: Design, docs: int = 24) -> Counts:
@@ -137,6 +142,15 @@ def _pairs(
             return masked, seconds()
     except (RuntimeError, TypeError, ValueError):
         return 0.0, 0.0
+
+
+def _evicting(lm: LanguageModel, forward: float, token: float, clock: Callable[[], float]) -> float:
+    """Seconds that a forward of `decode_hidden` costs beyond its tokens, of a scored policy."""
+    ids, policy, step = _random(lm, 1, 4 * BUDGET)[0], TOVA(), BUDGET // 8
+    run = partial(decode_hidden, lm, ids, np.array([4 * BUDGET - 1]), policy, BUDGET)
+    seconds = _seconds(lambda: run(np.random.default_rng(0), step), clock)
+    tokens = len(ids) + len(lm.prefix_ids)
+    return max(0.0, (seconds - token * tokens) / -(-tokens // step) - forward)
 
 
 def _row(lm: LanguageModel, clock: Callable[[], float]) -> float:

@@ -25,7 +25,8 @@ from kvlib.measure.positions import targets_of
 class Pass(NamedTuple):
     """One forward of a model's body: `batch` rows of `tokens` tokens behind `before` cached ones.
 
-    `way` is plain (causal), masked (a mask of its own), or eager (attention weights written out).
+    `way` is plain (causal), masked (a mask of its own), eager (attention weights written out), or
+    scored (eager, and then entries are scored and evicted).
     """
 
     way: str
@@ -232,7 +233,7 @@ def _policy(
     elif policy.kind == "scored":
         step = min(s["step"], max(1, budget // 8))
         for begin in range(0, whole, step):
-            work.add("eager", 1, min(step, whole - begin), min(begin, budget - step))
+            work.add("scored", 1, min(step, whole - begin), min(begin, budget - step))
     elif budget < whole and getattr(policy, "positions", "") == "cache":
         work.add("plain", 1, 4, many=2)  # the cache asks whether keys turn
         begin = 0

@@ -72,9 +72,16 @@ def here(lm: LanguageModel, load: float, clock: Callable[[], float] = time.perf_
 
 def _calibrated(pace: costs.Pace) -> Callable[[Work], float]:
     def seconds(work: Work) -> float:
-        pair = {"masked": pace.masked_pair, "eager": pace.eager_pair}
+        pair = {"masked": pace.masked_pair, "eager": pace.eager_pair, "scored": pace.eager_pair}
+        more = {"scored": pace.evicting}
         passes = sum(
-            many * (pace.forward + pace.token * one.read + pair.get(one.way, pace.pair) * one.pairs)
+            many
+            * (
+                pace.forward
+                + more.get(one.way, 0.0)
+                + pace.token * one.read
+                + pair.get(one.way, pace.pair) * one.pairs
+            )
             for one, many in work.passes.items()
         )
         return passes + pace.row * work.head
@@ -97,7 +104,7 @@ def elsewhere(
         pairs = shape.layers * shape.heads * one.pairs
         operations = 2 * shape.body * one.read + 4 * pairs * shape.head_dim
         moved = shape.body * size + one.batch * one.before * shape.cache_bytes(dtype)
-        moved += 3 * pairs * 4 * (one.way == "eager")
+        moved += 3 * pairs * 4 * (one.way in ("eager", "scored"))
         launch = hardware.LAUNCH * shape.layers
         return max(operations / rate, moved / bandwidth) + launch
 
