@@ -57,7 +57,8 @@ def strengths(curves: Sequence[Curve], root: bool = False, seed: int = 0) -> Str
     best = min(
         (_fitted(curves, logs[0], weights[0], start) for start in STARTS), key=lambda r: r[1]
     )
-    fits = [_fitted(curves, *one, best[0][2:])[0] for one in zip(logs, weights, strict=True)]
+    near = (float(best[0][2]), float(best[0][3]))
+    fits = [_fitted(curves, *one, near)[0] for one in zip(logs, weights, strict=True)]
     _, rate, bend, strength = np.array(fits).T
     n = curves[0].n_documents
     found = (estimate(x[0], x[1:], n) for x in (bend, np.exp(rate), strength))

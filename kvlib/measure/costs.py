@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from scipy.optimize import nnls
 
 from kvlib.cache.policies import TOVA
@@ -162,7 +163,7 @@ def _row(lm: LanguageModel, clock: Callable[[], float]) -> float:
     return run / len(position)
 
 
-def _random(lm: LanguageModel, batch: int, tokens: int) -> torch.Tensor:
+def _random(lm: LanguageModel, batch: int, tokens: int) -> Int[torch.Tensor, "batch tokens"]:
     return torch.randint(0, lm.vocab_size - 1, (batch, tokens), device=lm.device)
 
 

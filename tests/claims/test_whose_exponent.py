@@ -58,11 +58,11 @@ def test_a_law_measured_twice_is_no_truncation():
 def test_stored_tables_say_what_their_manifests_do(tmp_path):
     rows = suffix_rows(0.5, docs=3).assign(nll_nats=2.0, nll_excess_nats=0.1)
     rows = pd.concat([rows, rows.head(1).assign(window=1536)])
-    path = tmp_path / "shared-m-c.parquet"
+    path = tmp_path / "sensitivity-m-c.parquet"
     rows.to_parquet(path, index=False)
     manifest = {
         "layout": store.LAYOUT,
-        "study": "shared",
+        "study": "sensitivity",
         "settings": {"model": "m", "corpus": "c", "dtype": "bfloat16", "seq_len": 100},
         "about": {
             "model": {"parameters": 7},
