@@ -63,6 +63,18 @@ def mean_told() -> list[alt.Tooltip]:
     ]
 
 
+def placed(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of models and texts with a key of both, `setting`: not every model reads every text."""
+    return rows.assign(setting=rows["model"] + "|" + rows["corpus"])
+
+
+def place_choice(rows: pd.DataFrame) -> Choice:
+    """Model and text to choose, of those that rows have."""
+    pairs = rows[["model", "corpus"]].drop_duplicates().to_numpy()
+    options = [(f"{m}|{c}", f"{names.name_of(m)} · {names.name_of(c)}") for m, c in pairs]
+    return Choice("setting", "Model and text", options)
+
+
 def options_of(column: pd.Series) -> list[tuple[str, str]]:
     """The different keys of a column with their names, for a list to choose from."""
     return [(key, names.name_of(key)) for key in dict.fromkeys(column)]

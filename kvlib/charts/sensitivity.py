@@ -22,8 +22,7 @@ def sensitivity(curves: pd.DataFrame, window: int = 128) -> Explorer:
     return Explorer(
         sensitivity_chart(curves),
         [
-            Choice("model", "Model", parts.options_of(curves["model"])),
-            Choice("corpus", "Text", parts.options_of(curves["corpus"])),
+            parts.place_choice(curves),
             Choice("divergence", "Distance", parts.options_of(curves["divergence"])),
             Slider("window", "Window kept", 1, longest, value=window, **tokens),
         ],
@@ -36,12 +35,15 @@ def sensitivity_chart(curves: pd.DataFrame) -> alt.LayerChart:
 
     `curves` has one row a (model, corpus, divergence, bin): `window` (geometric mean of the bin),
     `first` and `last` (its windows), `mean`, `low`, `high`, `fit`, `n_documents`.
-    Parameters: `model`, `corpus`, `divergence`, `window`.
+    Parameters: `setting` (model and text), `divergence`, `window`.
     """
-    curves = parts.rounded(curves)
+    curves = parts.placed(parts.rounded(curves))
+    ends = curves.groupby(["setting", "divergence"])["last"].transform("max")
+    curves["end"] = curves["last"] == ends
     same = "datum.divergence == divergence"
-    picked = f"{same} && datum.model == model && datum.corpus == corpus"
+    picked = f"{same} && datum.setting == setting"
     here = f"{picked} && datum.first <= window && window <= datum.last"
+    beyond = f"{picked} && datum.end && window > datum.last"
     largest = float(curves["last"].max())
     base = alt.Chart(curves)
     x = alt.X("window:Q", scale=parts.window_scale(largest), axis=parts.window_axis(largest))
@@ -88,7 +90,9 @@ def sensitivity_chart(curves: pd.DataFrame) -> alt.LayerChart:
     )
     point = reader.mark_point(color=GREEN, size=110, filled=True, shape="diamond").encode(x=x, y=y)
     reading = parts.reading(
-        reader,
+        base.transform_filter(f"({here}) || ({beyond})"),
+        f"window > datum.last ? {lookup('datum.model')} + ' on ' + {lookup('datum.corpus')}"
+        " + ' was measured up to ' + datum.last + ' tokens.' : "
         "'With its last ' + window + (window == 1 ? ' token' : ' tokens')"
         f" + ' alone, ' + {lookup('datum.model')} + ' on ' + {lookup('datum.corpus')}"
         f" + ' is ' + {number('datum.mean')}"
@@ -103,7 +107,7 @@ def sensitivity_chart(curves: pd.DataFrame) -> alt.LayerChart:
     )
     return parts.picture(
         *(others, band, law, measured, rule, point, *key, reading),
-        parameters=("model", "corpus", "divergence", "window"),
+        parameters=("setting", "divergence", "window"),
     )
 
 
@@ -118,8 +122,7 @@ def bend(measured: pd.DataFrame, laws: pd.DataFrame, b: float = 0.3) -> Explorer
     return Explorer(
         bend_chart(measured, laws),
         [
-            Choice("model", "Model", parts.options_of(measured["model"])),
-            Choice("corpus", "Text", parts.options_of(measured["corpus"])),
+            parts.place_choice(measured),
             Choice("distance", "Distance", _those(distances, measured["distance"])),
             Choice("kind", "Reference", _those(kinds, laws["kind"])),
             Slider("b", "Bend b, from a power law to an exponential", values=grid, value=b),
@@ -136,15 +139,13 @@ def bend_chart(measured: pd.DataFrame, laws: pd.DataFrame) -> alt.LayerChart:
     """Measured points, the best law of one bend through them, and the interval of b on a track.
 
     The track runs above the picture from b = 0 at its left end to b = 1 at its right.
-    Parameters: `model`, `corpus`, `distance`, `kind`, `b`.
+    Parameters: `setting` (model and text), `distance`, `kind`, `b`.
     """
     points, fits = _keyed(measured, laws)
     first, last = float(points["window"].min()), float(points["window"].max())
     joined = (
         alt.Chart(points)
-        .transform_filter(
-            "datum.model == model && datum.corpus == corpus && datum.distance == distance"
-        )
+        .transform_filter("datum.setting == setting && datum.distance == distance")
         .transform_calculate(key="datum.at + '|' + kind + '|' + format(b, '.2f')")
         .transform_lookup("key", from_=alt.LookupData(fits, "key", FITTED))
     )
@@ -199,7 +200,7 @@ def bend_chart(measured: pd.DataFrame, laws: pd.DataFrame) -> alt.LayerChart:
     )
     return parts.picture(
         *(miss, law, seen, *_bend_track(one, first, last), *key, reading),
-        parameters=("model", "corpus", "distance", "kind", "b"),
+        parameters=("setting", "distance", "kind", "b"),
     )
 
 
@@ -210,7 +211,7 @@ def _keyed(measured: pd.DataFrame, laws: pd.DataFrame) -> tuple[pd.DataFrame, pd
     """Points with the place `at` of their table and a mark where it `begins`; laws by a `key`."""
     keys = ["model", "corpus", "distance"]
     places = {key: k for k, key in enumerate(measured.groupby(keys, sort=False).groups)}
-    points, fits = parts.rounded(measured, 4), parts.rounded(laws, 6)
+    points, fits = parts.placed(parts.rounded(measured, 4)), parts.rounded(laws, 6)
     points["at"] = [places[key] for key in zip(*(points[k] for k in keys), strict=True)]
     points["begins"] = ~points["at"].duplicated()
     columns = (laws[name] for name in (*keys, "kind", "b"))

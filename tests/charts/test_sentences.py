@@ -58,6 +58,23 @@ def test_a_window_reads_the_bin_that_holds_it(window, row):
     assert [n for n in found if n in expected] == expected and "nats from its full" in said
 
 
+def test_a_window_beyond_the_last_bin_says_where_the_measurement_ends():
+    long = curve_summaries("kl_nats")
+    short = long.iloc[:1].assign(model="small-gpt2")
+    explorer = charts.sensitivity.sensitivity(pd.concat([long, short]), 9)
+    said = sentence(explorer, setting=f"small-gpt2|{TEXT}")
+    assert said == f"the small GPT-2 on {name_of(TEXT)} was measured up to 4 tokens."
+    assert "nats from its full" in sentence(explorer, setting=f"small-gpt2|{TEXT}", window=4)
+    assert "nats from its full" in sentence(explorer, setting=f"{MODEL}|{TEXT}")
+
+
+def test_only_pairs_of_a_model_and_a_text_that_were_measured_can_be_chosen():
+    both = curve_summaries("kl_nats")
+    rows = pd.concat([both, both.assign(corpus="petrogold"), both.assign(model="small-gpt2")])
+    (choice, _) = charts.sensitivity.sensitivity(rows, 4).controls
+    assert choice.values == [f"{MODEL}|{TEXT}", f"{MODEL}|petrogold", f"small-gpt2|{TEXT}"]
+
+
 def test_the_other_distance_is_said_by_its_name():
     explorer = charts.sensitivity.sensitivity(curve_summaries("kl_nats", "tv"), 4)
     said = sentence(explorer, divergence="tv")
