@@ -43,7 +43,7 @@ def planted(monkeypatch):
 def threads():
     """A cluster of two workers that are threads of this process."""
     with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None
+        n_workers=2, threads_per_worker=1, processes=False, dashboard_address=":0"
     ) as made:
         yield made
 
@@ -291,7 +291,7 @@ def test_a_worker_of_another_version_is_refused_by_name(tmp_path, monkeypatch, c
     init = there / "kvlib" / "__init__.py"
     init.write_text(init.read_text().replace('__version__ = "', '__version__ = "9'))
     file = light.declared(tmp_path, [1])
-    with distributed.LocalCluster(n_workers=0, dashboard_address=None) as empty:
+    with distributed.LocalCluster(n_workers=0, dashboard_address=":0") as empty:
         command = [sys.executable, "-m", "distributed.cli.dask_worker", empty.scheduler_address]
         command += ["--no-nanny", "--no-dashboard", "--nthreads", "1"]
         env = os.environ | {"PYTHONPATH": str(there)}

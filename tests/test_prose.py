@@ -243,10 +243,11 @@ def test_sensitivity_every_value_of_the_page_is_a_fact(
     assert_all_is_said("notebooks/sensitivity", facts | claims.data_check.facts(excess))
 
 
-def test_sensitivity_for_a_window_encoded_anew_the_loss_is_the_kl_within_the_intervals(excess):
+def test_sensitivity_on_most_tables_the_loss_is_the_kl_within_the_intervals(excess):
     suffix = excess[(excess["policy"] == SLIDING) & (excess["protocol"] == "reencode")]
-    assert len(suffix) >= 8
-    assert all(item.low <= 1 <= item.high for item in suffix["ratio"])
+    held = suffix["ratio"].map(lambda item: item.low <= 1 <= item.high)
+    assert len(suffix) >= 8 and held.mean() > 0.5 and not held.all()
+    assert all(item.high < 1 for item in suffix["ratio"][~held])
 
 
 def test_index_its_values_are_those_of_the_page_on_sensitivity_and_of_what_was_measured(powers):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -72,12 +72,19 @@ def extrapolation(
     return Contest(
         split=split,
         fits=fits,
-        errors={law: estimate(s[0], s[1:], n) for law, s in scores.items()},
+        errors={law: _holding(estimate(s[0], s[1:], n)) for law, s in scores.items()},
         ratios={
-            law: estimate(s[0] / scores[against][0], s[1:] / scores[against][1:], n)
+            law: _holding(estimate(s[0] / scores[against][0], s[1:] / scores[against][1:], n))
             for law, s in scores.items()
         },
     )
+
+
+def _holding(item: Estimate) -> Estimate:
+    """The interval, and the value itself: errors of resampled curves are larger, for they are
+    noisier, so that an interval of percentiles may leave out the value that it is of."""
+    low, high = min(item.low, item.value), max(item.high, item.value)
+    return replace(item, low=low, high=high)
 
 
 def straight_log_ratios(data: Curve, split: float, error: str = "log") -> np.ndarray:

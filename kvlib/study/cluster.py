@@ -27,6 +27,7 @@ from kvlib.study import here, items, joining
 from kvlib.study.declared import KINDS, Study
 
 SECONDS = 5  # that a scheduler may take to answer
+AGAIN = "-again"  # of the key of a document that another client asked for and gave up
 RETRIES = 2  # of a document that fails on a worker that lives
 LOCAL = {  # of the local cluster
     "distributed.scheduler.allowed-failures": 10,  # workers that may die over one document
@@ -205,16 +206,24 @@ def run(
     with here.bars() as progress:
         book = _Book(studies, command, told, progress)
         client.subscribe_topic(TOPIC, book.hear)
-        futures = {
-            client.submit(
-                measure, table.study, doc, device, wanted, name, key=name, retries=RETRIES
-            ): name
-            for name, (table, doc) in book.items.items()
-        }
+
+        def asked(name: str, key: str) -> distributed.Future:
+            table, doc = book.items[name]
+            arguments = (table.study, doc, device, wanted, name)
+            return client.submit(measure, *arguments, key=key, retries=RETRIES)
+
+        futures = {asked(name, name): name for name in book.items}
         try:
             book.join_what_is_done()
-            for future in distributed.as_completed(futures):
-                book.take(futures[future], future)
+            coming = distributed.as_completed(futures)
+            for future in coming:
+                name = futures[future]
+                if future.cancelled() and not future.key.endswith(AGAIN) and _answers(client):
+                    again = asked(name, name + AGAIN)  # another client gave it up
+                    futures[again] = name
+                    coming.add(again)
+                else:
+                    book.take(name, future)
         except BaseException:
             with contextlib.suppress(Exception):  # the scheduler may be gone
                 client.cancel(list(futures))
@@ -223,6 +232,14 @@ def run(
             book.close()
             client.unsubscribe_topic(TOPIC)
     return Tally(book.measured, book.failed)
+
+
+def _answers(client: distributed.Client) -> bool:
+    """Is the scheduler there?"""
+    try:
+        return client.status == "running" and client.ncores() is not None
+    except Exception:
+        return False
 
 
 class _Table:

@@ -169,7 +169,7 @@ def noncausal_rate(distortion: float, coefficient: float, noise_variance: float)
     )
     a = abs(float(within("coefficient", coefficient, -1, 1, open_ends=True)))
     power, lowest = 1 / (1 - a**2), 1 / (1 + a) ** 2
-    if d <= lowest:
+    if d <= lowest * (1 + 1e-12):  # rounding may put the border itself above it
         return -0.5 * np.log(d)
     if d >= power:
         return 0.0

@@ -11,7 +11,7 @@ import pytest
 from kvbook import outputs
 
 PAGES = outputs.pages()
-KILOBYTES = 400  # of all that is kept
+KILOBYTES = 500  # of all that is kept
 CHART = {
     "spec": {"mark": "line", "encoding": {"x": {"field": "window"}}},
     "tables": {"table 0": {"window": [1, 2], "mean": [0.31, None], "name": {"texts": ["a"]}}},
