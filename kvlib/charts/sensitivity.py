@@ -82,15 +82,17 @@ def sensitivity_chart(curves: pd.DataFrame) -> alt.LayerChart:
             ],
         )
     )
-    reader = base.transform_filter(here)
+    reader = base.transform_filter(f"({here}) || ({beyond})")
     rule = (
         reader.transform_calculate(at="window")
         .mark_rule(color=GREEN, strokeDash=DOTTED, strokeWidth=1.5)
         .encode(x=alt.X("at:Q", scale=parts.window_scale(largest)))
     )
-    point = reader.mark_point(color=GREEN, size=110, filled=True, shape="diamond").encode(x=x, y=y)
+    read = alt.condition("window <= datum.last", alt.value(1), alt.value(0))
+    point = reader.mark_point(color=GREEN, size=110, filled=True, shape="diamond")
+    point = point.encode(x=x, y=y, opacity=read)
     reading = parts.reading(
-        base.transform_filter(f"({here}) || ({beyond})"),
+        reader,
         f"window > datum.last ? {lookup('datum.model')} + ' on ' + {lookup('datum.corpus')}"
         " + ' was measured up to ' + datum.last + ' tokens.' : "
         "'With its last ' + window + (window == 1 ? ' token' : ' tokens')"
