@@ -7,6 +7,7 @@ larger ones are skipped where those were not fetched.
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,25 @@ HEAVY = {  # fixtures that load 10^8 weights, or judge all claims
     *("stored_verdicts", "without_tables"),
 }
 SLOW = Path(__file__).with_name("slow.txt")
+
+
+@pytest.fixture
+def command(monkeypatch, capfd):
+    """command(…): the command line in this process, which has its libraries loaded; exit code,
+    standard output, standard error."""
+    from kvlib import __main__ as command_line
+
+    def run(*args: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["kvlib", *map(str, args)])
+        capfd.readouterr()
+        code: object = 0
+        try:
+            command_line.main()
+        except SystemExit as exit_:
+            code = exit_.code
+        return int(code or 0), *capfd.readouterr()
+
+    return run
 
 
 def used(item: pytest.Item) -> set[str]:

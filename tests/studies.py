@@ -125,7 +125,7 @@ def shared(model: str, corpus: str, alpha: float, docs: int = 8, **how) -> objec
     rows["nll_nats"] = 2 + rows["nll_excess_nats"]
     whole = rows.groupby("doc").head(1).query("doc == 0")
     twice = whole.assign(window=whole["context"], kl_nats=1e-6, tv=1e-4, nll_excess_nats=0.0)
-    truncations, again = claims.shared.parted(pd.concat([rows, twice]))
+    truncations, again = fit.parted(pd.concat([rows, twice]))
     return claims.shared.Shared(
         *(model, corpus, how.get("parameters", 10**8), how.get("dtype", "float32")),
         *(tuple(how.get("begins", range(0, 1000 * docs, 1000))),),

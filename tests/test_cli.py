@@ -19,7 +19,6 @@ import pandas as pd
 import pytest
 
 import kvlib
-from kvlib import __main__ as command_line
 from kvlib import names, study
 from kvlib.corpora import CORPORA
 from kvlib.store import Measurement, load_table, read_manifest
@@ -52,20 +51,9 @@ def run(args: list[str], **options: object) -> tuple[int, str, str]:
 
 
 @pytest.fixture
-def here(monkeypatch, capfd):
+def here(command):
     """The same in this process, which has its libraries loaded."""
-
-    def run_here(args: list[str]) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["kvlib", *args])
-        capfd.readouterr()
-        code: object = 0
-        try:
-            command_line.main()
-        except SystemExit as exit_:
-            code = exit_.code
-        return int(code or 0), *capfd.readouterr()
-
-    return run_here
+    return lambda args: command(*args)
 
 
 @pytest.fixture

@@ -171,6 +171,23 @@ def test_a_worker_of_other_code_that_comes_late_ends_the_run(threads, client, fi
     assert_undisturbed(file)
 
 
+def test_a_document_that_another_client_gave_up_is_asked_for_again(
+    threads, client, file, monkeypatch
+):
+    whole, given = client.submit, []
+
+    def submit(*arguments, key: str, **how):
+        future = whole(*arguments, key=key, **how)
+        if not given:  # the first one is cancelled by somebody else, once
+            given.append(key)
+            client.cancel([future], force=True)
+        return future
+
+    monkeypatch.setattr(client, "submit", submit)
+    assert run(client, file).failed == 0 and len(given) == 1
+    assert_undisturbed(file)
+
+
 @pytest.mark.parametrize("when", [1, 5, 30])
 def test_a_full_disk_is_an_error_and_the_run_can_go_on(threads, client, file, monkeypatch, when):
     whole, calls = os.replace, []

@@ -12,7 +12,6 @@ import light
 import pandas as pd
 import pytest
 
-from kvlib import __main__ as command_line
 from kvlib import store, study
 from kvlib.study import here, items, states
 
@@ -25,20 +24,9 @@ def planted(monkeypatch):
 
 
 @pytest.fixture
-def kvlib(monkeypatch, capfd):
-    """The command line in this process: exit code, standard output, standard error."""
-
-    def run(*args: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["kvlib", *map(str, args)])
-        capfd.readouterr()
-        code: object = 0
-        try:
-            command_line.main()
-        except SystemExit as exit_:
-            code = exit_.code
-        return int(code or 0), *capfd.readouterr()
-
-    return run
+def kvlib(command):
+    """kvlib(…): exit code, standard output, standard error."""
+    return command
 
 
 @pytest.fixture

@@ -50,21 +50,14 @@ def folder(tiny_folder, text_file, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def here(monkeypatch, capfd, folder, text_file):
+def here(command, folder, text_file):
     """verify(…): exit code and lines of `kvlib verify` with this folder and text."""
 
     def run(*args: object, corpus: object = text_file) -> tuple[int, list[str]]:
-        given = ["verify", *map(str, args), "--corpus", str(corpus), "--device", "cpu"]
-        folders = [] if "--folder" in args else ["--folder", str(folder)]
-        monkeypatch.setattr(sys, "argv", ["kvlib", *given, *folders])
-        capfd.readouterr()
-        code: object = 0
-        try:
-            command_line.main()
-        except SystemExit as exit_:
-            code = exit_.code
-        out, err = capfd.readouterr()
-        return int(code or 0), (out + err).splitlines()
+        given = ["verify", *args, "--corpus", corpus, "--device", "cpu"]
+        folders = [] if "--folder" in args else ["--folder", folder]
+        code, out, err = command(*given, *folders)
+        return code, (out + err).splitlines()
 
     return run
 

@@ -11,7 +11,8 @@ import pandas as pd
 
 from kvlib import fit, names, store
 from kvlib.claims import chances
-from kvlib.claims.claim import MIN_WINDOW, Claim, Figure, Verdict, rule_text, stored_curves
+from kvlib.claims import claim as stored
+from kvlib.claims.claim import MIN_WINDOW, Claim, Figure, Verdict, rule_text
 from kvlib.fit import studies
 from kvlib.theory import bounds, gaussian, sources
 
@@ -159,7 +160,7 @@ def out_of_sample(
 
 def both_distances(folder: Path = store.DATA) -> dict[str, dict[tuple[str, str], fit.Curve]]:
     """Distance → the stored curves; none where nothing is stored."""
-    found = {"KL": stored_curves("kl_nats", folder), "TV": stored_curves("tv", folder)}
+    found = stored.both_distances(folder)
     return found if found["KL"] else {}
 
 

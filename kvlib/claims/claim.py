@@ -31,6 +31,8 @@ MIN_WINDOW = 8  # shorter windows hold no sentence; the page on C2 shows what ot
 RIVAL = "stretched exponential"
 SMALL_BEND = 0.3  # a bend surely below it is small: over two decades hardly told from a power law
 
+DISTANCES = {"KL": "kl_nats", "TV": "tv"}  # by the columns that hold them
+
 WORDS = (
     *("reproduced", "partly", "not reproduced"),  # of what is measured
     *("proved here", "definition checked", "our construction"),  # of what can't fail on data
@@ -145,6 +147,11 @@ def stored_curves(
         key: _stored_curve(tables[key], value, store.signature(tables[key]))
         for key in sorted(tables, key=lambda key: names.order(*key))
     }
+
+
+def both_distances(folder: Path = store.DATA) -> dict[str, dict[tuple[str, str], fit.Curve]]:
+    """Distance → the stored curves."""
+    return {name: stored_curves(column, folder) for name, column in DISTANCES.items()}
 
 
 @lru_cache(maxsize=64)

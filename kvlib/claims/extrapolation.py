@@ -16,9 +16,9 @@ from kvlib.claims.claim import (
     RIVAL,
     Claim,
     Verdict,
+    both_distances,
     figures_of,
     rule_text,
-    stored_curves,
     to_come,
 )
 from kvlib.fit import extremes, studies
@@ -34,7 +34,6 @@ CLAIMS = (CLAIM,)
 
 SPLIT = 64  # the extrapolation page lets the reader choose another
 LAWS = ("power", "exponential", RIVAL, "finite-context power")
-DISTANCES = {"KL": "kl_nats", "TV": "tv"}  # by the columns that hold them
 FINITE = {"KL": "finite-context power", "TV": "root power"}  # laws of a finite reference
 ERRORS = ("log", "relative", "linear")
 RISK = 0.025  # one-sided, of any false "surely below one" among the tables of a distance
@@ -102,11 +101,6 @@ def mean_factor(rows: pd.DataFrame) -> fit.Estimate:
     half = np.sqrt(sum((item.high - item.value) ** 2 for item in logs)) / len(logs)
     middle, n = float(of_texts.iloc[0]), min(item.n_documents for item in logs)
     return fit.exponential_of(fit.Estimate(middle, middle - half, middle + half, n))
-
-
-def both_distances(folder: Path = store.DATA) -> dict[str, Curves]:
-    """Distance → the stored curves."""
-    return {name: stored_curves(column, folder) for name, column in DISTANCES.items()}
 
 
 def factors(curves: dict[str, Curves], errors: tuple[str, ...] = ERRORS) -> pd.DataFrame:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from kvlib import fit, store
+from kvlib.claims.claim import DISTANCES
 from kvlib.fit import log_mean, log_ratio
 from kvlib.names import POLICIES, PROTOCOLS, name_of, order, sinks_of
 
@@ -22,7 +23,6 @@ RANDOM, FAIR_RANDOM = "random", "random-sinks"
 HALF_RECENT = ("random-recent", "random-sinks-recent")  # half of what recency policies keep
 EXPECTED = "expected-attention"
 MODEL, CORPUS = "smollm2-135m-instruct", "world-english-bible"  # singled out by sentences
-DISTANCES = {"KL": "kl_nats", "TV": "tv"}  # name → column of the stored rows
 LAW = "finite-context power"
 STEP = 32  # tokens a forward; what other steps give is for `policies.step_effect`
 PROTECTION = "protection_"  # how studies of what protects are called, before their protocol

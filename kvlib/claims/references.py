@@ -13,9 +13,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from kvlib import fit, store
-from kvlib.claims.claim import MIN_WINDOW
-
-DISTANCES = {"KL": "kl_nats", "TV": "tv"}  # by the columns that hold them
+from kvlib.claims.claim import DISTANCES, MIN_WINDOW
 
 
 class Long(NamedTuple):
@@ -44,7 +42,7 @@ def stored(folder: Path = store.DATA) -> list[Long]:
 
 def by_length(rows: pd.DataFrame) -> dict[int, pd.DataFrame]:
     """Rows of truncations by the length of their reference at the first target."""
-    rows = rows[rows["window"] < rows["context"]]
+    rows, _ = fit.parted(rows)
     lengths = rows["context"] - rows["position"] + rows["position"].min()
     return {int(length): part for length, part in rows.groupby(lengths)}
 

@@ -19,16 +19,17 @@ import pandas as pd
 from kvlib import fit, store
 from kvlib.claims import chances, references
 from kvlib.claims.claim import (
+    DISTANCES,
     MIN_WINDOW,
     RIVAL,
     SMALL_BEND,
     Claim,
     Figure,
     Verdict,
+    both_distances,
     figure_of,
     figures_of,
     rule_text,
-    stored_curves,
     to_come,
 )
 from kvlib.fit import extremes, mean_of
@@ -39,7 +40,6 @@ CLAIM = Claim(
     "sensitivity",
 )
 CLAIMS = (CLAIM,)
-DISTANCES = {"KL": "kl_nats", "TV": "tv"}  # by the columns that hold them
 FIRSTS = (8, 12, 16, 33)  # windows from which the bend is fitted
 NOTE = (0.4, 0.6)  # the paper's exponents of TV, as a public note reports them
 RISK = 0.025  # one-sided, of any false "surely bent" among the tables of a distance
@@ -141,11 +141,6 @@ def drifts(drift: pd.DataFrame, kind: str) -> pd.Series:
     """By how much the `corrected` or `naive` exponent moves between `starting_points`."""
     values = drift.filter(like=f"{kind} ≥").map(lambda item: item.value)
     return values.max(axis=1) - values.min(axis=1)
-
-
-def both_distances(folder: Path = store.DATA) -> dict[str, dict[tuple[str, str], fit.Curve]]:
-    """Distance → the stored curves."""
-    return {name: stored_curves(column, folder) for name, column in DISTANCES.items()}
 
 
 def exponents(

@@ -34,7 +34,7 @@ class Shared:
     """What one model said of the shared documents of one text.
 
     `begins` are the first characters of the documents, `chars` (documents,) their characters a
-    token; `rows` are truncations and `twice` laws that were measured once more (`parted`).
+    token; `rows` are truncations and `twice` laws that were measured once more (`fit.parted`).
     """
 
     model: str
@@ -50,19 +50,13 @@ class Shared:
 Tables = dict[tuple[str, str], Shared]
 
 
-def parted(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Truncations, and the rows whose window is the whole context: one law measured in two ways."""
-    same = rows["window"] == rows["context"]
-    return rows[~same], rows[same]
-
-
 def stored(folder: Path = store.DATA, study: str = "sensitivity") -> Tables:
     """(model, corpus) → what is stored of a study of shared documents, in the book's order."""
     found = {}
     for table in store.tables(folder, study):
         model, corpus = table.settings["model"], table.settings["corpus"]
         places = table.manifest["about"]["corpus"]["characters"]
-        rows, twice = parted(table.load())
+        rows, twice = fit.parted(table.load())
         chars = np.array([end - begin for begin, end in places]) / table.settings["seq_len"]
         found[model, corpus] = Shared(
             *(model, corpus, table.model["parameters"], table.settings["dtype"]),

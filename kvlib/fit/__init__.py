@@ -25,7 +25,7 @@ from kvlib.fit.contests import (
     pinned_points,
     straight_log_ratios,
 )
-from kvlib.fit.curve import BINS_PER_OCTAVE, BOOTSTRAPS, Curve, curve
+from kvlib.fit.curve import BINS_PER_OCTAVE, BOOTSTRAPS, Curve, curve, parted
 from kvlib.fit.estimate import (
     MARGIN,
     Estimate,

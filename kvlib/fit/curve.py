@@ -89,6 +89,12 @@ class Curve:
         return counts @ self.doc_means / self.n_documents
 
 
+def parted(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Truncations, and the rows whose window is the whole context: one law measured in two ways."""
+    same = rows["window"] == rows["context"]
+    return rows[~same], rows[same]
+
+
 def curve(
     table: pd.DataFrame, value: str = "kl_nats", signed: bool = False, common: bool = False
 ) -> Curve:
@@ -100,7 +106,7 @@ def curve(
     documents, a document without some bin, or values that are negative beyond rounding, unless they
     are `signed`, as the excess of a loss is.
     """
-    table = table[table["window"] != table["context"]]
+    table, _ = parted(table)
     if table["doc"].nunique() < 2:
         raise ValueError(f"documents: expected at least 2, got {table['doc'].nunique()}")
     low = table[value].min()

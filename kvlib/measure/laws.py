@@ -183,8 +183,7 @@ def divergences_at_once(
 
     rows = torch.arange(len(position), device=lm.device)
     found = torch.cat(in_batches(lm, step, rows, CARD_ROWS), dim=1)
-    found[3, where + 1 >= len(ids)] = torch.nan
-    found[2, where + 1 >= len(ids)] = torch.nan
+    found[2:, where + 1 >= len(ids)] = torch.nan  # the last token is followed by none
     return Rows(*found.cpu().numpy())
 
 

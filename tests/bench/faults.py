@@ -170,7 +170,7 @@ FAULTS = [
     ),
     Fault("claims/extrapolation.py", "ORDER / HALF <= mean", "1 <= mean", "claims"),
     Fault(
-        "claims/shared.py",
+        "fit/curve.py",
         'rows["window"] == rows["context"]',
         'rows["window"] < 0',
         "claims/test_whose_exponent.py",

@@ -100,9 +100,11 @@ def test_the_stored_tables_are_whole_and_large_enough():
         assert {16, 64, 256, 512} <= set(of["budget"])
     scored = {"tova", "snapkv", "key-norm", "h2o", "expected-attention"}
     assert scored <= set(smol["policy"])
-    assert (rows["kl_nats"] > -1e-6).all() and rows["tv"].between(
-        -1e-5, 1 + 1e-4
-    ).all()  # half precision
+    half = {t.settings["model"] for t in store.tables() if t.settings.get("dtype") == "bfloat16"}
+    rounded = rows["model"].isin(half)  # its sums reach further beyond one
+    assert (rows["kl_nats"] > -1e-6).all()
+    assert rows["tv"][~rounded].between(-1e-5, 1 + 1e-5).all()
+    assert rows["tv"][rounded].between(-1e-5, 1 + 1e-4).all()
 
 
 def test_on_the_stored_tables_sinks_matter_and_the_summary_is_a_plain_mean():

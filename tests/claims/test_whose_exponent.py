@@ -51,7 +51,7 @@ def item(low: float, high: float, n: int = 24) -> fit.Estimate:
 
 def test_a_law_measured_twice_is_no_truncation():
     rows = pd.DataFrame({"window": [8, 1536, 1024], "context": [1536, 1536, 2048]})
-    truncations, twice = claims.shared.parted(rows)
+    truncations, twice = fit.parted(rows)
     assert truncations["window"].tolist() == [8, 1024] and twice["window"].tolist() == [1536]
 
 
