@@ -188,6 +188,20 @@ def test_a_document_that_another_client_gave_up_is_asked_for_again(
     assert_undisturbed(file)
 
 
+def test_what_another_client_met_on_a_worker_of_other_code_is_asked_for_again(
+    threads, client, file
+):
+    def other(*_) -> None:
+        raise cluster.OtherCode("worker tcp://n1:1: expected kvlib 1.0, got 0.9")
+
+    key = cluster._name(study.studies(file)[0], 0)
+    with distributed.Client(threads, set_as_default=False) as another:
+        met = another.submit(other, key=key)
+        distributed.wait([met])
+        assert run(client, file).failed == 0 and met.status == "error"
+    assert_undisturbed(file)
+
+
 @pytest.mark.parametrize("when", [1, 5, 30])
 def test_a_full_disk_is_an_error_and_the_run_can_go_on(threads, client, file, monkeypatch, when):
     whole, calls = os.replace, []

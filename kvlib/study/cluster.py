@@ -27,7 +27,7 @@ from kvlib.study import here, items, joining
 from kvlib.study.declared import KINDS, Study
 
 SECONDS = 5  # that a scheduler may take to answer
-AGAIN = "-again"  # of the key of a document that another client asked for and gave up
+AGAIN = "-again"  # of the key of a document that another client asked for in vain
 RETRIES = 2  # of a document that fails on a worker that lives
 LOCAL = {  # of the local cluster
     "distributed.scheduler.allowed-failures": 10,  # workers that may die over one document
@@ -218,8 +218,8 @@ def run(
             coming = distributed.as_completed(futures)
             for future in coming:
                 name = futures[future]
-                if future.cancelled() and not future.key.endswith(AGAIN) and _answers(client):
-                    again = asked(name, name + AGAIN)  # another client gave it up
+                if _of_another(future) and _answers(client):
+                    again = asked(name, name + AGAIN)
                     futures[again] = name
                     coming.add(again)
                 else:
@@ -232,6 +232,16 @@ def run(
             book.close()
             client.unsubscribe_topic(TOPIC)
     return Tally(book.measured, book.failed)
+
+
+def _of_another(future: distributed.Future) -> bool:
+    """May this be what became of another client's wish for the same document: given up, or met by
+    a worker that was of other code then?"""
+    if future.key.endswith(AGAIN):
+        return False
+    return future.cancelled() or (
+        future.status == "error" and isinstance(future.exception(), OtherCode)
+    )
 
 
 def _answers(client: distributed.Client) -> bool:
