@@ -237,7 +237,7 @@ def run(
 def _of_another(future: distributed.Future) -> bool:
     """May this be what became of another client's wish for the same document: given up, or met by
     a worker that was of other code then?"""
-    if future.key.endswith(AGAIN):
+    if str(future.key).endswith(AGAIN):
         return False
     return future.cancelled() or (
         future.status == "error" and isinstance(future.exception(), OtherCode)
