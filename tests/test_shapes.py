@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from kvlib.cache import bounded
+from kvlib.cache import layers
 from kvlib.measure import divergences, nested, passage, positions, rates, truncation
 
 ROOT = Path(__file__).parents[1]
@@ -49,7 +49,7 @@ def test_a_tensor_without_a_shape_is_noticed():
 
 TWO = np.arange(6).reshape(2, 3)
 WRONG = {
-    "a cache's entries": lambda lm: bounded._take(torch.zeros(2, 3, 4), torch.zeros(2, 1).long()),
+    "a cache's entries": lambda lm: layers.take(torch.zeros(2, 3, 4), torch.zeros(2, 1).long()),
     "laws": lambda lm: divergences._log_ratio(np.zeros((2, 3)), np.zeros((2, 4))),
     "nested": lambda lm: nested.nested(lm, TWO, [1], 1, 2),
     "a passage": lambda lm: passage.measure_passage(lm, TWO, 1, [], []),

@@ -94,16 +94,16 @@ FAULTS = [
         "cache/test_protocols.py",
     ),
     Fault(
-        "cache/bounded.py",
+        "cache/plan.py",
         "entry > now - self.window",
         "entry >= now - self.window",
         "cache/test_bounded.py",
     ),
     Fault(
-        "cache/bounded.py", "self._tokens += plan.query.shape[1]", "pass", "cache/test_bounded.py"
+        "cache/bounded.py", "self.tokens += plan.query.shape[1]", "pass", "cache/test_bounded.py"
     ),
     Fault(
-        "cache/bounded.py",
+        "cache/plan.py",
         "(self.query - cache.budget + 1)",
         "(self.query - cache.budget)",
         "cache/test_bounded.py",

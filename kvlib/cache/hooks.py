@@ -1,0 +1,108 @@
+"""The one hook of a model: it hands each forward to the cache that this forward was given.
+
+A cache alone never learns about padding, and cannot say who sees whom. So four functions are called
+around the forwards of a model and of its body. They are put there when the model's first cache is
+made and stay: they hold nothing, and act only in a forward that is given a cache made for this very
+module. A copy of the model, or one that was pickled, has them too, and serves the caches made
+for it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from transformers import Cache
+
+MISSING = object()
+_INSTALLING = threading.Lock()
+
+
+class Hooked(Cache):
+    """A cache that is told of the forwards it is given to, on the model it was made for."""
+
+    model: Any  # None once it is closed, or the model is gone
+
+    def before_body(self, given: dict[str, Any]) -> dict[str, Any]:
+        """The arguments that take the place of some in `given`, all arguments by name."""
+        raise NotImplementedError
+
+    def after_body(self) -> None:
+        """The body came through."""
+        raise NotImplementedError
+
+    def before_model(self) -> None:
+        """The whole model is run: laws are due, not states alone."""
+        raise NotImplementedError
+
+    def after_model(self) -> None:
+        """The whole model came through."""
+        raise NotImplementedError
+
+    def model_broke(self) -> None:
+        """The model's forward ended in an exception."""
+        raise NotImplementedError
+
+
+def install(model: Any) -> None:
+    """Puts the hook on a model and its body, where it is not there yet."""
+    body = model.base_model
+    with _INSTALLING:
+        _put(body._forward_pre_hooks, body.register_forward_pre_hook, _before_body)
+        _put(body._forward_hooks, body.register_forward_hook, _after_body)
+        if model is not body:
+            _put(model._forward_pre_hooks, model.register_forward_pre_hook, _before_model)
+            _put(model._forward_hooks, model.register_forward_hook, _after_model, always_call=True)
+
+
+def _put(there: dict[int, Callable], register: Callable, hook: Callable, **how: bool) -> None:
+    if not any(other is hook for other in there.values()):
+        register(hook, with_kwargs=True, **how)
+
+
+def _cache_of(module: Any, args: tuple, kwargs: Any) -> tuple[Hooked | None, dict[str, Any]]:
+    """The cache that a forward is given, and all arguments by name.
+
+    torch stores a hook before it stores that the hook takes keywords: a forward that another thread
+    runs in between is called without them. It cannot be one of a cache of this model, for its
+    caches are made after that.
+    """
+    if not isinstance(kwargs, dict):
+        return None, {}
+    if args:
+        names = inspect.signature(module.forward).parameters
+        kwargs = dict(zip(names, args, strict=False)) | kwargs
+    cache = kwargs.get("past_key_values")
+    return (cache if isinstance(cache, Hooked) else None), kwargs
+
+
+def _before_body(module: Any, args: tuple, kwargs: Any = None) -> tuple | None:
+    cache, given = _cache_of(module, args, kwargs)
+    if cache is None or cache.model is None or cache.model.base_model is not module:
+        return None
+    return (), given | cache.before_body(given)
+
+
+def _after_body(module: Any, args: tuple, kwargs: Any, output: Any = MISSING) -> None:
+    if output is MISSING:
+        return
+    cache, _ = _cache_of(module, args, kwargs)
+    if cache is not None and cache.model is not None and cache.model.base_model is module:
+        cache.after_body()
+
+
+def _before_model(module: Any, args: tuple, kwargs: Any = None) -> None:
+    cache, _ = _cache_of(module, args, kwargs)
+    if cache is not None and cache.model is module:
+        cache.before_model()
+
+
+def _after_model(module: Any, args: tuple, kwargs: Any, output: Any = MISSING) -> None:
+    """Called after an exception as well, with None for the output."""
+    if output is MISSING:
+        return
+    cache, _ = _cache_of(module, args, kwargs)
+    if cache is not None and cache.model is module:
+        cache.model_broke() if output is None else cache.after_model()
