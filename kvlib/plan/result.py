@@ -29,10 +29,12 @@ class Tried:
 
 @dataclass(frozen=True)
 class Law:
-    """The decay that was fitted to the measuring half: loss = amplitude · bracket^exponent.
+    """The decay that was fitted to the measuring half: `name` is of `fit.LAWS`.
 
-    `exponent` with its 95% interval over documents; `budget` is the least that the law foretells
-    for ε, `loss` what it foretells at the budget that was proposed.
+    `exponent` with its 95% interval over documents, `amplitude` the constant in front, in the unit
+    of the loss; the law's window is the budget without `sinks`. `budget` is the least that the law
+    foretells for ε, `loss` what it foretells at the budget that was proposed; None where that is
+    not among the windows it was fitted to.
     """
 
     name: str
@@ -40,8 +42,9 @@ class Law:
     low: float
     high: float
     amplitude: float
-    budget: int
-    loss: float
+    sinks: int
+    budget: int | None
+    loss: float | None
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,8 @@ class NextDocument:
 
 @dataclass(frozen=True)
 class Documents:
-    """How many documents each half held and how many of them were read, and their length."""
+    """How many documents were measured, and how many others certified on; `tokens` of each, cut
+    out of so many `files`."""
 
     measured: int
     certification: int
@@ -83,8 +87,9 @@ class Plan:
     Losses are means over a document's targets: `metric` "kl" in nats, "tv" and "top1" (share of
     targets whose likeliest next token changes) in [0, 1]. `bound` and `measured` are those of
     `budget` on the certification half; without a budget, those of the largest one tried. `tails`
-    maps quantiles ("0.5", "0.9", "0.99", "1") of single targets' losses there to values. `context`
-    is the longest context that was read, in tokens.
+    maps quantiles ("0.5", "0.9", "0.99", "1") of single targets' losses there, of documents' for
+    "top1", to values. `context` is the longest context that was read, in tokens.
+    `documents_that_would_do` are those of both halves, where there were too few.
     """
 
     model: str

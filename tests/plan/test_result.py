@@ -24,7 +24,7 @@ def example() -> Plan:
         measured=0.03,
         context=256,
         proposed=(Tried(128, 0.01, 0.02, 1e-4, 60, True), Tried(64, 0.03, 0.048, 0.03, 60, True)),
-        law=Law("finite-context power", 0.6, 0.5, 0.7, 1.2, 60, 0.028),
+        law=Law("finite-context power", 0.6, 0.5, 0.7, 1.2, 4, 60, 0.028),
         tails={"0.5": 0.001, "0.99": 1.3, "1": 4.0},
         clipped=Clipped(0.5, 0.0, 0.049),
         next_document=NextDocument(64, 0.041),
