@@ -29,7 +29,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import logsumexp
+from scipy.special import logsumexp, stdtrit
 from scipy.stats import beta
 
 SHARES = np.linspace(0.05, 1, 20)  # of what may be staked: bets are of these
@@ -124,6 +124,16 @@ def documents_needed(
         return None
     need = -np.log(1 - _inside("confidence", confidence)) - np.log(weights[growth > 0])
     return int(np.ceil((need / growth[growth > 0]).min()))
+
+
+def t_bound(losses: np.ndarray, confidence: float) -> np.ndarray:
+    """Upper bounds (k,) of means over documents (n, k) from a t interval: for proposals, not
+    certificates. Infinite for a single document."""
+    n = len(losses)
+    if n < 2:
+        return np.full(losses.shape[1:], np.inf)
+    error = losses.std(axis=0, ddof=1) / np.sqrt(n)
+    return losses.mean(axis=0) + stdtrit(n - 1, _inside("confidence", confidence)) * error
 
 
 def share_bound(count: int, n: int, confidence: float) -> float:
