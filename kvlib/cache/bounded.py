@@ -46,10 +46,15 @@ class BoundedCache(hooks.Hooked):
     sinks' keys, turned by t - budget + 1 positions. A forward of q tokens then holds n_sink·q
     entries more: feed long texts in chunks of a few hundred tokens.
 
+    `rollback` = k keeps the last k evicted entries, which no query sees, so that `crop` can take
+    back up to k tokens: assisted decoding and prompt look-up then work in `generate` with up to k
+    drafted tokens a round, and write what plain greedy decoding with this cache writes. Each layer
+    holds budget + k entries.
+
     Beam search, `reset()` and `copy.deepcopy` (a prompt read once, continued many times) work.
     Raises ValueError for a budget that the sinks fill, padding that is not on the left, a mask that
-    is not (batch, tokens), `crop` (so no assisted generation), and architectures whose layers do
-    not all attend through plain or sliding attention; RuntimeError after a forward that broke off,
+    is not (batch, tokens), `crop` by more than `rollback`, and architectures whose layers do not
+    all attend through plain or sliding attention; RuntimeError after a forward that broke off,
     until `reset()`.
     """
 
@@ -60,15 +65,19 @@ class BoundedCache(hooks.Hooked):
         *,
         model: Any,
         positions: str = "true",
+        rollback: int = 0,
     ) -> None:
         if n_sink < 0 or budget <= n_sink:
             raise ValueError(f"budget: expected more than n_sink = {n_sink} ≥ 0, got {budget}")
         if positions not in ("true", "cache"):
             raise ValueError(f"positions: expected 'true' or 'cache', got {positions!r}")
+        if rollback < 0:
+            raise ValueError(f"rollback: expected 0 tokens or more, got {rollback}")
         check_model(model, positions)
         n_layers = len(masks.attention_modules(model))
-        super().__init__(layers=[BoundedLayer(self, k) for k in range(n_layers)])
         self.budget, self.n_sink, self.positions = budget, n_sink, positions
+        self.rollback = rollback
+        super().__init__(layers=[BoundedLayer(self, k) for k in range(n_layers)])
         self._model: Any = weakref.ref(model)
         self._forget()
         hooks.install(model)
@@ -80,6 +89,7 @@ class BoundedCache(hooks.Hooked):
         self.held: Any = None  # or a tensor (batch, entries) true positions, -1 for padding
         self.next: Any = None  # or a tensor (batch, 1) position of each row's next token
         self.tokens = 0  # columns seen, padding included
+        self.floor = 0  # the fewest columns that `crop` can go back to
 
     @property
     def model(self) -> Any:
@@ -103,8 +113,22 @@ class BoundedCache(hooks.Hooked):
         self._forget()
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Refused: what was evicted cannot come back."""
-        raise ValueError("crop: expected a cache that keeps everything, got one that evicts")
+        """Take back the last n tokens by `crop(-n)`, as transformers counts; 0 changes nothing.
+
+        ValueError where n is more than what is left of `rollback` since the last forward.
+        """
+        self._refuse_if_broken()
+        n, left = -tokens_to_remove, self.tokens - self.floor
+        if not 0 <= n <= left:
+            most = f"{-left} to 0" if left else "0"
+            raise ValueError(
+                f"crop: expected {most} (BoundedCache with rollback={self.rollback}), "
+                f"got {tokens_to_remove}"
+            )
+        if n:
+            self.tokens -= n
+            self.next = (self.next - n).clamp(min=0)
+            self.held = torch.where(self.held < self.next, self.held, -1)
 
     def reorder_cache(self, beam_idx: Int[Tensor, " rows"]) -> None:
         """Put the batch in the order of `beam_idx`, for beam search."""
@@ -128,12 +152,14 @@ class BoundedCache(hooks.Hooked):
         self._refuse_if_broken()
         if self.model is None:
             raise RuntimeError("BoundedCache: closed, or made for a model that is gone")
-        twin = type(self)(self.budget, self.n_sink, model=self.model, positions=self.positions)
+        settings = dict(model=self.model, positions=self.positions, rollback=self.rollback)
+        twin = type(self)(self.budget, self.n_sink, **settings)
         for copied, layer in zip(twin.layers, self.layers, strict=True):
             if layer.is_initialized:
                 copied.lazy_initialization(layer.keys, layer.values)
                 copied.keys, copied.values = layer.keys.clone(), layer.values.clone()
-        twin.held, twin.next, twin.tokens = self.held, self.next, self.tokens
+        twin.held, twin.next = self.held, self.next
+        twin.tokens, twin.floor = self.tokens, self.floor
         return twin
 
     def _refuse_if_broken(self) -> None:
@@ -166,6 +192,7 @@ class BoundedCache(hooks.Hooked):
         assert plan is not None, "a forward that came through had a plan"
         self.held, self.next = plan.left, plan.following
         self.tokens += plan.query.shape[1]
+        self.floor = max(self.floor, self.tokens - self.rollback)
         self._head_is_due = plan.around
 
     def _prepare(self, batch: int, queries: int, mask: Any) -> Plan:

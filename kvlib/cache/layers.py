@@ -16,13 +16,12 @@ from kvlib.models.rotary import turned, turns
 class BoundedLayer(DynamicLayer):
     """One layer's keys and values (batch, kv_heads, entries, head_dim); does what the plan says."""
 
-    is_croppable = False
-
     def __init__(self, cache: Any, index: int) -> None:
         super().__init__()
         self.keys: torch.Tensor
         self.values: torch.Tensor
         self._cache, self._index = weakref.ref(cache), index
+        self.is_croppable = cache.rollback > 0
 
     def update(
         self,

@@ -24,19 +24,21 @@ class Plan:
     `query` (batch, queries) and `entry` (batch, entries): true positions, -1 for padding; the
     entries are those that the layers hold during the forward. Either a single token takes the place
     `slot` (batch, 1) of an entry that nobody will see again, or the new entries are appended and,
-    beyond the budget, those at `keep` (batch, budget) stay. `around`: the whole model is run.
+    beyond the room, those at `keep` (batch, room) stay: the budget and what `crop` may bring back.
+    `around`: the whole model is run.
     """
 
     def __init__(self, cache: Any, query: Int[Tensor, "batch queries"]) -> None:
         self.n_sink, self.window = cache.n_sink, cache.budget - cache.n_sink
+        self.rollback, room = cache.rollback, cache.budget + cache.rollback
         self.model, self.query = cache.model, query
         self.position_ids = query.clamp(min=0)
         self.following = torch.maximum(cache.next, query.amax(1, keepdim=True) + 1)
         self.slot, self.keep = self._slot(cache), None
         if self.slot is None:
             self.entry = self.left = torch.cat([cache.held, query], dim=1)
-            if self.entry.shape[1] > cache.budget:
-                self.keep = self._best(cache.budget)
+            if self.entry.shape[1] > room:
+                self.keep = self._best(room)
                 self.left = self.entry.gather(1, self.keep)
         else:
             self.entry = self.left = cache.held.scatter(1, self.slot, query)
@@ -51,8 +53,9 @@ class Plan:
     def _wanted(
         self, entry: Int[Tensor, "batch entries"], following: Int[Tensor, "batch 1"]
     ) -> Bool[Tensor, "batch entries"]:
-        """Which entries the query at `following` or a later one still sees."""
-        return (entry >= 0) & ((entry > following - self.window) | (entry < self.n_sink))
+        """Which entries are seen by a query from `following` - `rollback` on."""
+        oldest = following - self.window - self.rollback
+        return (entry >= 0) & ((entry > oldest) | (entry < self.n_sink))
 
     def _slot(self, cache: Any) -> Int[Tensor, "batch 1"] | None:
         """In each row an entry that a single token may replace, if there is one in each."""
@@ -61,11 +64,11 @@ class Plan:
             return None
         return idle.long().argmax(1, keepdim=True)
 
-    def _best(self, budget: int) -> Int[Tensor, "batch kept"]:
+    def _best(self, room: int) -> Int[Tensor, "batch kept"]:
         """All entries that are still wanted, filled up with the newest others."""
         order = torch.arange(self.entry.shape[1], device=self.entry.device)
         rank = self._wanted(self.entry, self.following) * len(order) + order
-        return rank.topk(budget, dim=1).indices.sort(dim=1).values
+        return rank.topk(room, dim=1).indices.sort(dim=1).values
 
     def _visible(self) -> Mask:
         """(batch, queries, entries) bool; large for long prompts, so it is made in place."""

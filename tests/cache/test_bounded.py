@@ -10,11 +10,20 @@ import pickle
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
+from eviction import (
+    SAME,
+    expected_states,
+    fed,
+    generate,
+    largest_kl,
+    padded,
+    random_ids,
+    recomputed,
+)
 from transformers import DynamicCache
 
 from kvlib.cache import protocols
@@ -22,7 +31,6 @@ from kvlib.cache.bounded import BoundedCache
 from kvlib.cache.policies import SinkRecent
 
 BUDGET, N_SINK, LENGTH = 16, 4, 40
-SAME = 1e-7  # nats; float32 reaches 1e-9, and 1e-5 was asked for
 FEEDS = {  # tokens a forward
     "whole": [LENGTH],
     "odd chunks": [7] * 5 + [5],
@@ -40,68 +48,6 @@ def lm(request):
 def ids(lm) -> torch.Tensor:
     """(tokens,) with the model's own prefix in front."""
     return lm.prefixed(random_ids(LENGTH - len(lm.prefix_ids)))
-
-
-def random_ids(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.from_numpy(np.random.default_rng(seed).integers(1, 250, shape))
-
-
-# --- the definition, written as a mask ----------------------------------------------------------
-
-
-def by_definition(model, real: torch.Tensor, budget: int, n_sink: int) -> dict:
-    """Mask and positions of one forward over whole texts; `real` (batch, tokens) is no padding."""
-    t = real.long().cumsum(1) - 1
-    query, entry = t[:, :, None], t[:, None, :]
-    recent = (entry <= query) & (entry > query - (budget - n_sink))
-    seen = (recent | ((entry < n_sink) & (entry <= query))) & real[:, None, :]
-    seen |= torch.eye(real.shape[1], dtype=torch.bool) & ~real[:, :, None]
-    mask = seen[:, None]
-    if window := getattr(model.config, "sliding_window", None):
-        near = (query - entry < window)[:, None]
-        mask = {"full_attention": mask, "sliding_attention": mask & near}
-    return {"attention_mask": mask, "position_ids": t.clamp(min=0)}
-
-
-def expected_states(lm, ids, budget=BUDGET, n_sink=N_SINK) -> torch.Tensor:
-    """Last hidden states (tokens, width) of one forward under the definition's mask."""
-    given = by_definition(lm.model, torch.ones(1, len(ids), dtype=torch.bool), budget, n_sink)
-    with torch.inference_mode():
-        return lm.model.base_model(ids[None], use_cache=False, **given).last_hidden_state[0]
-
-
-@contextmanager
-def recomputed(model, budget: int, n_sink: int) -> Iterator[None]:
-    """Within it, forwards over whole texts see what the definition says: for `use_cache=False`."""
-
-    def before(body, args, kwargs):
-        mask, tokens = kwargs.get("attention_mask"), kwargs["input_ids"]
-        real = torch.ones_like(tokens) if mask is None else mask
-        return args, kwargs | by_definition(model, real.bool(), budget, n_sink)
-
-    hook = model.base_model.register_forward_pre_hook(before, with_kwargs=True)
-    try:
-        yield
-    finally:
-        hook.remove()
-
-
-def fed(lm, ids, cache, feed=(LENGTH,)) -> torch.Tensor:
-    """Last hidden states when the cache is fed some tokens at a time, without any help."""
-    with torch.inference_mode():
-        parts = [
-            lm.model.base_model(part[None], past_key_values=cache).last_hidden_state[0]
-            for part in ids.split(list(feed))
-        ]
-    return torch.cat(parts)
-
-
-def largest_kl(lm, p: torch.Tensor, q: torch.Tensor) -> float:
-    """max KL(p‖q) in nats over rows of last hidden states (rows, width)."""
-    with torch.inference_mode():
-        log_p, log_q = (lm.model.get_output_embeddings()(x).log_softmax(-1) for x in (p, q))
-        d = log_p - log_q  # Σ p (d + e^-d - 1): laws in float32 do not add up to 1 exactly
-        return float(torch.linalg.vecdot(log_p.exp(), d + torch.expm1(-d)).max())
 
 
 @pytest.fixture(scope="module")
@@ -157,15 +103,6 @@ def test_a_budget_beyond_the_context_is_the_full_cache(lm, ids):
     with torch.inference_mode():
         full = lm.model.base_model(ids[None]).last_hidden_state[0]
     assert largest_kl(lm, full, laws) < SAME
-
-
-def padded(ids: torch.Tensor, lengths: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Beginnings of a text, padded on the left: ids and mask (rows, tokens)."""
-    mask = torch.arange(len(ids)) >= len(ids) - torch.tensor(lengths)[:, None]
-    rows = [ids[: int(n)].new_zeros(len(ids)) for n in lengths]
-    for row, n in zip(rows, lengths, strict=True):
-        row[len(ids) - n :] = ids[:n]
-    return torch.stack(rows), mask.long()
 
 
 @pytest.mark.parametrize("feed", [[9] * 4 + [4], [30, 7, 1, 1, 1]], ids=str)
@@ -254,12 +191,6 @@ def test_gradients_flow_through_the_entries(random_model):
 
 
 # --- generate -----------------------------------------------------------------------------------
-
-
-def generate(model, ids, new: int, **settings) -> torch.Tensor:
-    """(rows, tokens) with `new` greedy ones, or what `settings` say."""
-    fixed = {"max_new_tokens": new, "min_new_tokens": new, "do_sample": False, "pad_token_id": 0}
-    return model.generate(ids, **(fixed | settings))
 
 
 def test_generate_writes_what_it_writes_by_recomputation(lm, ids):
@@ -706,13 +637,6 @@ def test_another_batch_size_is_refused(tiny):
     tiny.model(random_ids(2, 5), past_key_values=cache)
     with pytest.raises(ValueError, match="input_ids: expected 2 rows as before, got 3"):
         tiny.model(random_ids(3, 5), past_key_values=cache)
-
-
-def test_cutting_back_is_refused(tiny):
-    cache = BoundedCache(8, model=tiny.model)
-    assert not cache.is_croppable
-    with pytest.raises(ValueError, match="crop: expected"):
-        cache.crop(-1)
 
 
 NEO = {"attention_types": [[["global", "local"], 2]], "window_size": 8}
