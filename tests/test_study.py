@@ -218,6 +218,10 @@ BAD = [
     ("cache_run", {"docs": 3}, "docs: expected 2"),
     ("cache_run", {"tokens": 3}, "tokens, every and prompt: expected"),
     ("cache_run", {"temperature": 0}, "temperature: expected more than 0"),
+    ("drafting", {"windows": [4]}, "windows: expected some, each above n_sink = 4, got .4."),
+    ("drafting", {"draft": 0}, "draft: expected at least 1, got 0"),
+    ("drafting", {"prompt": 1}, "prompt: expected at least 2, got 1"),
+    ("drafting", {"prompt": 4000}, "prompt: expected at most stride 3072, got 4000"),
     ("readers", {"readers": ["lz"]}, "readers: expected some of ppmd, n-gram, recency"),
     ("readers", {"windows": [0]}, "windows: expected some, growing, from 1 to 8192, got .0."),
     ("readers", {"docs": 25}, "docs: expected 1 to 24, got 25"),
@@ -231,6 +235,7 @@ SAID = {  # what a study of a kind must say
     "policy_distortion": {"policies": ["sinks"], "budgets": [16]},
     "passage": {"policies": ["sinks"], "budgets": [16]},
     "positions": {"variants": ["restarted"], "windows": [16], "targets": 2},
+    "drafting": {"windows": [16]},
     "readers": {"readers": ["ppmd", "n-gram", "recency"], "windows": [1, 2, 8]},
 }
 
@@ -253,6 +258,7 @@ SMALL = {
     "positions": {"seq_len": 64, "stride": 64, "docs": 2} | SAID["positions"],
     "kv_rates": {"docs": 4, "seq_len": 100, "stride": 100},
     "cache_run": {"budget": 24, "tokens": 500, "every": 250, "prompt": 8},
+    "drafting": {"docs": 2, "draft": 2, "tokens": 4, "prompt": 24, "stride": 40} | SAID["drafting"],
     "readers": {"docs": 2, "chars": 300, "history": 30_000, "ppmd_history": 3_000}
     | SAID["readers"],
     "bends": {"studies": 1, "truths": [1.0]},

@@ -78,6 +78,12 @@ KINDS = {
         docs=2,
         device="cpu",
     ),
+    "drafting": Kind(
+        "measure.drafting",
+        TEXT
+        | {"windows": list, "draft": 5, "tokens": 64, "prompt": 1536, "n_sink": 4, "stride": 3072},
+        docs=8,
+    ),
     "readers": Kind(
         "measure.readers",
         {"corpus": str, "readers": list, "windows": list, "chars": 12_288}

@@ -144,7 +144,7 @@ def memory(shape: Shape, works: Sequence[Work], dtype: str) -> float:
 
 
 def cost(one: study.Study, shape: Shape, pace: Pace) -> Cost:
-    """Of one table, of a model and a speed. Raises ValueError for kinds that run no model."""
+    """Of one table, of a model and a speed. Raises ValueError for kinds that are not counted."""
     works, least = works_of(one, shape.prefix, pace.at_once), works_of(one, shape.prefix)
     if works is None or least is None:
         known = ", ".join(COUNTED)
@@ -169,11 +169,17 @@ def cost(one: study.Study, shape: Shape, pace: Pace) -> Cost:
 
 
 def works_of(one: study.Study, prefix: int, at_once: int = 0) -> list[Work] | None:
-    """What each document takes, or None for a kind that runs no model; as in `counted`."""
+    """What each document takes, or None for a kind that is not counted; as in `counted`."""
     if one.kind not in COUNTED:
         return None
     settings = {k: v for k, v in one.settings.items() if k not in ("model", "corpus", "dtype")}
     return list(_works(one.kind, json.dumps(settings), one.docs, prefix, at_once))
+
+
+def uncounted(kind: str) -> str:
+    """Why a kind's work is not counted."""
+    runs = "model" in study.KINDS[kind].settings
+    return "runs until it is through, which no design says" if runs else "runs no model"
 
 
 @cache
@@ -216,7 +222,7 @@ def on_machine(
     found, left_out, most = [], [], 0.0
     for one in adapted(studies, model, dtype):
         if one.kind not in COUNTED:
-            left_out.append(f"{one.table}: not estimated, {one.kind} runs no model")
+            left_out.append(f"{one.table}: not estimated, {one.kind} {uncounted(one.kind)}")
             continue
         shape, precision = shape_of(one.settings["model"]), one.settings["dtype"]
         needed = memory(shape, works_of(one, shape.prefix) or [], precision)
@@ -247,7 +253,7 @@ def on_this(
     speeds: dict[tuple[str, str], tuple[Shape, Pace]] = {}
     for one in adapted(studies, model, dtype):
         if one.kind not in COUNTED:
-            left_out.append(f"{one.table}: not estimated, {one.kind} runs no model")
+            left_out.append(f"{one.table}: not estimated, {one.kind} {uncounted(one.kind)}")
             continue
         key = one.settings["model"], one.settings["dtype"]
         if key not in speeds:
