@@ -353,3 +353,11 @@ def test_durations_read_well(number, said):
 
 def test_bytes_read_well():
     assert [estimate.in_bytes(n) for n in (500, 2e6, 1.413e11)] == ["0.5 kB", "2 MB", "141 GB"]
+
+
+def test_a_kind_that_is_not_counted_says_why():
+    from kvlib.study import estimate
+
+    assert estimate.uncounted("readers") == "runs no model"
+    assert estimate.uncounted("drafting").startswith("runs until it is through")
+    assert set(study.KINDS) - COUNTED.keys() == {"drafting", "readers", "bends", "calibration"}
