@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +24,7 @@ from kvlib.study import here, joining, states
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
 MODEL = f"{', '.join(names.MODELS)}, a local folder, or a Hub id"
-CORPUS = f"{', '.join(CORPORA)}, or a UTF-8 text file of at least docs x stride tokens"
+CORPUS = f"{', '.join(CORPORA)}, or a UTF-8 text file of docs x stride tokens (4 bytes each, or so)"
 OUT = "table to write: PATH.parquet and PATH.json"
 BYTES = (  # what a line of progress shows, in 80 columns
     rich.progress.TextColumn("{task.description}"),
@@ -122,6 +124,27 @@ def measure(
     settings |= {"pairs_per_octave": pairs_per_octave, "seed": seed}
     settings |= {"thin": thin, "stretches": stretches}
     _own("truncation_sensitivity", out, model, corpus, dtype, docs, settings, device, cost)
+
+
+@app.command("show")
+def show_table(
+    table: Annotated[str, typer.Argument(help="a table of `measure` or `distort`: path or name")],
+    epsilon: Annotated[
+        float, typer.Option(help="what may be lost: nats, or a share; 0: 0.2 nats, or 0.1")
+    ] = 0.0,
+    metric: Annotated[
+        str, typer.Option(help="kl, tv (total variation), or top1 (changed first guesses)")
+    ] = "kl",
+    html: Annotated[
+        Path | None, typer.Option(help="write a page that needs no network: FILE.html")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="as JSON, with all that is known")] = False,
+) -> None:
+    """What a table says: sentences with numbers, a chart, and what to keep for a tolerance.
+
+    `kvlib show online-smollm2-135m-instruct-world-english-bible` shows one of the book's.
+    """
+    _used_rightly(_shown, (table, epsilon, metric, html, json))
 
 
 @app.command()
@@ -269,6 +292,8 @@ def studies(
     else:
         for one in todo:
             _run(one, device)
+        if len(these) == 1:
+            _say_what_it_shows(these[0])
 
 
 @app.command()
@@ -367,6 +392,27 @@ def verdicts(
     print(form(front.verdicts()))
 
 
+def _shown(said: tuple[str, float, str, Path | None, bool]) -> None:
+    """Print a table in words, or as JSON, and write its page where one is wanted."""
+    from kvlib.plan import show
+
+    table, epsilon, metric, html, as_json = said
+    if metric not in show.METRICS:
+        raise ValueError(f"metric: expected one of {', '.join(show.METRICS)}, got {metric!r}")
+    if html and html.suffix not in (".html", ".htm"):
+        raise ValueError(f"html: expected a name that ends in .html, got {str(html)!r}")
+    of, allowed = show.shown(table), epsilon or None
+    if as_json:
+        print(dumps(show.to_json(of, allowed, metric), indent=1, allow_nan=False))
+    else:
+        print(show.to_text(of, allowed, metric))
+    if html:
+        from kvlib.plan import report
+
+        report.write(html, report.of_table(of, allowed, metric))
+        print(f"\n{html}: a page for a browser, without a network", file=sys.stderr)
+
+
 def _own(
     kind: str,
     out: Path,
@@ -389,6 +435,7 @@ def _own(
         _estimate([one], "" if cost == "here" else cost, device, "", "", None)
     else:
         _run(one, device)
+        _say_what_it_shows(one)
 
 
 def _estimate(
@@ -423,6 +470,20 @@ def _say_table(one: study.Study, table: Any) -> None:
     docs = table["doc"].nunique()
     plural = "s" * (docs != 1)
     print(f"{len(table):,} rows of {docs} document{plural} in {store.table_file(one.path)}")
+
+
+def _say_what_it_shows(one: study.Study) -> None:
+    """What a table shows, and how to see more of it; nothing for kinds that have other pages."""
+    from kvlib.plan import show
+
+    if one.kind not in show.KINDS:
+        return
+    try:
+        print(f"\n{show.to_text(show.shown(one.path))}")
+    except (ValueError, ArithmeticError) as error:  # the table is whole all the same
+        print(f"note: {error}", file=sys.stderr)
+    path, page = shlex.quote(str(one.path)), shlex.quote(f"{one.path}.html")
+    print(f"\nmore: kvlib show {path} --epsilon 0.1 --html {page}")
 
 
 def _command() -> str:
@@ -472,7 +533,7 @@ def _used_rightly(parsed: Callable[[Any], Any], said: Any) -> Any:
     """What flags say; one line and exit code 2, as for other wrong flags, where it cannot be."""
     try:
         return parsed(said)
-    except ValueError as error:
+    except (ValueError, OSError, ArithmeticError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
 
@@ -530,6 +591,9 @@ def main() -> None:
         stream.reconfigure(errors="replace")  # a terminal may know ASCII alone
     try:
         app()
+    except BrokenPipeError:  # who reads has enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except (ValueError, OSError, ArithmeticError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

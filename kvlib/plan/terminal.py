@@ -12,7 +12,7 @@ DEEP = 1e-6  # of the largest value: what lies below is drawn on the lowest line
 
 
 class Line(NamedTuple):
-    """Points (x, y, low, high) drawn with one letter; `low` and `high` are None without interval."""
+    """Points (x, y, low, high) drawn with a letter; `low` and `high` None without an interval."""
 
     letter: str
     points: Sequence[tuple[float, float, float | None, float | None]]

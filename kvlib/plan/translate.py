@@ -215,7 +215,7 @@ class Weights(NamedTuple):
 
     def sentence(self) -> str:
         """The same in words."""
-        each = f"{self.budget:,} tokens weigh {weight(self.sequence)} a sequence in {self.dtype}"
+        each = f"{self.budget:,} entries weigh {weight(self.sequence)} a sequence in {self.dtype}"
         batch = f", {weight(self.all)} for {self.batch} sequences" if self.batch > 1 else ""
         part = f"{100 * self.share:.3g}%" if self.share < 1 else "all"
         return (
@@ -371,10 +371,9 @@ def _no_engine(engine: str, policy: str, held: Held | None, why: str) -> str:
     return f"No equivalent: {why}."
 
 
-def pasted(found: Sequence[Setting]) -> str:
-    """Settings as plain text, a block an engine."""
-    blocks = []
+def joined(found: Sequence[Setting]) -> list[Setting]:
+    """Settings with those engines in one that are told the same, in the order of the first."""
+    engines: dict[tuple[str, str], list[str]] = {}
     for one in found:
-        lines = "\n".join(f"    {line}" for line in one.lines.splitlines())
-        blocks.append(f"{one.engine}\n{lines}\n    {one.differs}".replace("\n\n", "\n"))
-    return "\n".join(blocks)
+        engines.setdefault((one.lines, one.differs), []).append(one.engine)
+    return [Setting(", ".join(names), *said) for said, names in engines.items()]

@@ -17,18 +17,33 @@ from kvlib.study.declared import Study
 
 COLUMNS = (  # of the progress that a run shows
     rich.progress.TextColumn("{task.description}"),
-    rich.progress.BarColumn(),
+    rich.progress.BarColumn(bar_width=10),
     rich.progress.MofNCompleteColumn(),
-    rich.progress.TextColumn("documents · elapsed"),
     rich.progress.TimeElapsedColumn(),
-    rich.progress.TextColumn("· left"),
-    rich.progress.TimeRemainingColumn(),
+    rich.progress.TextColumn("left"),
+    rich.progress.TimeRemainingColumn(compact=True),
 )
+TENTHS = 10  # lines at most that a task writes where there is no terminal to draw on
+
+
+class Bars(rich.progress.Progress):
+    """Bars on a terminal; in a file or a pipe a line whenever another tenth is done."""
+
+    def advance(self, task_id: rich.progress.TaskID, advance: float = 1) -> None:
+        """So many documents more are done."""
+        before = self._tasks[task_id].completed
+        super().advance(task_id, advance)
+        task = self._tasks[task_id]
+        if self.console.is_terminal or not task.total or task.completed >= task.total:
+            return  # the bar is drawn, as it is where all is done
+        if int(TENTHS * before / task.total) < int(TENTHS * task.completed / task.total):
+            line = self.make_tasks_table([task])
+            self.console.print(line)
 
 
 def bars() -> rich.progress.Progress:
     """Bars of progress on standard error: documents, time that went by, time that is left."""
-    return rich.progress.Progress(*COLUMNS, console=Console(stderr=True))
+    return Bars(*COLUMNS, console=Console(stderr=True))
 
 
 def title(study: Study) -> str:

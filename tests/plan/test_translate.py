@@ -123,7 +123,7 @@ def test_weights_are_those_of_a_sequence_a_batch_and_the_full_cache():
     assert (found.sequence, found.all, found.full) == (25_600, 204_800, 256_000)
     assert found.share == 0.1
     assert found.sentence() == (
-        "100 tokens weigh 25.6 kB a sequence in float16, 205 kB for 8 sequences: 10% of the "
+        "100 entries weigh 25.6 kB a sequence in float16, 205 kB for 8 sequences: 10% of the "
         "256 kB of the full cache at 1,000 tokens."
     )
     more = weights(held_of(GQA), budget=5000, context=1000)
@@ -183,8 +183,7 @@ def test_heads_that_differ_fit_no_pages():
     assert "can free only what all heads" in lines_of("h2o")["vLLM"].differs
 
 
-def test_pasted_settings_are_plain_lines():
-    text = translate.pasted(settings("sinks", 256))
-    assert text.isascii()
-    assert "kvlib\n    cache = BoundedCache(256" in text
-    assert "\n\n" not in text
+def test_engines_that_are_told_the_same_are_told_once():
+    found = translate.joined(settings("sliding", 100, protocol="reencode"))
+    assert [one.engine for one in found] == ["kvlib, SGLang, llama.cpp, TensorRT-LLM", "vLLM"]
+    assert translate.joined(settings("sinks", 100))[0].engine == "kvlib"

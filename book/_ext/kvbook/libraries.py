@@ -9,8 +9,9 @@ from pathlib import Path
 import vl_convert
 from sphinx.application import Sphinx
 
+from kvlib.charts import compiled
+
 VEGA = f"vega-{vl_convert.get_vega_version()}.js"
-VEGA_LITE_VERSION = vl_convert.get_vegalite_versions()[-1]
 MATHJAX_PARTS = (  # what mathjax3_config in _config.yml loads, TeX's extensions on demand
     "startup.js",
     "core.js",
@@ -28,8 +29,7 @@ def write_libraries(app: Sphinx) -> None:
     static.mkdir(parents=True, exist_ok=True)
     kept = Path(app.outdir).parent / f"{vl_convert.__version__}-{VEGA}"
     if not kept.exists():  # it takes seconds to make, and outlives the pages
-        bundle = vl_convert.javascript_bundle(vl_version=VEGA_LITE_VERSION)
-        kept.write_text(f"(function () {{\n{bundle}\n}})();\n", encoding="utf-8")
+        kept.write_text(compiled.library(), encoding="utf-8")
     shutil.copyfile(kept, static / VEGA)
     mathjax = importlib.resources.files("sphinx-mathjax-offline") / "static" / "mathjax"
     for part in MATHJAX_PARTS:
