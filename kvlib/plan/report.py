@@ -200,11 +200,11 @@ def findings(plan: Plan) -> list[str]:
             f"{digits(100 * cap.share)}% of them were above, at most "
             f"{digits(100 * cap.share_bound)}% of all."
         )
-    if plan.law is not None:
-        law = plan.law
+    if (law := plan.law) is not None:
+        foretold = "" if law.budget is None else f"; the law foretold {entries(law.budget)}"
         said.append(
             f"The loss falls with exponent {digits(law.exponent)} (95% interval {digits(law.low)} "
-            f"to {digits(law.high)}); the law foretold {entries(law.budget)}."
+            f"to {digits(law.high)}){foretold}."
         )
     if tails := _tails(plan):
         said.append(f"Single tokens: {tails}.")
