@@ -24,6 +24,7 @@ from torch import Tensor
 from kvlib.cache import hooks
 from kvlib.cache.layers import BoundedLayer
 from kvlib.cache.plan import Plan
+from kvlib.cache.policies import SinkRecent
 from kvlib.cache.support import check_model
 from kvlib.models import masks
 
@@ -51,6 +52,9 @@ class BoundedCache(hooks.Hooked):
     drafted tokens a round, and write what plain greedy decoding with this cache writes. Each layer
     holds budget + k entries.
 
+    `policy`: another one with an online form, as `RandomRetention`, `TOVA`, `HeavyHitter` (H2O) or
+    `KeyNorm`; what they need and cannot do is said at `kvlib.cache.by_policy.PolicyCache`.
+
     Beam search, `reset()` and `copy.deepcopy` (a prompt read once, continued many times) work.
     Raises ValueError for a budget that the sinks fill, padding that is not on the left, a mask that
     is not (batch, tokens), `crop` by more than `rollback`, and architectures whose layers do not
@@ -58,15 +62,28 @@ class BoundedCache(hooks.Hooked):
     until `reset()`.
     """
 
+    def __new__(cls, *args: Any, policy: Any = None, **kwargs: Any) -> BoundedCache:
+        """A `PolicyCache` for policies beyond sinks and recent tokens."""
+        if cls is BoundedCache and policy is not None and not isinstance(policy, SinkRecent):
+            from kvlib.cache.by_policy import PolicyCache  # which derives from this class
+
+            return object.__new__(PolicyCache)
+        return object.__new__(cls)
+
     def __init__(
         self,
         budget: int,
-        n_sink: int = 4,
+        n_sink: int | None = None,
         *,
         model: Any,
         positions: str = "true",
         rollback: int = 0,
+        policy: Any = None,
+        seed: int = 0,
     ) -> None:
+        if isinstance(policy, SinkRecent):
+            n_sink, positions = _of_policy(policy, n_sink, positions)
+        n_sink = 4 if n_sink is None else n_sink
         if n_sink < 0 or budget <= n_sink:
             raise ValueError(f"budget: expected more than n_sink = {n_sink} ≥ 0, got {budget}")
         if positions not in ("true", "cache"):
@@ -208,9 +225,13 @@ class BoundedCache(hooks.Hooked):
         real = self._real(mask, batch, queries).to(device)
         if bool((torch.cat([self.next > 0, real[:, :-1]], dim=1) & ~real).any()):
             raise ValueError("attention_mask: expected padding on the left, got it after tokens")
-        self.plan = Plan(self, torch.where(real, self.next + real.cumsum(1) - 1, -1))
+        self.plan = self.planned(torch.where(real, self.next + real.cumsum(1) - 1, -1))
         self.plan.around = around
         return self.plan
+
+    def planned(self, query: Int[Tensor, "batch queries"]) -> Plan:
+        """The plan of a forward of the tokens at `query`, -1 for padding."""
+        return Plan(self, query)
 
     def _real(self, mask: Any, batch: int, queries: int) -> Bool[Tensor, "batch queries"]:
         """(batch, queries) bool: the tokens of this forward that are no padding."""
@@ -221,6 +242,17 @@ class BoundedCache(hooks.Hooked):
         if shape not in (whole, (batch, queries)):
             raise ValueError(f"attention_mask: expected one of shape {whole} or none, got {shape}")
         return mask[:, -queries:].bool()
+
+
+def _of_policy(policy: SinkRecent, n_sink: int | None, positions: str) -> tuple[int, str]:
+    """Sinks and positions of a policy; ValueError where others are asked for beside it."""
+    if n_sink not in (None, policy.n_sink):
+        raise ValueError(f"n_sink: expected the policy's own {policy.n_sink}, got {n_sink}")
+    if positions not in ("true", policy.positions):
+        raise ValueError(
+            f"positions: expected {policy.positions!r} as the policy has, got {positions!r}"
+        )
+    return policy.n_sink, policy.positions
 
 
 def _nothing() -> None:

@@ -16,6 +16,8 @@ from typing import Any
 
 from transformers import Cache
 
+from kvlib.models import masks
+
 MISSING = object()
 _INSTALLING = threading.Lock()
 
@@ -45,6 +47,13 @@ class Hooked(Cache):
         """The model's forward ended in an exception."""
         raise NotImplementedError
 
+    def before_attention(self, module: Any) -> Any:
+        """The mask of one layer, where its own takes the place of that of all layers."""
+        return None
+
+    def after_attention(self, module: Any, weights: Any) -> None:
+        """One layer came through; its weights (batch, heads, queries, entries), where shown."""
+
 
 def install(model: Any) -> None:
     """Puts the hook on a model and its body, where it is not there yet."""
@@ -55,6 +64,14 @@ def install(model: Any) -> None:
         if model is not body:
             _put(model._forward_pre_hooks, model.register_forward_pre_hook, _before_model)
             _put(model._forward_hooks, model.register_forward_hook, _after_model, always_call=True)
+
+
+def install_in_layers(model: Any) -> None:
+    """Puts a hook on each attention module, for caches whose layers have masks of their own."""
+    with _INSTALLING:
+        for module in masks.attention_modules(model):
+            _put(module._forward_pre_hooks, module.register_forward_pre_hook, _before_attention)
+            _put(module._forward_hooks, module.register_forward_hook, _after_attention)
 
 
 def _put(there: dict[int, Callable], register: Callable, hook: Callable, **how: bool) -> None:
@@ -106,3 +123,17 @@ def _after_model(module: Any, args: tuple, kwargs: Any, output: Any = MISSING) -
     cache, _ = _cache_of(module, args, kwargs)
     if cache is not None and cache.model is module:
         cache.model_broke() if output is None else cache.after_model()
+
+
+def _before_attention(module: Any, args: tuple, kwargs: Any = None) -> tuple | None:
+    cache, given = _cache_of(module, args, kwargs)
+    mask = None if cache is None else cache.before_attention(module)
+    return None if mask is None else ((), given | {"attention_mask": mask})
+
+
+def _after_attention(module: Any, args: tuple, kwargs: Any, output: Any = MISSING) -> None:
+    if output is MISSING:
+        return
+    cache, _ = _cache_of(module, args, kwargs)
+    if cache is not None:
+        cache.after_attention(module, output[1] if isinstance(output, tuple) else None)

@@ -26,6 +26,7 @@ from kvlib.names import PROTOCOLS, name_of
 
 Positions = Literal["true", "cache"]
 Kept = Int[np.ndarray, " kept"]  # positions, ascending
+Held = Int[np.ndarray, " held"]  # positions, in the order of their places
 NAMED: dict[str, Policy] = {}  # by their keys: what the command line offers
 
 
@@ -127,6 +128,14 @@ class Static(Policy):
         """The sinks and the query's own entry."""
         return self.n_sink + 1
 
+    def step(self, held: Held, t: int, budget: int, rng: np.random.Generator) -> Kept:
+        """Online, what the query at t sees, itself last, where the query before it saw `held`.
+
+        Called for t = 0, 1, 2 … in turn. The rows of `survivors`, for texts whose length nobody
+        knows: from the same `rng` they are the same.
+        """
+        return self.kept(t + 1, budget, rng)
+
     @abstractmethod
     def kept(self, context: int, budget: int, rng: np.random.Generator) -> Kept:
         """Positions kept for the query at `context - 1`, out of 0 … context - 1.
@@ -195,7 +204,12 @@ class Scored(Policy):
 
 
 class Stepwise(Scored):
-    """A scored policy whose scores can be kept up while entries come and go: run online too."""
+    """A scored policy whose scores can be kept up while entries come and go: run online too.
+
+    `needs_attention`: whether it looks at weights, which eager attention alone lets one see.
+    """
+
+    needs_attention: ClassVar[bool] = True
 
     @property
     def protocols(self) -> tuple[str, ...]:
@@ -366,6 +380,19 @@ class RandomRetention(Static):
         older = np.sort(drawn) + first
         return np.concatenate([np.arange(first), older, np.arange(context - newest, context)])
 
+    def step(self, held: Held, t: int, budget: int, rng: np.random.Generator) -> Kept:
+        """As in the contract; places of older entries are kept, so that draws mean the same."""
+        self.check(budget)
+        first, newest = self.first(budget), self.newest(budget)
+        room = budget - first - newest
+        drawn = int(rng.integers(max(room + 1, 1)))
+        if t < budget:
+            return np.append(held, t)
+        older = held[first : first + room].copy()
+        if drawn < room:
+            older[drawn] = held[first + room]
+        return np.concatenate([held[:first], older, held[first + room + 1 :], [t]])
+
     def survivors(
         self, length: int, budget: int, rng: np.random.Generator
     ) -> Bool[np.ndarray, "tokens tokens"]:
@@ -519,6 +546,7 @@ class KeyNorm(Stepwise):
     L2 Norm-Based Strategy for KV Cache Compression, EMNLP 2024, arXiv 2406.11430.
     """
 
+    needs_attention: ClassVar[bool] = False
     key: ClassVar[str] = "key-norm"
 
     def protected(self, budget: int) -> int:
