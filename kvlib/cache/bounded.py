@@ -15,7 +15,7 @@ were stored would double its tokens when tried again.
 from __future__ import annotations
 
 import weakref
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Int
@@ -62,12 +62,12 @@ class BoundedCache(hooks.Hooked):
     until `reset()`.
     """
 
+    by_policy: ClassVar[type[BoundedCache]]  # `kvlib.cache.by_policy` puts its class here
+
     def __new__(cls, *args: Any, policy: Any = None, **kwargs: Any) -> BoundedCache:
         """A `PolicyCache` for policies beyond sinks and recent tokens."""
         if cls is BoundedCache and policy is not None and not isinstance(policy, SinkRecent):
-            from kvlib.cache.by_policy import PolicyCache  # which derives from this class
-
-            return object.__new__(PolicyCache)
+            return object.__new__(cls.by_policy)
         return object.__new__(cls)
 
     def __init__(

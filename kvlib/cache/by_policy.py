@@ -165,6 +165,9 @@ class PolicyCache(BoundedCache):
         entries.read += 1
 
 
+BoundedCache.by_policy = PolicyCache
+
+
 class PolicyPlan(Plan):
     """One forward, as `kvlib.cache.plan.Plan` has it: layers append, and the cache evicts."""
 

@@ -175,11 +175,12 @@ def test_sinks_and_recent_are_the_cache_itself(tiny, policy):
     assert largest_kl(tiny, one, two) < SAME
 
 
+GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+
+
 def test_other_architectures_and_plain_caches_beside_it(random_model):
     """Learned positions; and a plain forward of the same model, hooks and all, is what it was."""
-    gpt2 = random_model(
-        "gpt2", n_embd=32, n_layer=2, n_head=4, n_positions=64, num_key_value_heads=4
-    )
+    gpt2 = random_model("gpt2", **GPT2, num_key_value_heads=4)
     gpt2.model.set_attn_implementation("eager")
     ids, policy = random_ids(LENGTH), NAMED["h2o"]
     with torch.inference_mode():
@@ -235,6 +236,13 @@ def test_a_policy_of_ones_own(tiny):
 def test_what_cannot_be_is_refused(tiny, settings, message):
     with pytest.raises(ValueError, match=message):
         BoundedCache(BUDGET, model=tiny.model, **settings)
+
+
+def test_attention_that_cannot_be_followed_is_refused_by_name(random_model):
+    """Here one with other KV heads than its settings say."""
+    model = random_model("gpt2", **GPT2, num_key_value_heads=2).model
+    with pytest.raises(ValueError, match="GPT2LMHeadModel: expected attention that is handed its"):
+        BoundedCache(BUDGET, policy=RandomRetention(), model=model)
 
 
 def test_long_forwards_padding_and_crops_are_refused(tiny_eager):
