@@ -392,25 +392,23 @@ def verdicts(
     print(form(front.verdicts()))
 
 
-def _shown(said: tuple[str, float, str, Path | None, bool]) -> None:
+def _shown(flags: tuple[str, float, str, Path | None, bool]) -> None:
     """Print a table in words, or as JSON, and write its page where one is wanted."""
     from kvlib.plan import show
 
-    table, epsilon, metric, html, as_json = said
+    table, epsilon, metric, html, as_json = flags
     if metric not in show.METRICS:
         raise ValueError(f"metric: expected one of {', '.join(show.METRICS)}, got {metric!r}")
     if html and html.suffix not in (".html", ".htm"):
         raise ValueError(f"html: expected a name that ends in .html, got {str(html)!r}")
     of, allowed = show.shown(table), epsilon or None
-    if as_json:
-        print(dumps(show.to_json(of, allowed, metric), indent=1, allow_nan=False))
-    else:
-        print(show.to_text(of, allowed, metric))
+    said = show.to_json(of, allowed, metric) if as_json else show.to_text(of, allowed, metric)
     if html:
         from kvlib.plan import report
 
         report.write(html, report.of_table(of, allowed, metric))
-        print(f"\n{html}: a page for a browser, without a network", file=sys.stderr)
+        print(f"{html}: a page for a browser, without a network", file=sys.stderr)
+    print(dumps(said, indent=1, allow_nan=False) if as_json else said)
 
 
 def _own(

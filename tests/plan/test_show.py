@@ -2,61 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import shlex
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
+from reports import WINDOWS, distortions, stored, truncations
 from studies import table_of
 
 from kvlib import fit, store
 from kvlib.claims import policy_rows
 from kvlib.plan import show
-
-WINDOWS = np.unique(np.round(2 ** np.arange(0, 8.01, 0.25)).astype(int))
-CACHE = {"full": 1000, "sliding": 0, "local": 0}
-
-
-def stored(path: Path, table: pd.DataFrame, kind: str, **about: object) -> Path:
-    """A table with a manifest, as `measure` and `distort` leave them."""
-    store.save_table(store.table_file(path), table)
-    settings = {"kind": kind, "model": "/models/toy", "corpus": "mine.txt"}
-    model = {"cache_bytes": CACHE} | about
-    digest = hashlib.sha256(store.table_file(path).read_bytes()).hexdigest()
-    counts = {"rows": len(table), "documents": int(table["doc"].nunique())}
-    manifest = {"layout": store.LAYOUT, "study": "t", "settings": settings, "sha256": digest}
-    manifest |= {"about": {"model": model}, "run": {}} | counts
-    store.write_manifest(store.table_file(path, ".json"), manifest)
-    return path
-
-
-def truncations(path: Path, docs: int, windows=WINDOWS, alpha: float = 0.7, scale: float = 2.0):
-    """A table whose means fall as the finite-context power law, documents a factor apart."""
-    spread = np.exp(0.1 * np.linspace(-1, 1, docs))[:, None] if docs > 1 else np.ones((1, 1))
-    bracket = (windows + 1.0) ** -alpha - 2561.0**-alpha
-    return stored(path, table_of(scale * spread * bracket, windows), show.TRUNCATION)
-
-
-def distortions(path: Path, docs: int, budgets=(16, 64, 256), policies=("sinks", "random")):
-    """Losses 8 / budget nats with sinks and four times as much at random."""
-    rows = [
-        {"doc": doc, "position": position, "policy": policy, "protocol": "online"}
-        | {
-            "budget": budget,
-            "kl_nats": (1 + 0.02 * doc) * 8 / budget * (4 if policy == "random" else 1),
-        }
-        | {"tv": min(1.0, 2 / budget), "top1_same": position % 4 != 0}
-        for doc in range(docs)
-        for position in range(100, 108)
-        for policy in policies
-        for budget in budgets
-    ]
-    table = pd.DataFrame(rows).astype({"doc": "int16"})
-    return stored(path, table, show.DISTORTION)
 
 
 def no_wider_than(text: str, width: int = 80) -> bool:
