@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from kvlib.cache import hooks
-from kvlib.cache.bounded import BoundedCache
+from kvlib.cache.bounded import STATE, BoundedCache
 from kvlib.cache.plan import Plan
 from kvlib.cache.policies import Kept, Policy, Static, Stepwise
 from kvlib.models import masks
@@ -105,9 +105,17 @@ class PolicyCache(BoundedCache):
             if layer.is_initialized:
                 copied.lazy_initialization(layer.keys, layer.values)
                 copied.keys, copied.values = layer.keys.clone(), layer.values.clone()
-        twin.held, twin.next, twin.tokens = self.held, self.next, self.tokens
+        for name in STATE:
+            setattr(twin, name, getattr(self, name))
         twin.layer_entries, twin.walk = copy.deepcopy((self.layer_entries, self.walk), memo)
         return twin
+
+    def state(self) -> dict[str, Any]:
+        """Refused: a policy is code, and what it has drawn and scored is its own."""
+        raise ValueError(
+            f"state: expected a cache of sinks and recent tokens, got {self.policy.title}; it "
+            "cannot be stored"
+        )
 
     def planned(self, query: Int[Tensor, "batch queries"]) -> Plan:
         """The plan of the next forward; refuses what the policy cannot follow."""

@@ -1,24 +1,28 @@
 """The one hook of a model: it hands each forward to the cache that this forward was given.
 
 A cache alone never learns about padding, and cannot say who sees whom. So four functions are called
-around the forwards of a model and of its body. They are put there when the model's first cache is
-made and stay: they hold nothing, and act only in a forward that is given a cache made for this very
-module. A copy of the model, or one that was pickled, has them too, and serves the caches made
-for it.
+around the forwards of a model and of its body, and one around its `prepare_inputs_for_generation`,
+the only place where `generate` shows all ids, and where a model may throw its cache away. They are
+put there when the model's first cache is made and stay: they hold nothing, and act only where they
+are given a cache made for this very module. A copy of the model, or one that was pickled, has them
+too, and serves the caches made for it.
 """
 
 from __future__ import annotations
 
 import inspect
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from transformers import Cache
 
 from kvlib.models import masks
 
 MISSING = object()
+PREPARE = "prepare_inputs_for_generation"
 _INSTALLING = threading.Lock()
 
 
@@ -54,16 +58,22 @@ class Hooked(Cache):
     def after_attention(self, module: Any, weights: Any) -> None:
         """One layer came through; its weights (batch, heads, queries, entries), where shown."""
 
+    def before_generation(self, ids: Any, mask: Any, new: int | None, first: bool) -> None:
+        """`generate` is about to run a forward of the last `new` of `ids`, or of all."""
+        raise NotImplementedError
+
 
 def install(model: Any) -> None:
     """Puts the hook on a model and its body, where it is not there yet."""
-    body = model.base_model
+    body = masks.body(model)
     with _INSTALLING:
         _put(body._forward_pre_hooks, body.register_forward_pre_hook, _before_body)
         _put(body._forward_hooks, body.register_forward_hook, _after_body)
         if model is not body:
             _put(model._forward_pre_hooks, model.register_forward_pre_hook, _before_model)
             _put(model._forward_hooks, model.register_forward_hook, _after_model, always_call=True)
+        if hasattr(model, PREPARE) and PREPARE not in vars(model):
+            setattr(model, PREPARE, Prepare(model))
 
 
 def install_in_layers(model: Any) -> None:
@@ -95,27 +105,31 @@ def _cache_of(module: Any, args: tuple, kwargs: Any) -> tuple[Hooked | None, dic
     return (cache if isinstance(cache, Hooked) else None), kwargs
 
 
+@torch.compiler.disable
 def _before_body(module: Any, args: tuple, kwargs: Any = None) -> tuple | None:
     cache, given = _cache_of(module, args, kwargs)
-    if cache is None or cache.model is None or cache.model.base_model is not module:
+    if cache is None or cache.model is None or masks.body(cache.model) is not module:
         return None
     return (), given | cache.before_body(given)
 
 
+@torch.compiler.disable
 def _after_body(module: Any, args: tuple, kwargs: Any, output: Any = MISSING) -> None:
     if output is MISSING:
         return
     cache, _ = _cache_of(module, args, kwargs)
-    if cache is not None and cache.model is not None and cache.model.base_model is module:
+    if cache is not None and cache.model is not None and masks.body(cache.model) is module:
         cache.after_body()
 
 
+@torch.compiler.disable
 def _before_model(module: Any, args: tuple, kwargs: Any = None) -> None:
     cache, _ = _cache_of(module, args, kwargs)
     if cache is not None and cache.model is module:
         cache.before_model()
 
 
+@torch.compiler.disable
 def _after_model(module: Any, args: tuple, kwargs: Any, output: Any = MISSING) -> None:
     """Called after an exception as well, with None for the output."""
     if output is MISSING:
@@ -125,15 +139,59 @@ def _after_model(module: Any, args: tuple, kwargs: Any, output: Any = MISSING) -
         cache.model_broke() if output is None else cache.after_model()
 
 
+@torch.compiler.disable
 def _before_attention(module: Any, args: tuple, kwargs: Any = None) -> tuple | None:
     cache, given = _cache_of(module, args, kwargs)
     mask = None if cache is None else cache.before_attention(module)
     return None if mask is None else ((), given | {"attention_mask": mask})
 
 
+@torch.compiler.disable
 def _after_attention(module: Any, args: tuple, kwargs: Any, output: Any = MISSING) -> None:
     if output is MISSING:
         return
     cache, _ = _cache_of(module, args, kwargs)
     if cache is not None:
         cache.after_attention(module, output[1] if isinstance(output, tuple) else None)
+
+
+class Prepare:
+    """Stands before a model's `prepare_inputs_for_generation`; what copies the model copies it.
+
+    The model is held by a weak reference: with a strong one it would outlive its last user.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = weakref.ref(model)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Prepare:
+        model = self._model()
+        return Prepare(memo.get(id(model), model))
+
+    def __reduce__(self) -> tuple[type, tuple]:
+        return Prepare, (self._model(),)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        """The model's own: `generate` asks which arguments it takes."""
+        return inspect.signature(getattr(type(self._model()), PREPARE).__get__(self._model()))
+
+    def __call__(self, input_ids: torch.Tensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        model: Any = self._model()
+        cache = kwargs.get("past_key_values")
+        if not isinstance(cache, Hooked) or cache.model is not model:
+            cache = None
+        if cache is not None:
+            cache.before_generation(
+                input_ids,
+                kwargs.get("attention_mask"),
+                kwargs.get("next_sequence_length"),
+                bool(kwargs.get("is_first_iteration")),
+            )
+        given = getattr(type(model), PREPARE)(model, input_ids, *args, **kwargs)
+        if cache is not None and given.get("past_key_values") is not cache:
+            raise RuntimeError(
+                f"{type(model).__name__}: expected a model that keeps the cache it is given, got "
+                f"one that throws it away at {input_ids.shape[1]} tokens; generate fewer"
+            )
+        return given

@@ -23,6 +23,7 @@ class BoundedLayer(DynamicLayer):
         self._cache, self._index = weakref.ref(cache), index
         self.is_croppable = cache.rollback > 0
 
+    @torch.compiler.disable  # it follows a plan that was made outside the graph
     def update(
         self,
         key_states: Float[Tensor, "batch kv_heads queries head_dim"],
@@ -37,7 +38,8 @@ class BoundedLayer(DynamicLayer):
         plan = None if cache is None else cache.plan
         if plan is None:
             raise RuntimeError(
-                "BoundedCache: expected a forward of the model it was made for, before close()"
+                "BoundedCache: expected a forward of the model it was made for, before close() and "
+                "after attach()"
             )
         if plan.slot is not None:
             keys = self.keys = put(self.keys, plan.slot, key_states)

@@ -30,7 +30,7 @@ from transformers import DynamicCache
 
 from kvlib.cache.bounded import BoundedCache
 from kvlib.cache.policies import Policy, Scored, Static, Stepwise
-from kvlib.models import LanguageModel, masks
+from kvlib.models import LanguageModel, check_length, masks
 from kvlib.models.memory import in_batches, tokens_at_once
 from kvlib.models.rotary import LayerPass
 
@@ -59,6 +59,7 @@ class FullPass:
         targets: Targets,
         scored: Sequence[Scored] = (),
     ) -> None:
+        check_length(lm, len(ids))
         self.lm, self.ids, self.targets = lm, ids, targets
         self.whole = lm.prefixed(ids)
         self.rows = _rows(lm, targets)
@@ -189,6 +190,7 @@ def decode_hidden(
     sees more than `budget`. Static policies need step = 1. Attention weights come from the model's
     own eager implementation.
     """
+    check_length(lm, len(ids))
     whole, static = lm.prefixed(ids), policy.kind == "static"
     if static and step != 1:
         raise ValueError(f"step: expected 1 for a static policy, got {step}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import operator
 from typing import Any
 
 import torch
@@ -11,6 +13,60 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from kvlib.cache.layers import turn
 from kvlib.models import masks
 from kvlib.models.rotary import turns
+
+
+def plain(model: Any) -> Any:
+    """The model itself, where `torch.compile` stands around it."""
+    return getattr(model, "_orig_mod", model)
+
+
+def whole_number(name: str, value: Any) -> int:
+    """`value` as an int; refuses 8.5, NaN, inf, True."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise ValueError(f"{name}: expected a whole number, got {value!r}")
+    return int(operator.index(value))
+
+
+def check_kernel(model: Any) -> None:
+    """Refuses attention that takes no mask for each query; it may be switched at any time."""
+    if (kind := model.config._attn_implementation) not in ("sdpa", "eager"):
+        raise ValueError(
+            f"{type(model).__name__}: expected attention by sdpa or eager, got {kind}; "
+            "not supported"
+        )
+
+
+def fingerprint(model: Any) -> str:
+    """SHA-256 over what makes a model's keys: settings of its positions, and of each weight the
+    name, shape and first numbers."""
+    config, digest = model.config.get_text_config(), hashlib.sha256()
+    for name in ("model_type", "rope_parameters", "layer_types", "sliding_window"):
+        digest.update(f"{name}={getattr(config, name, None)}".encode())
+    for name, weight in model.base_model.named_parameters():
+        first = weight.detach().flatten()[:8].double().cpu().tolist()
+        digest.update(f"{name}{tuple(weight.shape)}{weight.dtype}{first}".encode())
+    return digest.hexdigest()
+
+
+def check_state(state: Any, model: Any, names: tuple[str, ...]) -> None:
+    """Refuses what no cache gave by `state()`, and a state of another model."""
+    parts = {"settings", "model", "keys", "values", *names}
+    if not isinstance(state, dict) or set(state) != parts:
+        got = ", ".join(sorted(map(str, state))) if isinstance(state, dict) else type(state)
+        raise ValueError(f"state: expected {', '.join(sorted(parts))}, got {got}")
+    if state["model"] != fingerprint(model):
+        raise ValueError(
+            f"state: expected one of a cache for this {type(model).__name__}, got another model's"
+        )
+    held, keys, values = state["held"], state["keys"], state["values"]
+    rows = (0, 0) if held is None else tuple(held.shape)
+    layers = 0 if held is None else len(masks.attention_modules(model))
+    shapes = [(part.shape[0], part.shape[2]) for part in [*keys, *values]]
+    if shapes != [rows] * 2 * layers:
+        raise ValueError(
+            f"state: expected keys and values of {layers} layers with (rows, entries) {rows}, "
+            f"got {shapes[:2]}"
+        )
 
 
 def check_model(model: Any, positions: str) -> None:
@@ -27,8 +83,7 @@ def check_model(model: Any, positions: str) -> None:
         raise ValueError(
             f"{name}: expected a cache of plain keys and values, got {got}; not supported"
         )
-    if (kind := model.config._attn_implementation) not in ("sdpa", "eager"):
-        raise ValueError(f"{name}: expected attention by sdpa or eager, got {kind}; not supported")
+    check_kernel(model)
     if positions == "cache" and not _keys_turn(model):
         raise ValueError(
             f"{name}: expected plain rotary positions over whole heads in every layer for "

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
-from kvlib.models import LanguageModel
+from kvlib.models import LanguageModel, check_length
 from kvlib.models.memory import in_batches
 
 Ids = Int[Tensor, " tokens"] | Int[np.ndarray, " tokens"] | Sequence[int]
@@ -77,6 +77,7 @@ def hidden_states(
     lm: LanguageModel, ids: Int[Tensor, "batch tokens"]
 ) -> Float[Tensor, "batch tokens width"]:
     """Last hidden states (batch, length, width) of `ids` (batch, length) behind the prefix."""
+    check_length(lm, ids.shape[1])
     body = lm.model.base_model(lm.prefixed(ids), use_cache=False).last_hidden_state
     return body[:, len(lm.prefix_ids) :]
 
@@ -85,6 +86,7 @@ def states_in_pieces(
     lm: LanguageModel, ids: Int[Tensor, "batch tokens"], piece: int
 ) -> Float[Tensor, "batch tokens width"]:
     """`hidden_states` by another road: `piece` tokens a forward, behind a growing cache."""
+    check_length(lm, ids.shape[1])
     ids, cache, found = lm.prefixed(ids), DynamicCache(config=lm.model.config), []
     for part in ids.split(piece, dim=1):
         out = lm.model.base_model(part, past_key_values=cache, use_cache=True)

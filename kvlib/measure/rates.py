@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
 from kvlib.measure.laws import Ids
-from kvlib.models import LanguageModel, rotary
+from kvlib.models import LanguageModel, check_length, rotary
 from kvlib.theory.bounds import positive, within
 from kvlib.theory.gaussian_coding import (
     conditional_covariance,
@@ -45,6 +45,7 @@ def capture(lm: LanguageModel, ids: Ids) -> Capture:
     One pass over `ids` behind the model's own prefix, whose positions are dropped again. Raises
     ValueError for models that normalise keys after the projection: there it isn't what is cached.
     """
+    check_length(lm, len(ids))
     layers = [layer.self_attn for layer in lm.model.base_model.layers]
     if any(hasattr(attention, "k_norm") for attention in layers):
         raise ValueError(f"{lm.name}: expected keys straight from k_proj, got a norm after it")
@@ -86,6 +87,7 @@ def rotate(
 
 def cached_keys(lm: LanguageModel, ids: Ids) -> Float[np.ndarray, "layers heads tokens head_dim"]:
     """The keys (layers, heads, T, d) that the model's own cache holds after a pass over `ids`."""
+    check_length(lm, len(ids))
     whole = lm.prefixed(torch.as_tensor(np.asarray(ids)))[None]
     with torch.inference_mode():
         cache = lm.model.base_model(whole, use_cache=True).past_key_values

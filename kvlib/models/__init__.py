@@ -22,9 +22,9 @@ from kvlib.models.load import (
     OneDnnLinear,
     cache_bytes,
     cache_cost,
-    check_length,
     load_model,
 )
+from kvlib.models.positions import check_length
 
 __all__ = [
     "CONVERSION",

@@ -266,18 +266,6 @@ def _check_found(found: dict[str, Any]) -> None:
             )
 
 
-def check_length(lm: LanguageModel, tokens: int) -> None:
-    """Raises ValueError for a text that a model with absolute positions cannot number.
-
-    Rotary models number any; beyond the length of their training they guess, and this says nothing.
-    """
-    body = lm.model.base_model
-    table = getattr(body, "wpe", None) or getattr(body, "embed_positions", None)
-    if table is not None and tokens + len(lm.prefix_ids) > len(table.weight):
-        most = len(table.weight) - len(lm.prefix_ids)
-        raise ValueError(f"{lm.name}: expected documents of at most {most} tokens, got {tokens}")
-
-
 class CacheCost(NamedTuple):
     """Bytes a token of a KV cache: of layers that see everything, and of layers that see `local`
     tokens only (Gemma's sliding layers; 0 bytes where there are none)."""
@@ -297,7 +285,9 @@ def cache_cost(config: Any, bytes_per_number: int = 2) -> CacheCost:
         config = AutoConfig.from_pretrained(converted(config))
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
+    window = getattr(config, "sliding_window", None)  # without layer_types: of all layers
+    every = ["sliding_attention" if window else "full_attention"] * config.num_hidden_layers
+    kinds = getattr(config, "layer_types", None) or every
     sliding = sum(kind == "sliding_attention" for kind in kinds)
     layer = 2 * kv_heads * head_dim * bytes_per_number
     local = config.sliding_window if sliding else 0

@@ -7,19 +7,32 @@ forward pre-hook on each attention module puts it in place. Nothing in transform
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-NAMES = ("self_attn", "attn", "attention")  # of a layer's attention: Llama's, GPT-2's, GPT-NeoX's
+# of a layer's attention: Llama's, GPT-2's, GPT-NeoX's, Falcon's
+NAMES = ("self_attn", "attn", "attention", "self_attention")
+ALIBI = ("bloom", "mpt")  # always; Falcon by its config
+
+
+def body(model: Any) -> torch.nn.Module:
+    """What runs the layers: the model's base, or OPT's decoder inside it, which its head calls."""
+    return getattr(model.base_model, "decoder", model.base_model)
 
 
 def attention_modules(model: Any) -> list[torch.nn.Module]:
     """The attention module of each layer, in order; refuses an architecture without plain ones."""
-    body = model.base_model
-    layers = getattr(body, "layers", None) or getattr(body, "h", None) or ()
+    if model.config.model_type in ALIBI or getattr(model.config, "alibi", False):
+        raise ValueError(
+            f"{type(model).__name__}: expected positions that do not hang on the cache, got ALiBi, "
+            "which counts its entries; not supported"
+        )
+    inner = body(model)
+    layers = getattr(inner, "layers", None) or getattr(inner, "h", None) or ()
     parts = [[getattr(layer, name, None) for name in NAMES] for layer in layers]
     modules = [part for found in parts if (part := next(filter(None, found), None)) is not None]
     if not modules or len(modules) < len(parts):
@@ -42,7 +55,7 @@ def sliding_windows(model: Any) -> list[int]:
             f"{type(model).__name__}: expected layers of full or sliding attention, "
             f"got {', '.join(sorted(unknown))}; not supported"
         )
-    if window and not hasattr(config, "layer_types"):
+    if window and not (hasattr(config, "layer_types") or _all_slide(model)):
         raise ValueError(
             f"{type(model).__name__}: expected sliding layers listed in "
             "layer_types, got none; not supported"
@@ -53,6 +66,12 @@ def sliding_windows(model: Any) -> list[int]:
             "by order in the cache; not supported"
         )
     return [window if kind == "sliding_attention" else 0 for kind in kinds]
+
+
+def _all_slide(model: Any) -> bool:
+    """Whether a model without `layer_types` applies its window, to all layers (Mistral, Phi-3)."""
+    source = sys.modules[type(model.base_model).__module__]
+    return hasattr(source, "create_sliding_window_causal_mask")
 
 
 @contextmanager
@@ -99,6 +118,8 @@ def masks_for(model: Any, seen: torch.Tensor, age: torch.Tensor) -> Any:
     windows = sliding_windows(model)
     if not any(windows):
         return as_mask(model, seen)
+    if not hasattr(model.config, "layer_types"):
+        return as_mask(model, seen & (age < max(windows)))
     return {
         "full_attention": as_mask(model, seen),
         "sliding_attention": as_mask(model, seen & (age < max(windows))),
@@ -114,9 +135,8 @@ def near(queries: torch.Tensor, entries: int, window: int) -> torch.Tensor:
 def placeholder(model: Any, queries: int, entries: int) -> Any:
     """A mask in the form the model wants, to be replaced in every layer."""
     mask = torch.ones(1, 1, queries, entries, dtype=torch.bool, device=model.device)
-    return (
-        {"full_attention": mask, "sliding_attention": mask} if any(sliding_windows(model)) else mask
-    )
+    by_kind = hasattr(model.config, "layer_types") and any(sliding_windows(model))
+    return {"full_attention": mask, "sliding_attention": mask} if by_kind else mask
 
 
 def as_mask(model: Any, seen: torch.Tensor) -> torch.Tensor:
@@ -143,6 +163,7 @@ def check_masks(model: Any) -> None:
         given = {}
         if seen is not None:
             given["attention_mask"] = masks_for(model, seen[None, None], age)
+            given["position_ids"] = torch.arange(8, device=model.device)[None]
         return model.base_model(ids, use_cache=False, **given).last_hidden_state
 
     try:

@@ -26,7 +26,7 @@ from eviction import (
 )
 from transformers import DynamicCache
 
-from kvlib.cache import protocols
+from kvlib.cache import protocols, support
 from kvlib.cache.bounded import BoundedCache
 from kvlib.cache.policies import SinkRecent
 
@@ -122,6 +122,46 @@ def test_a_batch_padded_on_the_left_is_three_texts_by_themselves(lm, ids, expect
     assert states.isfinite().all()  # of padding, too
     for row, n in enumerate(lengths):  # causal: the beginning's states are those of the whole
         assert largest_kl(lm, expected[:n], states[row, LENGTH - n :]) < SAME
+
+
+@pytest.mark.parametrize("positions", ["true", "cache"])
+@pytest.mark.parametrize("feed", [[LENGTH], [7] * 5 + [5], [1] * LENGTH], ids=str)
+def test_padding_may_stand_anywhere(tiny, positions, feed):
+    """Rows of a batch whose turns have other lengths: each is the text without its padding."""
+    generator = np.random.default_rng(1)
+    ids, real = random_ids(3, LENGTH), torch.from_numpy(generator.random((3, LENGTH)) < 0.7)
+    real[2, -9:] = False
+    cache = BoundedCache(BUDGET, N_SINK, model=tiny.model, positions=positions)
+    parts, end = [], 0
+    with torch.inference_mode():
+        for size in feed:
+            end += size
+            given = {"attention_mask": real[:, :end].long(), "past_key_values": cache}
+            out = tiny.model.base_model(ids[:, end - size : end], **given)
+            parts.append(out.last_hidden_state)
+    states = torch.cat(parts, dim=1)
+    assert states.isfinite().all()
+    for row, text, there in zip(states, ids, real, strict=True):
+        alone = BoundedCache(BUDGET, N_SINK, model=tiny.model, positions=positions)
+        assert (
+            largest_kl(tiny, fed(tiny, text[there], alone, [int(there.sum())]), row[there]) < SAME
+        )
+
+
+def test_turns_of_a_batch_may_have_other_lengths(tiny):
+    """Two conversations in one batch: 20 and 13 tokens, six are written, then 9 and 4 more."""
+    model, first, second = tiny.model, random_ids(2, 20), random_ids(2, 9, seed=1)
+    mask, more = torch.ones(2, 20), torch.ones(2, 9)
+    mask[1, :7], more[1, :5] = 0, 0
+    cache = BoundedCache(9, 2, model=model)
+    written = generate(model, first, 6, attention_mask=mask, past_key_values=cache)
+    whole = torch.cat([written, second], dim=1)
+    seen = torch.cat([mask, torch.ones(2, 6), more], dim=1)
+    out = generate(model, whole, 6, attention_mask=seen, past_key_values=cache)
+    for row in range(2):
+        one = BoundedCache(9, 2, model=model)
+        alone = whole[row, seen[row].bool()][None]
+        assert torch.equal(generate(model, alone, 6, past_key_values=one)[0, -6:], out[row, -6:])
 
 
 def test_positions_need_no_help_and_wrong_ones_do_no_harm(tiny):
@@ -424,7 +464,7 @@ def test_a_cache_does_not_keep_its_model(random_model):
     del model
     gc.collect()
     assert gone() is None and cache.model is None
-    with pytest.raises(RuntimeError, match="made for a model that is gone"):
+    with pytest.raises(RuntimeError, match="or its model is gone"):
         copy.deepcopy(cache)
 
 
@@ -521,13 +561,12 @@ def test_a_body_that_breaks_off_by_itself_is_noticed(tiny, clean, place):
 
 def test_a_forward_that_was_refused_can_be_given_rightly(tiny, clean):
     """Nothing was stored: body and model take the next one."""
-    text, left = random_ids(1, 12), torch.ones(1, 12)
+    text, wide = random_ids(1, 12), torch.ones(1, 13)
     cache = BoundedCache(8, model=tiny.model)
-    left[0, 5] = 0  # padding after a token
     with torch.inference_mode():
         for forward in (tiny.model.base_model, tiny.model):
-            with pytest.raises(ValueError, match="expected padding on the left"):
-                tiny.model(text, attention_mask=left, past_key_values=cache)
+            with pytest.raises(ValueError, match=r"expected one of shape \(1, 12\)"):
+                tiny.model(text, attention_mask=wide, past_key_values=cache)
             forward(text, past_key_values=cache)
             cache.reset()
     del cache
@@ -590,6 +629,17 @@ def test_a_model_can_be_copied_and_pickled_while_a_cache_lives(tiny, clean):
 # --- bad input ----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("number", [8.5, 8.0, float("nan"), float("inf"), True, "8", None])
+def test_a_budget_that_is_no_whole_number_is_refused(tiny, number):
+    with pytest.raises(ValueError, match=f"budget: expected a whole number, got {number!r}"):
+        support.whole_number("budget", number)
+    assert support.whole_number("budget", np.int64(8)) == 8
+    with pytest.raises(ValueError, match="budget: expected a whole number, got True"):
+        BoundedCache(True, model=tiny.model)
+    with pytest.raises(ValueError, match="n_sink: expected a whole number, got True"):
+        BoundedCache(8, True, model=tiny.model)
+
+
 @pytest.mark.parametrize(("budget", "n_sink"), [(4, 4), (3, 4), (0, 0), (5, -1)])
 def test_a_budget_that_sinks_fill_is_refused(tiny, budget, n_sink):
     with pytest.raises(ValueError, match=f"expected more than n_sink = {n_sink} ≥ 0, got {budget}"):
@@ -603,25 +653,6 @@ def test_settings_that_there_are_not_are_refused(tiny):
         BoundedCache(8, model=tiny)
 
 
-@pytest.mark.parametrize("mask", [[1, 1, 1, 0, 0], [0, 1, 0, 1, 1], [1, 0, 1, 1, 1]], ids=str)
-def test_padding_that_is_not_on_the_left_is_refused(tiny, clean, mask):
-    with pytest.raises(ValueError, match="expected padding on the left, got it after tokens"):
-        tiny.model(
-            random_ids(1, 5),
-            attention_mask=torch.tensor([mask]),
-            past_key_values=BoundedCache(8, model=tiny.model),
-        )
-
-
-def test_padding_after_the_first_chunk_is_refused(tiny):
-    cache = BoundedCache(8, model=tiny.model)
-    tiny.model(random_ids(1, 5), past_key_values=cache)
-    for mask in ([1, 1, 1, 1, 1, 0, 1], [1, 1, 1, 1, 1, 1, 0]):
-        with pytest.raises(ValueError, match="expected padding on the left"):
-            tiny.model(random_ids(1, 2), attention_mask=torch.tensor([mask]), past_key_values=cache)
-    fed(tiny, random_ids(5), cache, [5])  # refused before anything was changed
-
-
 @pytest.mark.parametrize("shape", [(1, 1, 5, 5), (1, 4), (1, 9), (2, 5)], ids=str)
 def test_masks_of_another_shape_are_refused(tiny, shape):
     with pytest.raises(ValueError, match=r"attention_mask: expected one of shape \(1, 5\) .*got"):
@@ -630,6 +661,49 @@ def test_masks_of_another_shape_are_refused(tiny, shape):
             attention_mask=torch.ones(shape),
             past_key_values=BoundedCache(8, model=tiny.model),
         )
+
+
+@pytest.mark.parametrize("chunks", [{}, {"prefill_chunk_size": 3}], ids=str)
+def test_writing_behind_padding_is_refused(tiny, chunks):
+    mask = torch.ones(2, 8)
+    mask[1, -1] = 0
+    given = {"attention_mask": mask, "past_key_values": BoundedCache(8, model=tiny.model)}
+    with pytest.raises(ValueError, match="expected a token at the end of each row, got padding"):
+        generate(tiny.model, random_ids(2, 8), 4, **given, **chunks)
+
+
+def test_no_token_at_all_is_refused(tiny, clean):
+    cache = BoundedCache(8, model=tiny.model)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="input_ids: expected at least one token, got none"):
+            tiny.model(random_ids(1, 0), past_key_values=cache)
+        fed(tiny, random_ids(5), cache, [5])
+    with pytest.raises(ValueError, match="expected at least one token, got none"):
+        generate(tiny.model, random_ids(1, 0), 4, past_key_values=BoundedCache(8, model=tiny.model))
+
+
+def test_attention_switched_later_is_refused(random_model):
+    model = random_model("llama").model
+    cache = BoundedCache(8, model=model)
+    model(random_ids(1, 5), past_key_values=cache)
+    model.config._attn_implementation = "flex_attention"
+    for forward in (model, model.base_model):
+        with pytest.raises(ValueError, match="expected attention by sdpa or eager, got flex_atten"):
+            forward(random_ids(1, 5), past_key_values=cache)
+    model.config._attn_implementation = "eager"  # masks are made anew for each forward
+    model(random_ids(1, 5), past_key_values=cache)
+    assert cache.tokens == 10
+
+
+def test_a_compiled_model_is_served(tiny):
+    """The backend that changes nothing but runs all of the tracing."""
+    text, compiled = random_ids(1, 20), torch.compile(copy.deepcopy(tiny.model), backend="eager")
+    cache, plain = (BoundedCache(8, model=m) for m in (compiled, tiny.model))
+    with torch.inference_mode():
+        for part in text.split([15, 1, 1, 3], dim=1):
+            expected = tiny.model(part, past_key_values=plain).logits
+            assert torch.allclose(compiled(part, past_key_values=cache).logits, expected, atol=1e-5)
+    torch.compiler.reset()
 
 
 def test_another_batch_size_is_refused(tiny):

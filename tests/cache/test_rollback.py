@@ -87,7 +87,7 @@ def test_what_is_kept_for_going_back_is_needed(tiny):
     ids = random_ids(31)
     cache = BoundedCache(BUDGET, N_SINK, model=tiny.model)
     fed(tiny, torch.cat([ids[:30], random_ids(3, seed=1)]), cache, [33])
-    cache.floor = 0
+    cache.floor, cache.last = 0, torch.tensor([[[30, 0], [31, 0], [32, 0]]])
     cache.crop(-3)
     states = fed(tiny, ids[30:], cache, [1])
     assert largest_kl(tiny, expected_states(tiny, ids, BUDGET, N_SINK)[30:], states) > 1e-4
