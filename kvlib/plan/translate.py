@@ -15,6 +15,7 @@ from kvlib.names import sinks_of
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "fp8": 1}  # of a cached number
 EVERY_NTH_SEES_ALL = {"gemma2": 2, "gemma3_text": 6, "cohere2": 4}  # where a config does not say
 UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+AFTER_A_PROMPT = ("snapkv", "expected-attention")  # policies without an online form
 SHARED = ("sliding", "sinks", "random", "tova")  # how keys of policies begin, one set a layer
 
 
@@ -303,7 +304,23 @@ def _ours(policy: str, budget: int, held: Held | None, protocol: str) -> Setting
             "reencode": "Measured on text that was read anew; this cache keeps what it has read.",
         }[protocol]
         return Setting("kvlib", lines, differs)
-    return Setting("kvlib", "", f"No cache to generate with keeps by the rule {policy!r} yet.")
+    if policy in AFTER_A_PROMPT or policy.endswith("closed-up"):
+        why = "this rule is measured on a prompt that was read whole, or is read anew"
+        return Setting("kvlib", "", f"No cache to generate with: {why}.")
+    scored = not policy.startswith("random")
+    pieces = ", prefill_chunk_size=" + str(max(1, budget // 2)) if scored else ""
+    lines = (
+        "from kvlib.cache.policies import NAMED\n"
+        f'cache = BoundedCache({budget}, policy=NAMED["{policy}"], model=model)\n'
+        f"model.generate(**inputs, past_key_values=cache{pieces})"
+    )
+    differs = "The same rule as measured, with draws of its own."
+    if scored:
+        differs = (
+            "The same rule; what is kept depends on how the prompt is fed. Scores of attention "
+            'need a model loaded with attn_implementation="eager".'
+        )
+    return Setting("kvlib", lines, differs)
 
 
 def _vllm(policy: str, budget: int, held: Held | None, protocol: str) -> Setting:

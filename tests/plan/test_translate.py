@@ -7,6 +7,7 @@ import json
 import pytest
 
 from kvlib import names, store
+from kvlib.cache.policies import NAMED
 from kvlib.plan import translate
 from kvlib.plan.translate import held_of, settings, weight, weights
 
@@ -174,6 +175,15 @@ def test_every_engine_says_a_setting_or_why_there_is_none(policy, protocol):
     assert [one.engine for one in found] == list(translate.ENGINES)
     for one in found:
         assert one.differs and (one.lines or one.differs.startswith("No "))
+
+
+def test_our_own_cache_takes_every_policy_that_has_an_online_form():
+    for policy, known in NAMED.items():
+        lines = lines_of(policy)["kvlib"].lines
+        assert bool(lines) == ("online" in known.protocols), policy
+        if policy not in ("sliding", "sinks", "sinks-cache-positions") and lines:
+            assert f'BoundedCache(256, policy=NAMED["{policy}"], model=model)' in lines
+    assert "prefill_chunk_size=128" in lines_of("tova")["kvlib"].lines
 
 
 def test_heads_that_differ_fit_no_pages():
