@@ -18,6 +18,7 @@ from kvlib import claims, fit, names, store
 from kvlib.claims.policy_rows import CORPUS, DISTANCES, MODEL, RANDOM, SINKS, SLIDING
 from kvlib.study import reproduce
 from kvlib.theory import bounds, closed_forms
+from kvlib.theory import drafting as theory_of_drafting
 
 ROOT = Path(__file__).parents[1]
 
@@ -1296,6 +1297,84 @@ def test_policies_the_score_based_policies_were_measured_on_fewer_documents(rows
     documents = rows.groupby(["policy", "protocol"])["doc"].nunique()
     scored = ["h2o", "tova", "snapkv", "key-norm", "expected-attention"]
     assert documents[scored].max() < documents[[SINKS, SLIDING, RANDOM]].min()
+
+
+# --- drafting -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def drafted() -> pd.DataFrame:
+    """Every stored row of a run that drafts and verifies."""
+    return claims.drafting.stored_runs()
+
+
+@pytest.fixture(scope="session")
+def came_of_it(drafted) -> pd.DataFrame:
+    return claims.drafting.outcomes(drafted)
+
+
+@pytest.fixture(scope="session")
+def rejected(rows) -> pd.DataFrame:
+    return claims.drafting.rejections(rows)
+
+
+def test_the_facts_of_drafting_are_what_its_prose_glues(drafted, came_of_it, rejected):
+    facts = claims.drafting.facts(drafted, came_of_it, rejected)
+    assert_all_is_said("notebooks/drafting", facts)
+
+
+def test_drafting_six_drafts_in_ten_are_kept():
+    p, q = np.array([0.5, 0.5, 0.0]), np.array([0.8, 0.1, 0.1])
+    assert theory_of_drafting.acceptance(p, q) == pytest.approx(0.6)
+
+
+def test_drafting_greedy_texts_equal_plain_decoding(came_of_it):
+    greedy = came_of_it[came_of_it["way"] == "greedy"]
+    assert (greedy["same"] == [item.n_documents for item in greedy["kept"]]).all()
+
+
+def test_drafting_the_price_is_tv(came_of_it):
+    sampled = came_of_it[came_of_it["way"] == "sampled"]
+    for kept, promised in zip(sampled["kept"], sampled["promised"], strict=True):
+        assert kept.low < promised.value < kept.high
+
+
+def test_drafting_dependence_hardly_shows(came_of_it):
+    sure = [item for item in came_of_it["more"] if item.low > 1 or item.high < 1]
+    assert len(sure) <= len(came_of_it) / 8
+
+
+def test_drafting_tv_on_the_text_foretold_the_rounds(came_of_it, rejected):
+    sampled = came_of_it.query("way == 'sampled' and model == @MODEL").set_index("window")["tokens"]
+    tokens = sampled[claims.drafting.SPOKEN]
+    foretold = theory_of_drafting.tokens_a_round(1 - claims.drafting.spoken_rate(rejected)["tv"], 5)
+    assert tokens.low < foretold < tokens.high
+
+
+def test_drafting_down_to_one_sequence_the_gain_is_gone(rejected):
+    one, many = claims.drafting.example(rejected).to_dict("records")
+    assert one["speed_up"] < 1.15 and many["speed_up"] > 2
+
+
+def test_drafting_texts_of_2048_tokens():
+    for table in store.tables(kind="policy_distortion", protocol="online"):
+        assert table.settings["seq_len"] == 2048
+
+
+def test_drafting_greedy_text_goes_round_in_circles(drafted):
+    again = claims.drafting.repeats(drafted)[MODEL]
+    assert again["greedy"] > 3 * again["sampled"]
+
+
+def test_drafting_tv_falls_by_less_than_three(rejected):
+    at = rejected[rejected["setting"] == f"{MODEL}|{CORPUS}"].set_index("window")["tv"]
+    assert 2 < at[64] / at[512] < 3
+
+
+def test_drafting_one_or_ten_drafted_tokens():
+    one, ten = (theory_of_drafting.tokens_a_round(0.9, n) for n in (1, 10))
+    assert [round(float(n), 1) for n in (one, ten)] == [1.9, 6.9]
+    assert 1 > one / 2 > ten / 11
 
 
 # --- open_question --------------------------------------------------------------------------------

@@ -86,8 +86,8 @@ def speed_chart(table: pd.DataFrame) -> alt.LayerChart:
     )
     key = parts.legend(
         (BLUE, SOLID, "speed-up"),
-        (GREY, DASHED, "tokens a round: its limit for long contexts and large batches"),
-        (GREY, DOTTED, "its limit for short contexts and a single sequence"),
+        (GREY, DASHED, "at most: the tokens of a round"),
+        (GREY, DOTTED, "at least: weights are all that is read"),
         (ORANGE, SOLID, "as fast as token by token"),
     )
     return parts.picture(
@@ -223,8 +223,8 @@ def rounds_chart(table: pd.DataFrame) -> alt.LayerChart:
     rule = once.mark_rule(color=GREEN, strokeWidth=1.5).encode(x=x)
     key = parts.legend(
         (BLUE, SOLID, "counted, with 95% interval"),
-        (ORANGE, DASHED, "formula, at the mean chance to be kept"),
-        (GREY, DOTTED, "formula, at one less the mean TV on the text"),
+        (ORANGE, DASHED, "formula, mean chance to be kept"),
+        (GREY, DOTTED, "formula, TV on the text"),
     )
     return parts.picture(
         *(rule, *lines, interval, dots, *key, parts.reading(once, COUNTED)),

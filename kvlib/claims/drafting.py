@@ -23,7 +23,6 @@ STUDY = "drafting"
 RUN = ["model", "corpus", "way", "window"]
 STEPS = 2  # windows that a slider has an octave
 WEIGHT_BYTES = 2  # of a parameter, at the 16 bits that a server holds it in
-LARGER = "qwen2.5-coder-0.5b-instruct"
 SPOKEN = 256  # entries of the window that sentences single out
 EXAMPLE = {"draft": 4, "window": SPOKEN, "context": 8192}  # of the worked number
 BATCHES = (1, 64)  # its batches
@@ -268,18 +267,18 @@ def facts(
     rows: pd.DataFrame, found: pd.DataFrame, table: pd.DataFrame, folder: Path = store.DATA
 ) -> dict[str, str]:
     """Name → text of every value that the page glues: `stored_runs`, `outcomes`, `rejections`."""
-    return _design_facts(folder) | _rate_facts(table) | _run_facts(rows, found)
+    foretold = theory.tokens_a_round(1 - spoken_rate(table)["tv"], int(rows["place"].max()))
+    said = _design_facts(folder) | _rate_facts(table) | _run_facts(rows, found)
+    return said | {"foretold": f"{foretold:.3g}"}
 
 
 def _design_facts(folder: Path) -> dict[str, str]:
     of = {t.settings["model"]: t for t in store.tables(folder, kind=STUDY)}
-    ours, larger = of[MODEL], of[LARGER]
+    ours = of[MODEL]
     return {
         "n-docs": str(ours.manifest["documents"]),
-        "n-docs-larger": str(larger.manifest["documents"]),
         "n-prompt": f"{ours.settings['prompt']:,}",
         "n-tokens": str(ours.settings["tokens"]),
-        "n-tokens-larger": str(larger.settings["tokens"]),
         "n-draft": str(ours.settings["draft"]),
     }
 
@@ -307,10 +306,9 @@ def _run_facts(rows: pd.DataFrame, found: pd.DataFrame) -> dict[str, str]:
     (one,) = sampled.query("model == @MODEL and window == @SPOKEN").to_dict("records")
     said = {"kept": f"{one['kept']:.2g}", "promised": f"{one['promised']:.2g}"}
     said |= {"counted": f"{one['tokens']:.3g}", "independent": f"{one['independent']:.3g}"}
-    for name, model in (("", MODEL), ("-larger", LARGER)):
-        greedy = found[(found["model"] == model) & (found["way"] == "greedy")]
-        runs = sum(item.n_documents for item in greedy["kept"])
-        said[f"equal{name}"] = f"{greedy['same'].sum():.0f} of {runs}"
+    greedy = found[(found["model"] == MODEL) & (found["way"] == "greedy")]
+    runs = sum(item.n_documents for item in greedy["kept"])
+    said["equal"] = f"{greedy['same'].sum():.0f} of {runs}"
     low, high = fit.extremes(found["more"])
     again = repeats(rows)[MODEL]
     return said | {
