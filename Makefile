@@ -10,7 +10,7 @@ export OPENBLAS_NUM_THREADS := 1
 export PYTHONWARNINGS := ignore::DeprecationWarning
 
 .DEFAULT_GOAL := help
-.PHONY: help book test check references measure calibrate train bench peers live clean
+.PHONY: help book test check references measure calibrate train bench fuzz peers live clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
@@ -28,6 +28,7 @@ $(READY): requirements.txt requirements-models.txt pyproject.toml
 
 book: $(READY) ## build the book into _build/html
 	@echo "· executing the notebooks and building the pages (minutes when something changed)"
+	@$(BIN)/python -c 'import importlib.metadata as m, sys; v = m.version("jupyter-book"); v.startswith("1.") or sys.exit("error: expected jupyter-book 1.x, got %s; run $(BIN)/python -m pip install -r requirements.txt" % v)'
 	@rm -rf _build/html  # Sphinx does not copy styles and scripts again when no page has changed
 	$(BIN)/jupyter-book build . -W --keep-going
 	@echo
@@ -72,6 +73,9 @@ bench: $(READY) ## where each make's time goes; the fast measurement and the nai
 	@test ! -d _build/html || $(BIN)/python tests/bench/bench_book.py
 	$(BIN)/python tests/bench/bench_policies.py
 	$(BIN)/python tests/bench/bench_measure.py
+
+fuzz: $(READY) ## 2,000 clumsy or hostile inputs over the command line, each watched (an hour)
+	$(BIN)/python tests/fuzz/run.py
 
 LIVE := $(CURDIR)/_build/live
 LAB_FLAGS ?=

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import shlex
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -23,7 +24,7 @@ from kvlib.study import here, joining, states
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
-MODEL = f"{', '.join(names.MODELS)}, a local folder, or a Hub id"
+MODEL = f"{', '.join(names.MODELS)}, a local folder, or a Hub id, owner/name[@revision]"
 CORPUS = f"{', '.join(CORPORA)}, or a UTF-8 text file of docs x stride tokens (4 bytes each, or so)"
 OUT = "table to write: PATH.parquet and PATH.json"
 BYTES = (  # what a line of progress shows, in 80 columns
@@ -74,9 +75,21 @@ def fetch(
         for one in name:
             _fetch(one)
         return
-    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(mp_context=context, initializer=_end_with_parent) as pool:
         list(pool.map(converted, INSTALLED))
     print(f"{', '.join(INSTALLED)}: ready in {cache_folder()}")
+
+
+def _end_with_parent() -> None:
+    """In a process of a pool: end when the one that began it has ended, however that was."""
+
+    def wait() -> None:
+        if parent := multiprocessing.parent_process():
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _fetch(name: str) -> None:
@@ -592,9 +605,31 @@ def main() -> None:
     except BrokenPipeError:  # who reads has enough, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except (ValueError, OSError, ArithmeticError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (ValueError, OSError, ArithmeticError, ImportError, MemoryError, RuntimeError) as error:
+        line = _line_of(error)
+        if not line:
+            raise
+        print(f"error: {line}", file=sys.stderr)
         sys.exit(1)
+
+
+def _line_of(error: Exception) -> str:
+    """What a user is told of a failure; nothing of one that is a fault of this program."""
+    if isinstance(error, ImportError):
+        if (error.name or "").partition(".")[0] == "kvlib":
+            return ""
+        said = " ".join(str(error).splitlines())
+        return f"expected all packages of requirements.txt, got: {said}; run make book once"
+    if isinstance(error, MemoryError) or _is_full(error):
+        return "expected more free memory, got none; a shorter text or --dtype bfloat16 takes less"
+    return "" if isinstance(error, RuntimeError) else " ".join(str(error).splitlines())
+
+
+def _is_full(error: Exception) -> bool:
+    """Is it torch, out of memory? On a CPU it has no class of its own for that."""
+    return isinstance(error, RuntimeError) and (
+        type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    )
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ wheel.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import subprocess
@@ -57,6 +58,19 @@ def silent(_what: str, _done: int, _all: int) -> None:
 def cache_folder() -> Path:
     """Where fetched files live; the environment variable KVLIB_CACHE overrides it."""
     return Path(os.environ.get("KVLIB_CACHE") or platformdirs.user_cache_path("kvlib"))
+
+
+def make_folder(folder: Path) -> None:
+    """A folder of the cache; OSError, with the way out, where it cannot be had or written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise OSError(
+            f"{folder}: expected a folder that can be written, got: {error.strerror}; the "
+            "environment variable KVLIB_CACHE names another"
+        ) from error
 
 
 def files_of(wheel: Wheel, told: Told = silent) -> list[bytes]:

@@ -19,9 +19,11 @@ import pandas as pd
 import pytest
 
 import kvlib
+from kvlib import __main__ as command_line
 from kvlib import names, study
 from kvlib.corpora import CORPORA
 from kvlib.store import Measurement, load_table, read_manifest
+from kvlib.study.declared import module_of
 
 SMALL = {"max-window": 32, "seq-len": 100, "pairs-per-octave": 24}
 LONG = {"docs": 16, "max-window": 128, "seq-len": 500, "pairs-per-octave": 600}
@@ -595,6 +597,91 @@ def test_the_stored_studies_are_listed_without_torch():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert {line[-1] for line in listed(done.stdout).values()} == {"complete"}
+
+
+WITHOUT_TORCH = {
+    "no such module": "sys.modules['torch'] = None",
+    "a module that cannot be imported": "sys.path.insert(0, sys.argv[1])",
+}
+
+
+@pytest.mark.parametrize("kind", WITHOUT_TORCH)
+def test_without_torch_a_measurement_is_one_line(good, tmp_path, kind):
+    (tmp_path / "torch.py").write_text("raise ImportError('libcudart.so is not here')")
+    code = f"import runpy, sys; {WITHOUT_TORCH[kind]}; sys.argv = ['kvlib', *sys.argv[2:]]"
+    code += "; runpy.run_module('kvlib', run_name='__main__')"
+    args = [sys.executable, "-c", code, str(tmp_path), *arguments(**good)]
+    done = subprocess.run(args, capture_output=True, text=True, timeout=120)
+    line = assert_one_error_line(done.returncode, done.stdout, done.stderr)
+    assert line.startswith("error: expected all packages of requirements.txt, got: ")
+    assert "torch" in line or "libcudart" in line
+    assert not good["out"].parent.exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+        type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory.\nTried to allocate"),
+    ],
+    ids=["Python", "a CPU", "a card"],
+)
+def test_no_memory_while_measuring_is_one_line_and_documents_stay(here, good, monkeypatch, error):
+    module = module_of("truncation_sensitivity")
+    measured = module.measure_document
+
+    def full(lm, document, doc, **more):
+        if doc == 1:
+            raise error
+        return measured(lm, document, doc, **more)
+
+    monkeypatch.setattr(module, "measure_document", full)
+    code, out, err = here(arguments(**good))
+    assert (code, out) == (1, "")
+    assert err.splitlines()[-1].startswith("error: expected more free memory, got none")
+    assert "Traceback" not in err
+    assert (good["out"].parent / "table.parts" / "00000.parquet").exists()
+
+
+def test_a_fault_of_the_program_itself_is_no_single_line(good, monkeypatch):
+    def wrong(*_args, **_more):
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(study, "run", wrong)
+    monkeypatch.setattr(sys, "argv", ["kvlib", *arguments(**good)])
+    with pytest.raises(RuntimeError, match="a fault"):
+        command_line.main()
+
+
+POOL = """
+import concurrent.futures, multiprocessing, os, time
+
+def work(_):
+    print(os.getpid(), flush=True)
+    time.sleep(600)
+
+if __name__ == "__main__":
+    from kvlib.__main__ import _end_with_parent
+
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(
+        2, mp_context=context, initializer=_end_with_parent
+    ) as pool:
+        list(pool.map(work, range(2)))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda n: n.name)
+def test_what_fetch_has_started_ends_with_it(tmp_path, number):
+    file = tmp_path / "pool.py"
+    file.write_text(POOL)
+    process = subprocess.Popen([sys.executable, str(file)], stdout=subprocess.PIPE, text=True)
+    with process:
+        workers = {process.stdout.readline() for _ in range(2)}
+        process.send_signal(number)
+        rest, _ = process.communicate(timeout=120)  # ends when the last of them has closed it
+    assert len(workers) == 2 and rest == ""
 
 
 # --- what it would cost ---------------------------------------------------------------------------

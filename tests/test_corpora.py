@@ -364,6 +364,34 @@ def test_line_ends_and_a_mark_at_the_start_do_not_change_a_text(tmp_path):
     assert len({text.sha256 for text in found}) == 1
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\0" * 9000, "expected a text, got 9,000 characters NUL"),
+        ("as UTF-16, unmarked".encode("utf-16-le"), "expected a text, got 19 characters NUL"),
+        (b"again " * 2000, r"repeats itself \(12,000 bytes compress to \d\.\d%\)"),
+        (b"<|endoftext|>" * 700, "says something new"),
+        (b" \n" * 5000, "says something new"),
+        (" ".join(map(str, range(100))).encode() * 100, "says something new"),
+    ],
+    ids=["NULs", "UTF-16", "a word", "a special token", "blanks", "a page"],
+)
+def test_a_file_that_says_nothing_is_refused(tmp_path, content, message):
+    path = tmp_path / "nothing.txt"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message) as error:
+        load_corpus(str(path))
+    assert "\n" not in str(error.value)
+
+
+def test_a_short_or_a_plain_text_is_not_one_that_repeats_itself(tmp_path, text_file):
+    load_corpus(str(text_file))
+    for text in ("again " * 20, "", " ".join(str(k) for k in range(3000))):
+        path = tmp_path / f"{len(text)}.txt"
+        path.write_text(text)
+        assert load_corpus(str(path)).text == text
+
+
 def test_a_file_that_is_not_utf8_is_refused_with_the_place(tmp_path):
     path = tmp_path / "latin.txt"
     path.write_bytes("a café".encode("latin-1"))

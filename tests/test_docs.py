@@ -441,3 +441,28 @@ def test_the_fifteen_minutes_fit_into_fifteen_minutes():
     text = (ROOT / "notebooks" / "story.md").read_text(encoding="utf-8")
     assert 1000 < prose_words(text) <= 2800
     assert prose_words("---\na\n---\none two\n```{code-cell} x\nthree\n```\nfour\n") == 3
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "notebooks").glob("*.md")), ids=lambda p: p.stem)
+def test_code_of_a_page_is_plain_python(page):
+    """A magic that is not there is no error to a kernel: it says so, and the page goes on."""
+    cells = re.findall(
+        r"^```\{code-cell\}.*?\n(.*?)^```", page.read_text(encoding="utf-8"), re.S | re.M
+    )
+    for cell in cells:
+        ast.parse(re.sub(r"\A(---\n.*?\n---\n|(:.*\n)+)", "", cell, flags=re.S))
+
+
+def test_a_magic_is_not_plain_python():
+    with pytest.raises(SyntaxError):
+        ast.parse("%there_is_no_such_magic")
+
+
+def test_the_built_book_carries_the_licences_of_its_libraries():
+    licences = ROOT / "book" / "_static" / "licences"
+    for file, words in {
+        "mathjax.txt": ["Apache License", "Version 2.0"],
+        "vega.txt": ["University of Washington", "vega-embed", "Mike Bostock", "topojson"],
+    }.items():
+        text = (licences / file).read_text(encoding="utf-8")
+        assert [word for word in words if word not in text] == []

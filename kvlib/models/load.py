@@ -27,7 +27,7 @@ class LanguageModel:
     `prefix_ids` are the tokens that stand before every context, full or truncated: `(bos,)` for
     models trained with one, `()` otherwise. In manifests `weights_sha256` names the weights and
     `model_sha256` the model: weights, config and tokenizer. For an embedded model both are that of
-    its GGUF file, which holds all three.
+    its GGUF file, which holds all three. `revision` is the commit of a model of the Hub.
     """
 
     model: Any
@@ -39,6 +39,7 @@ class LanguageModel:
     weights_sha256: str
     model_sha256: str = ""
     description: str = ""
+    revision: str = ""
 
     @property
     def vocab_size(self) -> int:
@@ -76,10 +77,11 @@ def load_model(name: str, device: str = "auto", dtype: str = "auto") -> Language
 
     Args:
         name: an embedded model (`EMBEDDED`), `small-gpt2` (`TRAINED`), a local folder with
-            `config.json` and safetensors, or a Hub id such as `EleutherAI/pythia-160m`.
+            `config.json` and safetensors, or a Hub id such as `EleutherAI/pythia-160m`, at a
+            revision as `EleutherAI/pythia-160m@main`.
         device: `"auto"` takes CUDA when there is one, else the CPU; `"cards"` spreads the layers
-            over all CUDA cards, as `"auto"` does with weights that fit on no single one; or any
-            torch device.
+            over all CUDA cards, as `"auto"` does with weights that fit on no single one; or a
+            torch device that exists here.
         dtype: `"auto"` is float32, because divergences of 1e-3 nats drown in bfloat16's rounding;
             or `"float32"`, `"bfloat16"`, `"float16"`, `"float64"`.
 
@@ -126,7 +128,13 @@ def load_model(name: str, device: str = "auto", dtype: str = "auto") -> Language
         weights_sha256=hashes[0],
         model_sha256=hashes[1],
         description=description,
+        revision=_revision(folder),
     )
+
+
+def _revision(folder: Path) -> str:
+    """The commit of a folder in the Hub's cache, whose name it is; nothing of another folder."""
+    return folder.name if folder.parent.name == "snapshots" else ""
 
 
 def _find(name: str) -> tuple[Path, str]:
@@ -333,12 +341,11 @@ def _download(name: str) -> Path:
     from huggingface_hub.errors import HFValidationError
 
     known = ", ".join([*EMBEDDED, *TRAINED])
+    repository, _, revision = name.partition("@")
+    read = ["*.json", "*.safetensors", "*.model", "merges.txt"]
     try:
-        return Path(
-            snapshot_download(
-                name, allow_patterns=["*.json", "*.safetensors", "*.model", "merges.txt"]
-            )
-        )
+        found = snapshot_download(repository, revision=revision or None, allow_patterns=read)
+        return Path(found)
     except HFValidationError as error:
         raise ValueError(
             f"unknown model {name!r}: expected one of {known}, a local folder with config.json, "
@@ -402,7 +409,21 @@ def _resolve_device(device: str) -> torch.device:
         ) from error
     if resolved.type == "cuda" and not torch.cuda.is_available():
         raise ValueError("device: expected one that exists here, got 'cuda' but CUDA is missing")
+    here = {"cpu": 1} | _accelerators()
+    if (resolved.index or 0) >= here.get(resolved.type, 0):
+        known = ", ".join(
+            f"{kind}:0 to {kind}:{n - 1}" if n > 1 else kind for kind, n in here.items()
+        )
+        raise ValueError(f"device: expected one that exists here, {known}, got {device!r}")
     return resolved
+
+
+def _accelerators() -> dict[str, int]:
+    """Kinds of devices beside the CPU that this torch can use here, and how many of each."""
+    if not torch.accelerator.is_available():
+        return {}
+    kind = torch.accelerator.current_accelerator()
+    return {} if kind is None else {kind.type: torch.accelerator.device_count()}
 
 
 def _resolve_dtype(dtype: str) -> torch.dtype:

@@ -25,7 +25,7 @@ from kvlib import corpora, names, store
 FILE = store.DATA / "studies.toml"
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 MOST_DOCS = 2**15  # tables number documents with 16 bits
-HUB_ID = r"\w[\w.-]*/\w[\w.-]*"
+HUB_ID = r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?"
 ITEMS = {"policies": str, "budgets": int, "variants": str, "windows": int, "truths": float}
 ITEMS |= {"contexts": int, "readers": str}
 
@@ -257,7 +257,8 @@ def _check_names(one: Study, file: Path) -> None:
         or (Path(model) / "config.json").is_file()
         or re.fullmatch(HUB_ID, model)
     ):
-        known = f"{', '.join(names.MODELS)}, a folder with a model, or a Hub id as owner/name"
+        known = ", ".join(names.MODELS)
+        known += ", a folder with a model, or a Hub id as owner/name[@revision]"
         wrong = f"model: expected one of {known}, got {model!r}"
     elif text and not (text in corpora.CORPORA or Path(text).is_file()):
         known = f"{', '.join(corpora.CORPORA)}, or a text file"

@@ -178,7 +178,7 @@ class Flag(NamedTuple):
 
 
 def parameters(command: str) -> list[Flag]:
-    """The parameters of a command, as the command line itself knows them; none of an unknown one."""
+    """The parameters of a command, as the command line knows them; none of an unknown one."""
     if not LISTED:
         import typer
 
@@ -282,7 +282,10 @@ def spares(command: str, one: Flag) -> bool:
 
 def other_flags(draw: Draw) -> Input:
     """Commands that read tables and studies."""
-    return flags(draw, draw.one(["study", "merge", "status", "verify", "verdicts", "design"]))
+    found = flags(draw, draw.one(["study", "merge", "status", "verify"]))
+    if found.argv[0] == "verify":  # of no table in particular it would look at all there are
+        found.argv.append(str(draw.stock / "table"))
+    return found
 
 
 def fetch_names(draw: Draw) -> Input:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import select
 import shutil
 import subprocess
@@ -118,9 +119,9 @@ class Worker:
 
 
 def plan(count: int, first: int = 0, only: str = "") -> Iterator[tuple[str, int]]:
-    """`count` inputs, of each kind its share, from number `first` on."""
+    """`count` inputs, of each kind its share, from number `first` on; `only` is a pattern."""
     for kind, (share, _) in inputs.KINDS.items():
-        if only in kind:
+        if re.search(only, kind):
             for number in range(first, first + max(1, round(share * count / 2000))):
                 yield kind, number
 

@@ -1,8 +1,8 @@
 """Runs inputs one after the other in a process that has its libraries loaded, and watches them.
 
-A line of JSON in, `[kind, number]`; a line of JSON out: what came of it. Noticed are exceptions that
-get as far as the user, programs that are started, connections, pickles, code of a model's folder
-that is run, and files that are written to another place than the named output.
+A line of JSON in, `[kind, number]`; a line of JSON out: what came of it. Noticed are exceptions
+that get as far as the user, programs that are started, connections, pickles, code of a model's
+folder that is run, and files that are written to another place than the named output.
 """
 
 from __future__ import annotations
@@ -238,11 +238,11 @@ def wrong_words(command: str, code: int, err: str) -> list[str]:
         return [f"traceback: {lines[-1][:200]}"]
     if code == 0:
         return [f"said {lines[0][:200]!r}"] if lines else []
-    if code == 2 and lines and lines[0].lstrip().startswith("Usage:"):
+    if code == 2 and lines and re.match(r"Usage:|╭─ Error", lines[0].lstrip()):
         return []
     if command in ("study", "merge", "status", "verify", "plan") and not lines:
         return []
-    if command in ("study", "merge", "status"):
+    if command in ("study", "merge", "status"):  # a line for each hole
         return []
     if len(lines) != 1 or not lines[0].startswith("error: "):
         return [f"expected one line of error, got {len(lines)}: {' | '.join(lines)[:300]}"]

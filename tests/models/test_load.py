@@ -242,6 +242,26 @@ def test_an_unknown_device_or_dtype_is_refused_before_anything_is_read(wrong, ex
         load_model("no-such-model", **wrong)
 
 
+@pytest.mark.parametrize(
+    "device",
+    ["meta", "mps", "xpu", "vulkan", "hpu", "fpga", "mtia", "xla", "privateuseone", "cpu:1"],
+)
+def test_a_device_that_is_not_here_is_refused_before_anything_is_read(device, monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=f"device: expected .* here, cpu, got '{device}'") as error:
+        load_model("no-such-model", device=device)
+    one_line(error)
+
+
+def test_a_device_beyond_those_that_are_here_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("xpu"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+    assert load._resolve_device("xpu:1") == torch.device("xpu:1")
+    with pytest.raises(ValueError, match="expected one that exists here, cpu, xpu:0 to xpu:1, got"):
+        load._resolve_device("xpu:2")
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
 def test_cuda_is_refused_where_there_is_none():
     with pytest.raises(ValueError, match="CUDA is missing"):
