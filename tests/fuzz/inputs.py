@@ -132,12 +132,13 @@ def sound(draw: Draw, command: str, name: str, annotation: Any) -> list[str]:
         "model": "small-gpt2",
         "corpus": draw.stock / "text.txt",
         "text": draw.stock / "text.txt",
+        "more": draw.stock / "text.txt",
         "like": draw.stock / "table",
         "table": draw.stock / "table",
         "out": "t",
         "report": "t.html",
         "json": "t.json",
-        "docs": 2,
+        "docs": 12 if command == "plan" else 2,
         "max_window": 8,
         "seq_len": 32,
         "stride": 40,
@@ -271,7 +272,7 @@ def flags(draw: Draw, command: str) -> Input:
         words.append(draw.one(words))
     draw.rng.shuffle(words)
     shutil.copyfile(draw.stock / "studies.toml", draw.place / "studies.toml")
-    out = ("one-small-gpt2", "two") if command in ("study", "merge") else ("t",)
+    out = ("one-small-gpt2", "two") if command in ("study", "merge") else ("t", "plan")
     return Input([command, *(word for some in words for word in some)], out)
 
 

@@ -91,12 +91,12 @@ class Worker:
                 return {"ended": f"memory: {held / 1e9:.1f} GB"}
         return {"ended": f"hang: no end after {seconds:.0f} s"}
 
-    def run(self, kind: str, number: int) -> dict[str, Any]:
-        """One input."""
+    def run(self, kind: str, number: int, alone: bool = False) -> dict[str, Any]:
+        """One input; `alone`: in a process of its own."""
         if self.process is None:
             self.start()
         assert self.process is not None and self.process.stdin is not None
-        self.process.stdin.write(json.dumps([kind, number]) + "\n")
+        self.process.stdin.write(json.dumps([kind, number, alone]) + "\n")
         self.process.stdin.flush()
         found = self.answer(WALL_SECONDS)
         if "ended" in found:
@@ -126,13 +126,16 @@ def plan(count: int, first: int = 0, only: str = "") -> Iterator[tuple[str, int]
                 yield kind, number
 
 
-def results(count: int, first: int = 0, only: str = "") -> Iterator[dict[str, Any]]:
-    """What comes of inputs, one by one, in a scratch folder that is removed afterwards."""
+def results(
+    count: int, first: int = 0, only: str = "", alone: bool = True
+) -> Iterator[dict[str, Any]]:
+    """What comes of inputs, one by one, in a scratch folder that is removed afterwards; `alone`
+    runs the first of each kind in a process of its own."""
     root = Path(tempfile.mkdtemp(prefix="kvlib-fuzz-")).resolve()
     worker = Worker(root)
     try:
         for kind, number in plan(count, first, only):
-            yield worker.run(kind, number)
+            yield worker.run(kind, number, alone and number == first)
     finally:
         worker.stop()
         shutil.rmtree(root, ignore_errors=True)

@@ -12,10 +12,12 @@ import os
 import re
 import resource
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -184,28 +186,38 @@ class Runner:
                 texts.append(file.read().decode(errors="replace"))
             return code, texts[0], texts[1], trace
 
-    def run(self, kind: str, number: int) -> dict[str, Any]:
-        """One input: what was typed, what came of it, and what is wrong with that."""
+    def process(self, argv: list[str]) -> tuple[int, str, str, str]:
+        """The same as a process of its own, which is not watched."""
+        command = [sys.executable, "-m", "kvlib", *argv]
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+        return done.returncode, done.stdout, done.stderr, ""
+
+    def run(self, kind: str, number: int, alone: bool = False) -> dict[str, Any]:
+        """One input: what was typed, what came of it, and what is wrong with that. `alone` runs it
+        in a process of its own."""
         place = Path(tempfile.mkdtemp(prefix="p", dir=self.places))
         os.chdir(place)
         try:
             given = inputs.drawn(kind, number, place, self.stock)
             if not given.argv:
                 return {"kind": kind, "number": number, "outcome": "not there", "wrong": []}
-            return self.watched(kind, number, given, place)
+            call = self.process if alone else self.call
+            return self.watched(kind, number, given, place, call)
         finally:
             os.chdir(self.root)
             shutil.rmtree(place, ignore_errors=True)
 
-    def watched(self, kind: str, number: int, given: inputs.Input, place: Path) -> dict[str, Any]:
+    def watched(
+        self, kind: str, number: int, given: inputs.Input, place: Path, call: Callable
+    ) -> dict[str, Any]:
         """An input that was drawn."""
         argv = [os.fsdecode(os.fsencode(word)) for word in given.argv]
         home = [self.stock, self.root / "home"]
         before, environment = tree(place, *home), dict(os.environ)
         os.environ.update(given.env)
         start, spent = time.monotonic(), spent_seconds()
-        self.watch.place, self.watch.seen, self.watch.on = str(place), [], True
-        code, out, err, trace = self.call(argv)
+        self.watch.place, self.watch.seen, self.watch.on = str(place), [], call == self.call
+        code, out, err, trace = call(argv)
         self.watch.on = False
         seconds, spent = time.monotonic() - start, spent_seconds() - spent
         os.environ.clear()

@@ -162,6 +162,12 @@ def test_a_config_that_lies_about_its_weights_is_refused(copy, lie):
     refused(copy)
 
 
+def test_a_key_that_a_config_may_not_hold_is_one_line(copy, capfd):
+    change_json(copy / "config.json", use_return_dict=False)
+    refused(copy)
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", '"llama"', "[" * 100_000, "\0" * 9])
 @pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "tokenizer_config.json"])
 def test_a_damaged_file_of_the_folder_is_one_line(copy, file, content):
