@@ -204,9 +204,7 @@ class quiet:
 
     def __enter__(self) -> None:
         self._verbosity = transformers_logging.get_verbosity()
-        transformers_logging.set_verbosity(
-            logging.CRITICAL
-        )  # errors are raised; said once, in a line
+        transformers_logging.set_verbosity(logging.CRITICAL)
         transformers_logging.disable_progress_bar()
         self._warnings = warnings.catch_warnings()
         self._warnings.__enter__()
