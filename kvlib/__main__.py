@@ -161,6 +161,25 @@ def show_table(
 
 
 @app.command()
+def weigh(
+    model: Annotated[str, typer.Option(help="a name, a folder or a config.json: no weights")],
+    budget: Annotated[int, typer.Option(help="entries a query sees")],
+    policy: Annotated[str, typer.Option(help=", ".join(names.POLICIES))] = "sinks",
+    protocol: Annotated[str, typer.Option(help=", ".join(names.PROTOCOLS))] = "online",
+    dtype: Annotated[
+        str, typer.Option(help="of the cache: bfloat16, float32, fp8, ...")
+    ] = "bfloat16",
+    batch: Annotated[int, typer.Option(help="sequences at once")] = 1,
+    context: Annotated[int, typer.Option(help="tokens of the full cache; 0: all there can be")] = 0,
+) -> None:
+    """What a cache budget weighs with a model, and the settings to paste into engines.
+
+    Works on a model's config alone. What a budget loses, `measure`, `distort` and `plan` say.
+    """
+    _used_rightly(_weighed, (model, budget, policy, protocol, dtype, batch, context))
+
+
+@app.command()
 def design(
     model: Annotated[str, typer.Option(help=MODEL)],
     like: Annotated[Path, typer.Option(help="a table of `measure`, of any model or text")],
@@ -403,6 +422,24 @@ def verdicts(
         raise ValueError("verdicts: expected --json or --markdown, got both")
     form = front.to_json if json else front.to_markdown if markdown else front.to_text
     print(form(front.verdicts()))
+
+
+def _weighed(flags: tuple[str, int, str, str, str, int, int]) -> None:
+    """Print what a budget weighs, and settings."""
+    from kvlib.plan import configs, report, translate
+
+    model, budget, policy, protocol, dtype, batch, context = flags
+    for name, one, known in (
+        ("policy", policy, names.POLICIES),
+        ("protocol", protocol, names.PROTOCOLS),
+    ):
+        if one not in known:
+            raise ValueError(f"{name}: expected one of {', '.join(known)}, got {one!r}")
+    held = configs.held_of_model(model)
+    if held is None:
+        raise ValueError(f"model: expected a known name, a folder or a config.json, got {model!r}")
+    print(report.weighed_text(translate.weights(held, budget, dtype, batch, context), held))
+    print(f"\n{report.settings_text(translate.settings(policy, budget, held, protocol))}")
 
 
 def _shown(flags: tuple[str, float, str, Path | None, bool]) -> None:

@@ -237,7 +237,7 @@ def plan_text(plan: Plan, sizes: Sizes | None = None) -> str:
     blocks = ["\n".join(show.wrapped(line) for line in said), _plan_chart(plan)]
     if plan.budget is not None:
         found = translate.settings(plan.policy, plan.budget, sizes.held, plan.protocol)
-        blocks.append("\n".join(_pasted(one) for one in translate.joined(found)))
+        blocks.append(settings_text(found))
     blocks.append(show.wrapped(f"Assumed: {_sentence(plan.assumption)}"))
     return "\n\n".join(block for block in blocks if block)
 
@@ -252,6 +252,28 @@ def _plan_chart(plan: Plan) -> str:
     )
     key = f"*  mean   T  upper bound   - -  {allowed(plan.epsilon, plan.metric)}"
     return f"{picture}\n{'':9}{key}" if picture else ""
+
+
+def settings_text(found: Sequence[translate.Setting]) -> str:
+    """Settings of all engines as plain text."""
+    return "\n".join(_pasted(one) for one in translate.joined(found))
+
+
+def weighed_text(weight: translate.Weights, held: translate.Held) -> str:
+    """What a budget weighs, in lines."""
+    latent = _latent(weight, held)
+    return "\n".join(show.wrapped(line) for line in (weight.sentence(), latent) if line)
+
+
+def _latent(weight: translate.Weights, held: translate.Held) -> str:
+    """What engines need that hold a latent vector alone; empty where there is none."""
+    if not held.latent:
+        return ""
+    engine = held.bytes(weight.context, weight.dtype, ours=False)
+    return (
+        f"An engine that holds the latent vector alone needs {translate.weight(engine)} for the "
+        "full cache."
+    )
 
 
 def _pasted(one: translate.Setting) -> str:
@@ -349,11 +371,7 @@ def _weights(plan: Plan, sizes: Sizes) -> str:
         f"Numbers in {sizes.dtype}; the full cache at {show.tokens(whole.context)} weighs "
         f"{translate.weight(whole.full)} a sequence."
     )
-    if sizes.held.latent:
-        note += (
-            " An engine that holds the latent vector alone needs "
-            f"{translate.weight(sizes.held.bytes(whole.context, sizes.dtype, ours=False))} for it."
-        )
+    note = f"{note} {_latent(whole, sizes.held)}".rstrip()
     head = ("entries", "a sequence", *batch, "of the full cache")
     return _table(head, lines, numbers=tuple(range(len(head)))) + _paragraph(note)
 
