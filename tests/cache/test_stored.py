@@ -23,6 +23,8 @@ def random_ids(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def generate(model, ids, new: int = 4, **settings) -> torch.Tensor:
+    """Without the padding's id in what is written: transformers would take it for padding."""
+    settings |= {"suppress_tokens": [0]}
     fixed = {"max_new_tokens": new, "min_new_tokens": new, "do_sample": False, "pad_token_id": 0}
     return model.generate(ids, **(fixed | settings))
 
