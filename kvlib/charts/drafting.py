@@ -170,7 +170,7 @@ def rounds(table: pd.DataFrame, window: int = 256) -> Explorer:
         rounds_chart(table),
         [
             Choice("setting", "Model and text", [(key, words) for key, words in settings]),
-            Choice("way", "Tokens are", [("sampled", "sampled"), ("greedy", "the likeliest")]),
+            Choice("way", "Way to write", [("sampled", "sampled"), ("greedy", "greedy")]),
             Slider("window", "Drafter's window", values=windows, value=window, unit="entries",
                    scale="log"),
             Slider("draft", "Of a draft count the first", 1, longest, value=longest),

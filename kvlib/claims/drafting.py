@@ -23,6 +23,7 @@ STUDY = "drafting"
 RUN = ["model", "corpus", "way", "window"]
 STEPS = 2  # windows that a slider has an octave
 WEIGHT_BYTES = 2  # of a parameter, at the 16 bits that a server holds it in
+LARGER = "qwen2.5-coder-0.5b-instruct"
 SPOKEN = 256  # entries of the window that sentences single out
 EXAMPLE = {"draft": 4, "window": SPOKEN, "context": 8192}  # of the worked number
 BATCHES = (1, 64)  # its batches
@@ -274,11 +275,13 @@ def facts(
 
 def _design_facts(folder: Path) -> dict[str, str]:
     of = {t.settings["model"]: t for t in store.tables(folder, kind=STUDY)}
-    ours = of[MODEL]
+    ours, larger = of[MODEL], of[LARGER]
     return {
         "n-docs": str(ours.manifest["documents"]),
+        "n-docs-larger": str(larger.manifest["documents"]),
         "n-prompt": f"{ours.settings['prompt']:,}",
         "n-tokens": str(ours.settings["tokens"]),
+        "n-tokens-larger": str(larger.settings["tokens"]),
         "n-draft": str(ours.settings["draft"]),
     }
 
@@ -306,9 +309,10 @@ def _run_facts(rows: pd.DataFrame, found: pd.DataFrame) -> dict[str, str]:
     (one,) = sampled.query("model == @MODEL and window == @SPOKEN").to_dict("records")
     said = {"kept": f"{one['kept']:.2g}", "promised": f"{one['promised']:.2g}"}
     said |= {"counted": f"{one['tokens']:.3g}", "independent": f"{one['independent']:.3g}"}
-    greedy = found[(found["model"] == MODEL) & (found["way"] == "greedy")]
-    runs = sum(item.n_documents for item in greedy["kept"])
-    said["equal"] = f"{greedy['same'].sum():.0f} of {runs}"
+    for name, model in (("", MODEL), ("-larger", LARGER)):
+        greedy = found[(found["model"] == model) & (found["way"] == "greedy")]
+        runs = sum(item.n_documents for item in greedy["kept"])
+        said[f"equal{name}"] = f"{greedy['same'].sum():.0f} of {runs}"
     low, high = fit.extremes(found["more"])
     again = repeats(rows)[MODEL]
     return said | {
