@@ -178,7 +178,8 @@ def tiny(tiny_folder: Path):
 
 @pytest.fixture(scope="session")
 def random_model(tiny):
-    """random_model(kind, …): a small random model of an architecture, by its model_type."""
+    """random_model(kind, …): a small random model of an architecture, by its model_type; what is
+    None is not said."""
     import dataclasses
 
     import torch
@@ -193,7 +194,8 @@ def random_model(tiny):
 
     def make(kind: str, **settings):
         torch.manual_seed(0)
-        config = CONFIG_MAPPING[kind](**(sizes | settings))
+        given = {k: value for k, value in (sizes | settings).items() if value is not None}
+        config = CONFIG_MAPPING[kind](**given)
         model = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
         return dataclasses.replace(tiny, model=model, name=kind)
 
