@@ -18,13 +18,13 @@ def sensitivity(curves: pd.DataFrame, window: int = 128) -> Explorer:
     `curves` is what `kvlib.fit.summaries` returns; the first model and corpus come up first.
     """
     longest = int(curves["last"].max())
-    tokens = {"unit": "tokens", "scale": "log"}
+    tokens = {"unit": "tokens", "scale": "log", "value": min(window, longest)}
     return Explorer(
         sensitivity_chart(curves),
         [
             parts.place_choice(curves),
             Choice("divergence", "Distance", parts.options_of(curves["divergence"])),
-            Slider("window", "Window kept", 1, longest, value=window, **tokens),
+            Slider("window", "Window kept", 1, longest, **tokens),
         ],
         "How far the next-token law given the last tokens alone is from the law given all of them",
     )

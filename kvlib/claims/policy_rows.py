@@ -70,8 +70,10 @@ def summary(rows: pd.DataFrame, value: str = "kl_nats") -> pd.DataFrame:
 
     Columns: `KEYS`, `mean, low, high` (KL, nats, or the distance in column `value`, with its
     interval over documents), `median`, `p95` (over tokens), `top1` (share of tokens whose likeliest
-    next token stays), `nll` (excess in nats on the text itself), `documents`, `tokens`.
+    next token stays), `nll` (excess in nats on the text itself), `documents`, `tokens`. A table as
+    `store.load_table` reads it is of one model and text, and need not name them.
     """
+    rows = rows.assign(**{key: "" for key in KEYS[:2] if key not in rows})
     table = []
     for key, part in rows.groupby(KEYS, sort=False):
         mean = log_mean(part.groupby("doc")[value].mean().to_numpy())

@@ -20,6 +20,13 @@ def test_a_mean_and_its_interval_are_the_delete_one_t_interval_of_the_logarithm(
     assert np.log(found.high) - np.log(found.value) == pytest.approx(half)
 
 
+def test_a_table_as_it_is_read_has_a_summary_without_naming_its_model():
+    rows = rows_of(lambda budget: 1 / budget, "sinks")
+    bare = rows.drop(columns=["model", "corpus"])
+    named = claims.policy_rows.summary(rows).drop(columns=["model", "corpus"])
+    assert claims.policy_rows.summary(bare).drop(columns=["model", "corpus"]).equals(named)
+
+
 def test_a_ratio_is_paired_so_a_common_factor_leaves_it():
     below = np.array([0.5, 1.0, 2.0, 0.7])
     found = fit.log_ratio(3 * below, below)

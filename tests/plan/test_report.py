@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from reports import PLAN, SIZES, distortions, truncations
 
+from kvlib import charts, fit, store
 from kvlib.charts import offline
 from kvlib.plan import NOT_CERTIFIED, Tried, report, show
 
@@ -138,3 +139,10 @@ def test_each_budget_that_was_tried_has_its_sentence(metric):
     assert said[0].startswith("With 1,024 entries: ") and "certified for epsilon = 0.2" in said[0]
     assert "not certified" in said[-1] and "23.6 MB a sequence" in said[0]
     assert ("%: certified" in said[0]) == (metric == "top1")
+
+
+def test_the_explorer_of_the_page_on_sensitivity_takes_a_table_of_short_windows(tmp_path):
+    table = store.load_table(truncations(tmp_path / "t", 3, np.array([4, 8, 16, 32, 64])))
+    curves = {"kl_nats": {("toy", "mine.txt"): fit.curve(table)}}
+    explorer = charts.sensitivity.sensitivity(fit.summaries(curves, min_window=4))
+    assert "64 tokens" in explorer.to_html()
