@@ -62,6 +62,9 @@ details { margin: 1rem 0; }
 summary { cursor: pointer; font-weight: 600; }
 :is(summary, a, pre, .kv-wide):focus-visible { outline: 3px solid var(--kv-series-1);
   outline-offset: 2px; }
+@media (max-width: 480px) { main { padding: 1.4rem 0.9rem 2rem; } h1 { font-size: 1.5rem; }
+  th, td { padding-right: 0.7rem; font-size: 0.84rem; }
+  pre { white-space: pre-wrap; overflow-wrap: anywhere; } }
 footer { margin-top: 3rem; padding-top: 0.8rem; border-top: 1px solid var(--pst-color-border);
   color: var(--pst-color-text-muted); font-size: 0.9rem; }
 """

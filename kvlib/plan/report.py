@@ -21,9 +21,9 @@ from kvlib.plan.show import TITLES, Shown, allowed, amount, digits, entries
 GRID = [round(m * 10.0**k, 6) for k in (-3, -2, -1) for m in (1, 1.5, 2, 3, 5, 7)] + [1.0]
 LOSS = {"kl": "KL divergence", "tv": "total variation", "top1": "changed first guesses"}
 WHAT = {
-    "kl": "KL divergence from the law of the next token with everything kept, in nats",
-    "tv": "total variation from the law of the next token with everything kept, from 0 to 1",
-    "top1": "share of tokens whose likeliest next token is another than with everything kept",
+    "kl": "how far the next-token law is from the one with everything kept, in nats",
+    "tv": "how far the next-token law is from the one with everything kept, from 0 to 1",
+    "top1": "the share of tokens whose likeliest next token is another than with everything kept",
 }
 
 
@@ -131,7 +131,7 @@ def _limits(of: Shown) -> list[str]:
     """What a table does not say."""
     said = [
         f"Losses are means over {show.documents(of.documents)} of this text: "
-        + "; ".join(f"{LOSS[key]} is the {WHAT[key]}" for key in of.metrics)
+        + "; ".join(f"{LOSS[key]} is {WHAT[key]}" for key in of.metrics)
         + ".",
         "An interval is over documents, not over tokens, which are not independent."
         if of.documents >= show.ENOUGH
@@ -380,7 +380,7 @@ def _assumed(plan: Plan) -> list[str]:
     """Assumptions and limits."""
     return [
         _sentence(plan.assumption),
-        f"The loss is the {WHAT[plan.metric]}, averaged over a document.",
+        f"The loss is {LOSS[plan.metric]}: {WHAT[plan.metric]}, averaged over a document.",
         f"Documents of {show.tokens(plan.documents.tokens)}, contexts up to "
         f"{show.tokens(plan.context)}: of longer ones this says nothing.",
         f"Measured by the rule {name_of(plan.policy)}, {plan.protocol}; engines that differ from "
