@@ -176,7 +176,7 @@ class Prepare:
         """The model's own: `generate` asks which arguments it takes."""
         return inspect.signature(getattr(type(self._model()), PREPARE).__get__(self._model()))
 
-    def __call__(self, input_ids: torch.Tensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def __call__(self, input_ids: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         model: Any = self._model()
         cache = kwargs.get("past_key_values")
         if not isinstance(cache, Hooked) or cache.model is not model:

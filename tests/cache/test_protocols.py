@@ -11,7 +11,7 @@ import torch
 from transformers import DynamicCache, GPTNeoXConfig, GPTNeoXForCausalLM
 
 from kvlib import measure
-from kvlib.cache import bounded, protocols
+from kvlib.cache import protocols
 from kvlib.cache.bounded import BoundedCache
 from kvlib.cache.policies import (
     TOVA,
@@ -227,7 +227,7 @@ def evict_once(lm, text, target, policy, budget, generator) -> torch.Tensor:
     whole = torch.cat([torch.tensor(lm.prefix_ids, dtype=text.dtype), text])
     t = target + len(lm.prefix_ids)
     with torch.inference_mode(), masks.eager(lm.model):
-        cache = bounded.DynamicCache()
+        cache = DynamicCache()
         out = lm.model.base_model(
             whole[None, :t],
             past_key_values=cache,
