@@ -1580,6 +1580,15 @@ def test_whose_exponent_the_small_gpt2_has_shorter_windows_than_all_others():
     assert set(others) == {1024} and (largest.drop(others.index) == 256).all()
 
 
+# --- try it ---------------------------------------------------------------------------------------
+
+
+def test_the_facts_of_try_it_are_what_its_prose_glues():
+    from kvlib.live import try_it
+
+    assert_all_is_said("notebooks/try_it", try_it.facts(np.array([0.003, 0.004]), 3.9))
+
+
 # --- lab ------------------------------------------------------------------------------------------
 
 

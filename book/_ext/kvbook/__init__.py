@@ -7,6 +7,7 @@
   that work, and gets a still picture for browsers without scripts. Inline scripts are moved to
   files, so that each page can carry a strict Content-Security-Policy; the book runs from a web
   server and from ``file://`` alike.
+- The small GPT-2 is written as scripts, for pages in which it runs.
 - No script holds the page up: all but the one that sets the theme wait until it has been read, and
   the explorers' come first.
 - Docstrings of kvlib, which are plain text, are put into the markup that Sphinx reads.
@@ -23,11 +24,12 @@ from sphinx.application import Sphinx
 from kvbook import markup
 from kvbook.cache import bring_outputs, choose_cache
 from kvbook.docstrings import prepare
-from kvbook.libraries import VEGA, write_libraries
+from kvbook.libraries import VEGA, write_libraries, write_model
 from kvbook.pages import finish_pages
 from kvbook.pictures import write_inks
 from kvbook.terms import define_terms, definitions
 
+TRY = ("tokenizer", "laws", "cells", "model", "engine", "loader", "film", "page")  # in this order
 FIRST = 100  # a script's place among others, which stand at 200 and above
 
 
@@ -43,6 +45,10 @@ def add_scripts(app: Sphinx, pagename: str, templatename: str, context: dict, do
     wanted |= {"explorer.js": charts, "passage.js": passages}
     for file in [name for name, needed in wanted.items() if needed]:
         app.add_js_file(file, priority=FIRST, defer="defer")
+    if "kv-try" in here:
+        app.add_css_file("try/try.css")
+        for name in TRY:
+            app.add_js_file(f"try/{name}.js", defer="defer")
     if any("data-definition" in tag.attributes for tag in tags):
         app.add_js_file("terms.js", defer="defer")
 
@@ -54,6 +60,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("autodoc-process-docstring", prepare, priority=100)  # before napoleon
     app.connect("env-get-outdated", bring_outputs)
     app.connect("builder-inited", write_libraries)
+    app.connect("builder-inited", write_model)
     app.connect("builder-inited", write_inks)
     app.connect("html-page-context", add_scripts)
     app.connect("build-finished", finish_pages, priority=900)  # after the theme's own index.html

@@ -1,8 +1,10 @@
-"""Vega and MathJax, written next to the pages."""
+"""Vega, MathJax and the small model, written next to the pages."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib.resources
+import json
 import shutil
 from pathlib import Path
 
@@ -11,6 +13,8 @@ from sphinx.application import Sphinx
 
 from kvlib.charts import compiled
 
+ROOT = Path(__file__).parents[3]
+MODEL_FROM = ("kvlib/models/in_page.py", "kvlib/data/small-gpt2/model.safetensors")
 VEGA = f"vega-{vl_convert.get_vega_version()}.js"
 MATHJAX_PARTS = (  # what mathjax3_config in _config.yml loads, TeX's extensions on demand
     "startup.js",
@@ -40,3 +44,18 @@ def write_libraries(app: Sphinx) -> None:
                 shutil.copytree(source, target, dirs_exist_ok=True)
             else:
                 shutil.copyfile(source, target)
+
+
+def write_model(app: Sphinx) -> None:
+    """Writes the small GPT-2 as scripts, made anew when the model or its levels changed."""
+    made_from = b"".join((ROOT / name).read_bytes() for name in MODEL_FROM)
+    kept = Path(app.outdir).parent / f"small-gpt2-{hashlib.sha256(made_from).hexdigest()[:16]}.json"
+    if not kept.exists():
+        from kvlib.models import in_page  # here, because it needs torch: seconds
+
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps(in_page.scripts()), encoding="utf-8")
+    folder = Path(app.outdir) / "_static" / "try" / "small-gpt2"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in json.loads(kept.read_text(encoding="utf-8")).items():
+        (folder / name).write_text(text, encoding="utf-8")
