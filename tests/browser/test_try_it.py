@@ -298,7 +298,7 @@ def test_the_loss_it_tells_is_the_librarys(opened, lm):
     ids = torch.tensor(lm.tokenizer(TEXT, add_special_tokens=False)["input_ids"])
     full = protocols.FullPass(lm, ids, np.arange(len(ids)))
     hidden = protocols.run(full, policies.NAMED["sinks"], "online", 8, np.random.default_rng(0))
-    kl = kl_divergence(log_laws(lm, full.states), log_laws(lm, hidden)).numpy()[:-1]
+    kl = kl_divergence(log_laws(lm, full.states), log_laws(lm, hidden))[:-1]
     assert f"on average {kl.mean():.2g} nats" in page.inner_text(".kv-try-summary")
     assert f"is {kl.max():.2g} nats" in page.inner_text(SAYS)  # it looks where most is lost
 

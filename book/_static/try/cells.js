@@ -111,6 +111,7 @@
      */
     attend(t, three, out) {
       const { heads, size, room, policy, weights } = this;
+      if (!policy) this.count = t; // nothing goes: cells are positions, and what was read anew is written anew
       const full = this.count === room;
       if (full && !policy) throw new Error(`expected at most ${room} tokens, got more`);
       const width = heads * size;

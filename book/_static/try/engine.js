@@ -5,7 +5,7 @@
   "use strict";
   const kvTry = (/** @type {any} */ (globalThis).kvTry ??= {});
 
-  const SLICE = 4; // tokens: a few hundredths of a second at most
+  const SLICE = 4; // tokens that go through a layer together: a few milliseconds
   const GUESSES = 8; // tokens of a list
 
   /** Lets everything else have its turn: input, frames, messages. */
@@ -86,14 +86,16 @@
       for (let from = 0; from < ids.length; from += SLICE) {
         const part = ids.slice(from, from + SLICE);
         if (full.laws.length < from + part.length) {
-          full.laws.push(...this.laws(model.forward(part, from, full.cache)));
+          full.laws.length = from; // a job that was stopped may have read a part of this slice
+          full.laws.push(...this.laws(yield* model.steps(part, from, full.cache)));
           yield null;
         }
         const seen = part.map(() => /** @type {any[]} */ ([]));
-        const hidden = model.forward(part, from, cache, (/** @type {number} */ _, /** @type {number} */ t, /** @type {any} */ cells) => {
+        const hidden = yield* model.steps(part, from, cache, (/** @type {number} */ _, /** @type {number} */ t, /** @type {any} */ cells) => {
           seen[t - from].push(this.look(cells));
         });
         const laws = this.laws(hidden);
+        yield null;
         const rows = laws.map((law, i) => this.row(from + i, ids[from + i + 1], full.laws[from + i], law, seen[i]));
         if (from + part.length === ids.length) this.bounded = { cache, law: laws[laws.length - 1], read: ids.length };
         yield { rows };
@@ -150,7 +152,7 @@
         const at = next();
         for (const [name, side] of Object.entries(sides)) {
           const id = kvTry.draw(side.law, temperature, at);
-          [side.law] = this.laws(model.forward([id], bounded.read + k, side.cache));
+          [side.law] = this.laws(yield* model.steps([id], bounded.read + k, side.cache));
           yield { wrote: name, id };
         }
       }

@@ -172,6 +172,19 @@
      * @returns {Float32Array} last hidden states, a row a token
      */
     forward(ids, from, cache, look) {
+      const work = this.steps(ids, from, cache, look);
+      let step = work.next();
+      while (!step.done) step = work.next();
+      return step.value;
+    }
+
+    /**
+     * The same, but it stops after each layer: a few milliseconds.
+     * @param {ArrayLike<number>} ids @param {number} from @param {any[]} cache
+     * @param {(layer: number, token: number, cells: any) => void} [look]
+     * @returns {Generator<null, Float32Array>}
+     */
+    *steps(ids, from, cache, look) {
       const { width, layers, epsilon, positions } = this.about;
       const { parts } = this;
       const count = ids.length;
@@ -202,6 +215,7 @@
           inner[i] = 0.5 * v * (1 + Math.tanh(GELU * (v + 0.044715 * v * v * v)));
         }
         times(inner, count, of("mlp.c_proj.weight"), of("mlp.c_proj.bias"), x, true);
+        yield null;
       }
       norm(x, count, parts["ln_f.weight"], parts["ln_f.bias"], epsilon, normed);
       return normed;
