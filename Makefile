@@ -74,6 +74,7 @@ bench: $(READY) ## where each make's time goes; the fast measurement and the nai
 	$(BIN)/python tests/bench/bench_make.py
 	@test ! -d _build/html || $(BIN)/python tests/bench/bench_book.py
 	$(BIN)/python tests/bench/bench_policies.py
+	$(BIN)/python tests/bench/bench_cache.py
 	$(BIN)/python tests/bench/bench_measure.py
 
 fuzz: $(READY) ## 2,000 clumsy or hostile inputs over the command line, each watched (an hour)

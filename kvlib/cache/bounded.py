@@ -110,10 +110,10 @@ class BoundedCache(hooks.Hooked):
             raise ValueError(f"rollback: expected 0 tokens or more, got {rollback}")
         model = support.plain(model)
         support.check_model(model, positions)
-        n_layers = len(masks.attention_modules(model))
+        self.windows = masks.sliding_windows(model)  # a layer each, 0 where it sees everything
         self.budget, self.n_sink, self.positions = budget, n_sink, positions
         self.rollback = rollback
-        super().__init__(layers=[BoundedLayer(self, k) for k in range(n_layers)])
+        super().__init__(layers=[BoundedLayer(self, k) for k in range(len(self.windows))])
         self._model: Any = weakref.ref(model)
         self._end = places.end(model)
         self._waiting: dict[str, Any] | None = None  # what an unpickled cache holds, for `attach`

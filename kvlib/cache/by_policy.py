@@ -128,11 +128,10 @@ class PolicyCache(BoundedCache):
                 f"{self.budget}, got {n}; give a long prompt with generate(prefill_chunk_size=…)"
             )
         if not self.layer_entries:
-            kv_heads, windows = _kv_heads(self.model), masks.sliding_windows(self.model)
-            device = self.model.device
-            self.layer_entries = [Entries(w, batch, kv_heads, device) for w in windows]
+            kv_heads, layers, device = _kv_heads(self.model), len(self.layers), self.model.device
+            self.layer_entries = [Entries(w, batch, kv_heads, device) for w in self.windows]
             if self.policy.kind == "static":
-                self.walk = Walk(self.policy, self.budget, len(windows), kv_heads, self.seed)
+                self.walk = Walk(self.policy, self.budget, layers, kv_heads, self.seed)
         if self.policy.kind == "scored":
             for entries, layer in zip(self.layer_entries, self.layers, strict=True):
                 entries.keep_best(layer, self.policy, self.budget, n)

@@ -10,6 +10,7 @@ too, and serves the caches made for it.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import threading
 import weakref
@@ -89,6 +90,18 @@ def _put(there: dict[int, Callable], register: Callable, hook: Callable, **how: 
         register(hook, with_kwargs=True, **how)
 
 
+def _names(module: Any) -> tuple[str, ...]:
+    """Names of what a module's forward takes; asked at every forward, so that classes are kept."""
+    if "forward" in vars(module):
+        return tuple(inspect.signature(module.forward).parameters)
+    return _names_of(type(module).forward)[1:]
+
+
+@functools.lru_cache(maxsize=256)
+def _names_of(forward: Callable) -> tuple[str, ...]:
+    return tuple(inspect.signature(forward).parameters)
+
+
 def _cache_of(module: Any, args: tuple, kwargs: Any) -> tuple[Hooked | None, dict[str, Any]]:
     """The cache that a forward is given, and all arguments by name.
 
@@ -99,8 +112,7 @@ def _cache_of(module: Any, args: tuple, kwargs: Any) -> tuple[Hooked | None, dic
     if not isinstance(kwargs, dict):
         return None, {}
     if args:
-        names = inspect.signature(module.forward).parameters
-        kwargs = dict(zip(names, args, strict=False)) | kwargs
+        kwargs = dict(zip(_names(module), args, strict=False)) | kwargs
     cache = kwargs.get("past_key_values")
     return (cache if isinstance(cache, Hooked) else None), kwargs
 

@@ -74,11 +74,13 @@ def put(
 ) -> Float[Tensor, "batch heads entries dim"]:
     """`states` (batch, heads, entries, dim) with `new` (batch, heads, 1, dim) at `slot`; in place,
     unless autograd remembers them."""
-    index = slot.to(new.device)[:, None, :, None].expand_as(new)
     frozen = states.is_inference() and not torch.is_inference_mode_enabled()
+    index = slot.to(new.device)
     if frozen or new.requires_grad or states.requires_grad:
-        return states.scatter(2, index, new)
-    return states.scatter_(2, index, new)
+        return states.scatter(2, index[:, None, :, None].expand_as(new), new)
+    if len(index) == 1:  # the same, and half as dear: this is done twice a layer and token
+        return states.index_copy_(2, index[0], new)
+    return states.scatter_(2, index[:, None, :, None].expand_as(new), new)
 
 
 def take(

@@ -31,7 +31,7 @@ class Plan:
     def __init__(self, cache: Any, query: Int[Tensor, "batch queries"]) -> None:
         self.n_sink, self.window = cache.n_sink, cache.budget - cache.n_sink
         self.rollback, room = cache.rollback, cache.budget + cache.rollback
-        self.model, self.query = cache.model, query
+        self.model, self.query, self.windows = cache.model, query, cache.windows
         self.position_ids = query.clamp(min=0)
         self.following = torch.maximum(cache.next, query.amax(1, keepdim=True) + 1)
         self.slot, self.keep = self._slot(cache), None
@@ -48,7 +48,7 @@ class Plan:
         age = self._age(visible, turned=cache.positions == "cache")
         if cache.positions == "cache" and cache.n_sink:
             visible, age = self._copy_sinks(cache, visible, age)
-        self.mask = masks.masks_for(self.model, visible[:, None], age[:, None])
+        self.mask = masks.masks_for(self.model, visible[:, None], age[:, None], self.windows)
 
     def _wanted(
         self, entry: Int[Tensor, "batch entries"], following: Int[Tensor, "batch 1"]
@@ -85,7 +85,7 @@ class Plan:
 
     def _age(self, visible: Mask, turned: bool) -> Age:
         """(batch, queries, entries) query's position less entry's, where anyone asks for it."""
-        if turned or any(masks.sliding_windows(self.model)):
+        if turned or any(self.windows):
             return self.query[:, :, None] - self.entry[:, None, :]
         return visible
 

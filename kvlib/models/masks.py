@@ -109,13 +109,16 @@ def eager(model: Any) -> Iterator[None]:
         model.set_attn_implementation(before)
 
 
-def masks_for(model: Any, seen: torch.Tensor, age: torch.Tensor) -> Any:
+def masks_for(
+    model: Any, seen: torch.Tensor, age: torch.Tensor, windows: list[int] | None = None
+) -> Any:
     """One bool mask (batch, 1, queries, entries) in the form the model wants.
 
     `age` (…, queries, entries) is the query's position less the entry's: where the model slides, an
-    entry whose age has reached the window is hidden as well.
+    entry whose age has reached the window is hidden as well. `windows`: its `sliding_windows`, from
+    who asks at every token.
     """
-    windows = sliding_windows(model)
+    windows = sliding_windows(model) if windows is None else windows
     if not any(windows):
         return as_mask(model, seen)
     if not hasattr(model.config, "layer_types"):

@@ -229,6 +229,20 @@ def test_memory_is_the_budget_and_what_may_come_back(tiny, size):
     assert max(held) == held[-1] == 2 * layers * 2 * (BUDGET + BACK) * kv_heads * head_dim * 4
 
 
+def test_memory_is_flat_over_thousands_of_tokens(tiny):
+    """Storage of every tensor that the cache holds on to, not of what it shows of them."""
+    cache, held = BoundedCache(BUDGET, model=tiny.model, rollback=BACK), set()
+    with torch.inference_mode():
+        for k, part in enumerate(random_ids(1, 3020).split([60] + [37, 1, 1, 1] * 74, dim=1)):
+            tiny.model.base_model(part, past_key_values=cache)
+            if k and not k % 4:
+                parts = [*vars(cache).values()]
+                parts += [part for layer in cache.layers for part in (layer.keys, layer.values)]
+                stored = [x.untyped_storage() for x in parts if isinstance(x, torch.Tensor)]
+                held.add(sum({part.data_ptr(): part.nbytes() for part in stored}.values()))
+    assert len(held) == 1
+
+
 def test_going_back_further_is_refused(tiny):
     cache = BoundedCache(BUDGET, model=tiny.model, rollback=BACK)
     assert cache.is_croppable
