@@ -172,7 +172,7 @@ def headline(plan: Plan) -> str:
             f"{allowed(plan.epsilon, plan.metric)}."
         )
     more = plan.documents_that_would_do
-    would = f" About {more:,} documents would do." if more else ""
+    would = f" About {more:,} documents in all would do." if more else ""
     return (
         f"Not certified: no budget that was tried ({rule}) keeps {_model(plan)} on {texts} within "
         f"{allowed(plan.epsilon, plan.metric)} with {sure}. {_sentence(plan.reason)}{would}"
@@ -207,18 +207,19 @@ def findings(plan: Plan) -> list[str]:
             f"to {digits(law.high)}){foretold}."
         )
     if tails := _tails(plan):
-        said.append(f"Single tokens: {tails}.")
+        of = "documents" if plan.metric == "top1" else "tokens"  # a guess is changed or not
+        said.append(f"Single {of}: {tails}.")
     return said
 
 
 def _tails(plan: Plan) -> str:
-    """Quantiles of single tokens' losses, in words."""
-    unit = " nats" if plan.metric == "kl" else ""
+    """Quantiles of single losses, in words."""
+    unit = {"kl": " nats", "top1": "%"}.get(plan.metric, "")
     found = []
     for quantile, value in plan.tails.items():
         share = float(quantile)
         name = "the worst" if share == 1 else f"{digits(100 * share)}% lose at most"
-        found.append(f"{name} {digits(value)}{unit}")
+        found.append(f"{name} {digits(_percent(value, plan.metric))}{unit}")
     return ", ".join(found)
 
 

@@ -116,7 +116,7 @@ def test_a_plan_is_told_with_its_bound_and_what_it_weighs():
 def test_a_plan_without_a_budget_says_why_and_pastes_nothing(plan):
     text = report.plan_text(plan, SIZES)
     assert text.startswith("Not certified") and "0.3 nats" in text
-    assert ("60 documents would do" in " ".join(text.split())) == (plan is NOT)
+    assert ("60 documents in all would do" in " ".join(text.split())) == (plan is NOT)
     assert "BoundedCache" not in text
 
 
@@ -135,6 +135,9 @@ def test_every_plan_has_a_page_and_a_text(plan, sizes):
 @pytest.mark.parametrize("metric", ["kl", "tv", "top1"])
 def test_each_budget_that_was_tried_has_its_sentence(metric):
     plan = dataclasses.replace(PLAN, metric=metric)
+    tails = {"kl": "Single tokens: 50% lose at most 0.02 nats", "tv": "50% lose at most 0.02,"}
+    tails["top1"] = "Single documents: 50% lose at most 2%"
+    assert tails[metric] in " ".join(report.findings(plan))
     said = [report._tried_sentence(plan, one, SIZES) for one in plan.proposed]
     assert said[0].startswith("With 1,024 entries: ") and "certified for epsilon = 0.2" in said[0]
     assert "not certified" in said[-1] and "23.6 MB a sequence" in said[0]
