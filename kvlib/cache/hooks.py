@@ -190,6 +190,11 @@ class Prepare:
 
     def __call__(self, input_ids: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         model: Any = self._model()
+        if model is None:
+            raise RuntimeError(
+                "generate: expected a model that had its cache's hook put on, got a shallow copy "
+                "of one that is gone; use copy.deepcopy"
+            )
         cache = kwargs.get("past_key_values")
         if not isinstance(cache, Hooked) or cache.model is not model:
             cache = None

@@ -108,6 +108,8 @@ FAULTS = [
         "(self.query - cache.budget)",
         "cache/test_bounded.py",
     ),
+    Fault("cache/history.py", "(place + 1) * 2**32", "0", "cache/test_stored.py"),
+    Fault("models/positions.py", "last >= limit.tokens", "False", "models/test_positions.py"),
     # rows to estimates
     Fault("fit/curve.py", "self.first >= smallest", "self.window >= smallest", "fit"),
     Fault(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
 import pickle
 import subprocess
@@ -126,6 +127,26 @@ def test_a_model_that_throws_the_cache_away_says_so(random_model):
     assert out.past_key_values is cache and cache.tokens == 13
     with pytest.raises(RuntimeError, match="Phi3ForCausalLM: .* throws it away at 17 tokens"):
         generate(model, random_ids(1, 10), 12, past_key_values=BoundedCache(8, model=model))
+
+
+def test_copies_of_a_model_are_watched_as_well(random_model):
+    model = random_model("llama").model
+    BoundedCache(8, model=model)
+    twins = copy.deepcopy(model), pickle.loads(pickle.dumps(model))
+    shallow, ids = copy.copy(model), random_ids(1, 12)
+    expected = generate(model, ids, past_key_values=BoundedCache(8, model=model))
+    assert torch.equal(generate(shallow, ids), generate(model, ids))
+    for twin in twins:
+        cache = BoundedCache(8, model=twin)
+        said = generate(twin, ids, past_key_values=cache)
+        assert torch.equal(said, expected)
+        said[0, 2] += 1
+        with pytest.raises(ValueError, match="expected to begin with the 15 tokens"):
+            generate(twin, torch.cat([said, ids], dim=1), past_key_values=cache)
+    del model
+    gc.collect()
+    with pytest.raises(RuntimeError, match="a shallow copy of one that is gone"):
+        generate(shallow, ids)
 
 
 def test_after_generate_the_cache_is_the_one_handed_in(tiny, sliding):
