@@ -39,7 +39,6 @@
   const percent = (share) => (share >= 0.1 ? `${Math.round(100 * share)}%` : share >= 0.0005 ? `${(100 * share).toFixed(1)}%` : "under 0.1%");
   /** @param {number} value */
   const short = (value) => (value < 0.0005 ? "0.000" : value >= 10 ? value.toFixed(0) : value.toPrecision(2));
-  const words = (/** @type {number} */ count) => `${count} ${count === 1 ? "word" : "words"}`;
   const entries = (/** @type {number} */ count) => `${count} ${count === 1 ? "entry" : "entries"}`;
 
   class Try {
@@ -178,7 +177,7 @@
     wordKey() {
       const states = { sink: "sink", recent: "recent", kept: "kept", gone: "evicted", now: "being read" };
       const cells = Object.entries(states).map(([state, text]) => element("span", { className: "kv-try-cell", "data-state": state, textContent: text }));
-      cells.push(element("span", { className: "kv-try-cell", "data-state": "ahead", "data-loss": "4", textContent: "loses most" }));
+      cells.push(element("span", { className: "kv-try-cell", "data-state": "ahead", "data-loss": "4", textContent: "lost most" }));
       cells.push(element("span", { className: "kv-try-cell", "data-state": "ahead", "data-asked": "", textContent: "asked for" }));
       return element("p", { className: "kv-try-key", "aria-hidden": "true" }, ...cells);
     }
@@ -202,10 +201,10 @@
     }
 
     writing() {
-      this.temperature = 0;
+      this.temperature = 0.8;
       this.write = element("button", { type: "button", className: "kv-try-go", textContent: "Let both write on" });
       this.write.addEventListener("click", () => this.writeOn());
-      const how = this.choice("temperature", "Each word", { 0: "the likeliest", 0.8: "drawn, with the same dice" }, "0", (value) => {
+      const how = this.choice("temperature", "Each word", { 0: "the likeliest", 0.8: "drawn, with the same dice" }, "0.8", (value) => {
         this.temperature = Number(value);
       });
       this.sides = { full: element("p", { className: "kv-try-wrote" }), bounded: element("p", { className: "kv-try-wrote" }) };
@@ -361,7 +360,7 @@
       const hurt = told.filter((row) => row.kl >= 0.1).length;
       const mean = told.reduce((sum, row) => sum + row.kl, 0) / told.length;
       this.summary.textContent =
-        `${this.ids.length} tokens${this.cut ? ", the first of a longer text" : ""}. At ${words(hurt)} the bounded cache ` +
+        `${this.ids.length} tokens${this.cut ? ", the first of a longer text" : ""}. At ${hurt} of them the bounded cache ` +
         `loses a tenth of a nat or more; on average ${short(mean)} nats.`;
       if (this.write) this.write.disabled = false;
       this.stage.removeAttribute("aria-busy");
@@ -471,7 +470,7 @@
     // --- writing ---------------------------------------------------------------------------------
 
     writeOn() {
-      const begin = this.texts.slice(-6).join("");
+      const begin = this.texts.slice(-6).join("").replace(/\n/g, " ⏎ ");
       this.wrote = { full: /** @type {number[]} */ ([]), bounded: /** @type {number[]} */ ([]) };
       for (const side of Object.values(this.sides)) side.replaceChildren(element("span", { textContent: `…${begin}` }));
       this.write.disabled = true;
@@ -483,7 +482,7 @@
       const wrote = this.wrote[side];
       const k = wrote.push(id) - 1;
       const parted = side === "bounded" && this.wrote.full[k] !== id;
-      this.sides[side].append(element(parted ? "mark" : "b", { textContent: this.tokenizer.texts(wrote).pop() }));
+      this.sides[side].append(element(parted ? "mark" : "b", { textContent: this.tokenizer.texts(wrote).pop().replace(/\n/g, " ⏎ ") }));
     }
   }
 
