@@ -7,6 +7,9 @@
   const REST = 1500; // milliseconds after loading, before pictures off the screen are drawn
   const TRIES = 20; // to fit a picture into its box, a tenth of a second apart
 
+  const FEW = 40; // values of a slider whose thumb jumps from one to the next while it is dragged
+  const STRIDES = 100; // presses of an arrow key from one end of a log track to the other, at most
+
   const INKS = window.kvInks || {}; // colours of the pictures as they were built → the page's own, light or dark
   const MARKED = new RegExp([...Object.keys(INKS), '"font":"sans-serif"'].join("|"), "g");
 
@@ -35,6 +38,12 @@
     return place - places[low] <= places[high] - place ? low : high;
   }
 
+  /** A number with its unit, as `kvlib.charts.controls` writes it: 1,024 tokens, 1 token. */
+  function said(value, unit) {
+    const one = unit.replace(/ies$/, "y").replace(/s$/, "");
+    return `${value.toLocaleString("en-US", { maximumFractionDigits: 12 })} ${value === 1 ? one : unit}`.trim();
+  }
+
   /** Lets a range input walk over the slider's values on their own track; calls `moved(value)`. Returns a setter. */
   function connectSlider(slider, input, moved) {
     const log = slider.scale === "log";
@@ -51,12 +60,17 @@
     };
     fill();
     input.addEventListener("input", () => {
-      fill();
       at = nearest(places, Number(input.value));
-      const text = `${slider.values[at]} ${slider.unit}`.trim();
+      if (places.length <= FEW) input.value = places[at];
+      fill();
+      const text = said(slider.values[at], slider.unit);
       output.textContent = text;
       input.setAttribute("aria-valuetext", text);
       moved(slider.values[at]);
+    });
+    input.addEventListener("change", () => {
+      input.value = places[at]; // where the value lies, not where the thumb was let go
+      fill();
     });
     const go = (to) => {
       input.value = places[Math.min(Math.max(to, 0), places.length - 1)];
@@ -65,10 +79,13 @@
     const set = (value) => go(slider.values.indexOf(value));
     if (!log) return set; // a linear track's arrow keys already go to the next value
     const steps = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1 };
+    const stride = (places[places.length - 1] - places[0]) / STRIDES;
     input.addEventListener("keydown", (event) => {
       if (!(event.key in steps) || event.altKey || event.ctrlKey || event.metaKey) return;
       event.preventDefault();
-      go(at + steps[event.key]);
+      const step = steps[event.key];
+      const far = nearest(places, places[at] + step * stride);
+      go(step > 0 ? Math.max(far, at + 1) : Math.min(far, at - 1));
     });
     return set;
   }

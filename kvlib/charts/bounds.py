@@ -2,120 +2,141 @@
 
 from __future__ import annotations
 
+import math
+
 import altair as alt
 import pandas as pd
 
 from kvlib.charts import parts
 from kvlib.charts.controls import Choice, Explorer, Slider
-from kvlib.charts.inks import BLUE, GREEN, ORANGE
+from kvlib.charts.inks import BLUE, GREEN, ORANGE, PURPLE
 from kvlib.charts.parts import DASHED, DOTTED, SOLID
 
 EPSILONS = [round(m * 10.0**k, 6) for k in (-3, -2, -1) for m in (1, 1.5, 2, 3, 5, 7)] + [1.0]
-LARGEST = 1e6  # tokens; the longest window that is drawn
 CLAIMED = "'At ε = ' + format(epsilon, '~g') + ' nats and α = ' + format(alpha, '~g') + ', '"
 
 
 # --- the window for ε, and what it weighs -----------------------------------------------------
 
+BUDGETS = [round(m * 10.0**k, 6) for k in (-1, 0, 1) for m in (1, 1.5, 2, 3, 5, 7)] + [100.0]
+LEVELS = [1e-3, 20]  # nats that are drawn
+OF_LAW = ["alpha", "alpha_low", "alpha_high", "level", "middle", "reference"]
 
-def budget(
-    points: pd.DataFrame, alpha: float, epsilon: float = 0.1, megabytes: int = 10
-) -> Explorer:
+
+def budget(rows: pd.DataFrame, epsilon: float = 0.1, megabytes: float = 10) -> Explorer:
     """ε, α and the budget to choose: the window they ask for, what it weighs, what it buys.
 
-    `points` as `budget_chart` asks for.
+    `rows` as `budget_chart` asks for.
     """
-    sources = points[["source", "name"]].drop_duplicates()
     allowed = {"unit": "nats", "scale": "log"}
     return Explorer(
-        budget_chart(points),
+        budget_chart(rows),
         [
-            Choice("source", "Model and text", list(sources.itertuples(index=False, name=None))),
+            Choice("source", "Model and text", parts.texts_of(rows["source"])),
             Slider("epsilon", "Distortion allowed, ε", values=EPSILONS, value=epsilon, **allowed),
-            Slider("alpha", "Exponent α", 0.3, 1.5, 0.01, value=alpha),
-            Slider("budget", "Budget", 1, 1000, value=megabytes, scale="log", unit="MB"),
+            Slider("moved", "Exponent α, moved from the fitted one by", -0.15, 0.6, 0.01, value=0),
+            Slider("budget", "Budget", values=BUDGETS, value=megabytes, scale="log", unit="MB"),
         ],
-        "How many tokens a cache must keep for a given distortion, and how many a budget holds",
+        "How many tokens a window needs for a given distortion, and how many a budget holds",
     )
 
 
-def budget_chart(points: pd.DataFrame) -> alt.LayerChart:
-    """The window that a distortion ε asks for, what it weighs, and what a budget buys.
+def budget_chart(rows: pd.DataFrame) -> alt.LayerChart:
+    """The window that the fitted law asks for at a distortion ε, what it weighs, and what a budget
+    of memory buys.
 
-    `points` has one row a (source, window): `source`, `name`, `window`, `value` (0 where nothing
-    was measured and only the law is drawn); and, the same in all rows of a source, `pin_window` and
-    `pin_value` (a measured point that the law goes through), `measured_alpha` (a text), `longest`
-    (the longest window that was measured), `full` and `sliding` (bytes a token of layers that see
-    everything and of layers that see `local` tokens). Parameters: `source`, `epsilon`, `alpha`,
-    `budget` (MB).
+    `rows` is what `kvlib.claims.bounds.budget_rows` returns. Parameters: `source`, `epsilon`,
+    `moved` (added to the fitted α; the law keeps its value at the middle of the windows), `budget`
+    (MB).
     """
-    base = alt.Chart(parts.rounded(points)).transform_filter("datum.source == source")
-    once = _needs_and_holds(base)
-    scale = alt.Scale(type="log", domain=[1e-4, 20], clamp=True, nice=False)
-    x_scale = alt.Scale(type="log", domain=[1, LARGEST], clamp=True, nice=False)
-    x_axis = alt.Axis(title="window kept (tokens)", format="~s", tickCount=7)
-    y_axis = alt.Axis(title="distortion (nats)", format="~g", tickCount=6)
+    rows = parts.rounded(rows)
+    largest = float(2 ** math.ceil(math.log2(rows["reference"].max())))
+    base = alt.Chart(rows).transform_filter("datum.source == source")
+    scale = alt.Scale(type="log", domain=LEVELS, clamp=True, nice=False)
+    x_scale = alt.Scale(type="log", base=2, domain=[1, largest], clamp=True, nice=False)
+    y_axis = parts.log_axis("mean KL (nats)", *LEVELS)
 
     def x(field: str) -> alt.X:
-        return alt.X(f"{field}:Q", scale=x_scale, axis=x_axis)
+        return alt.X(f"{field}:Q", scale=x_scale, axis=parts.window_axis(largest))
 
     def y(field: str) -> alt.Y:
         return alt.Y(f"{field}:Q", scale=scale, axis=y_axis)
 
-    law = (
-        base.transform_calculate(
-            law="datum.pin_value * pow(datum.window / datum.pin_window, -alpha)"
+    sources = rows.drop_duplicates("source")[["source", *OF_LAW]]
+    drawn = (
+        alt.Chart(alt.sequence(0, 8 * math.log2(largest) + 1, as_="step"))
+        .transform_calculate(window="pow(2, datum.step / 8)", source="source")
+        .transform_lookup("source", from_=alt.LookupData(sources, "source", OF_LAW))
+        .transform_filter("datum.window < datum.reference")
+        .transform_calculate(
+            law=_law("datum.window", "datum.alpha + moved"),
+            low=_law("datum.window", "datum.alpha_low + moved"),
+            high=_law("datum.window", "datum.alpha_high + moved"),
         )
-        .transform_filter("datum.law >= 1e-4 && datum.law <= 20")
-        .mark_line(color=BLUE, strokeWidth=2)
+    )
+    shown = f"datum.law >= {LEVELS[0]}"
+    band = drawn.mark_area(color=ORANGE, opacity=0.15, clip=True).encode(
+        x=x("window"), y=y("low"), y2="high:Q"
+    )
+    law = (
+        drawn.transform_filter(shown)
+        .mark_line(color=ORANGE, strokeWidth=2, strokeDash=DASHED)
         .encode(x=x("window"), y=y("law"))
     )
-    measured = (
-        base.transform_filter("datum.value > 0")
-        .mark_point(color=BLUE, filled=True, size=26, opacity=0.9)
-        .encode(x=x("window"), y=y("value"))
+    spread = base.mark_rule(color=BLUE, strokeWidth=2, opacity=0.4, clip=True).encode(
+        x=x("window"), y=y("low"), y2="high:Q"
     )
-    level = (
-        alt.Chart(pd.DataFrame({"w": [1.0, LARGEST]}))
-        .transform_calculate(level="epsilon")
-        .mark_line(color=GREEN, strokeDash=DOTTED, strokeWidth=1.5)
-        .encode(x=x("w"), y=y("level"))
+    measured = base.mark_point(color=BLUE, filled=True, size=26, opacity=0.9).encode(
+        x=x("window"),
+        y=y("mean"),
+        tooltip=[
+            alt.Tooltip("first:Q", title="windows from"),
+            alt.Tooltip("last:Q", title="to"),
+            *parts.mean_told(),
+        ],
     )
-    needed = once.mark_rule(color=GREEN, strokeWidth=2).encode(x=x("needed_x"))
-    held = once.mark_rule(color=ORANGE, strokeDash=DASHED, strokeWidth=2).encode(x=x("held_x"))
-    reading = parts.reading(
-        once.transform_calculate(
-            beyond="datum.needed > datum.longest ? ' (extrapolated: measured up to '"
-            " + format(datum.longest, ',d') + ')' : ''",
-        ),
-        CLAIMED + " + datum.name + ' must keep ' + format(datum.needed, ',.0f')"
-        " + (datum.needed == 1 ? ' token, ' : ' tokens, ')"
-        " + format(datum.needed_mb, ',.3~r') + ' MB of cache' + datum.beyond"
-        " + '. A budget of ' + format(budget, '~g') + ' MB keeps ' + format(datum.held, ',.0f')"
-        " + ' tokens, for ' + format(datum.reached, '.2~g') + ' nats. Measured: α = '"
-        " + datum.measured_alpha + '.'",
+    once = _needs_and_holds(base)
+    level = once.transform_calculate(level="epsilon").mark_rule(
+        color=GREEN, strokeDash=DOTTED, strokeWidth=1.5
     )
+    needed = once.mark_rule(color=GREEN, strokeWidth=2).encode(x=x("needed"))
+    held = once.mark_rule(color=PURPLE, strokeDash=DASHED, strokeWidth=2).encode(x=x("held_x"))
     key = parts.legend(
-        (BLUE, SOLID, "law through the measured points"),
-        (GREEN, SOLID, "window needed for ε"),
-        (ORANGE, DASHED, "window that the budget holds"),
+        (BLUE, SOLID, "measured, with 95% intervals"),
+        (ORANGE, DASHED, "fitted law, and what the interval of α allows"),
+        (GREEN, SOLID, "window for ε"),
+        (PURPLE, DASHED, "window that the budget holds"),
     )
     return parts.picture(
-        *(law, measured, level, needed, held, *key, reading),
-        parameters=("source", "epsilon", "alpha", "budget"),
+        *(band, law, spread, measured, level.encode(y=y("level")), needed, held, *key),
+        _told(once),
+        parameters=("source", "epsilon", "moved", "budget"),
     )
+
+
+def _law(window: str, alpha: str) -> str:
+    """level · g(w) / g(middle) with g(w) = (w+1)^-α - (T+1)^-α, as an expression; α from 0.02."""
+    return f"datum.level * {_bracket(window, alpha)} / {_bracket('datum.middle', alpha)}"
+
+
+def _bracket(window: str, alpha: str) -> str:
+    power = f"-max(0.02, {alpha})"
+    return f"(pow({window} + 1, {power}) - pow(datum.reference + 1, {power}))"
 
 
 def _needs_and_holds(base: alt.Chart) -> alt.Chart:
-    """One row: `needed` tokens for ε and `needed_mb`; `held` tokens and the distortion `reached`.
+    """One row: `needed` tokens for ε and `needed_mb`; `held` tokens and the distortion `reached`;
+    and the measured bin that holds `needed`, where there is one (`inside`).
 
-    The law is D(w) = D₀ (w / w₀)^-α. A cache of w tokens weighs full·w + sliding·min(w, local)
-    bytes.
+    The law is turned around: w + 1 = [(T+1)^-α + ε g(middle) / level]^(-1/α). A cache of w tokens
+    weighs full·w + sliding·min(w, local) bytes.
     """
+    alpha = "max(0.02, datum.alpha + moved)"
+    share = f"epsilon / datum.level * {_bracket('datum.middle', 'datum.alpha + moved')}"
     return (
-        base.transform_filter("datum.window == datum.pin_window && datum.value > 0")
-        .transform_calculate(
-            needed="max(1, ceil(datum.pin_window * pow(datum.pin_value / epsilon, 1 / alpha)))",
+        base.transform_calculate(
+            needed=f"max(1, ceil(pow(pow(datum.reference + 1, -{alpha}) + {share}, -1 / {alpha})"
+            " - 1))",
             both="(datum.full + datum.sliding) * datum.local",
             bytes="budget * 1e6",
         )
@@ -125,12 +146,50 @@ def _needs_and_holds(base: alt.Chart) -> alt.Chart:
             held="floor(datum.bytes <= datum.both"
             " ? datum.bytes / (datum.full + datum.sliding)"
             " : datum.local + (datum.bytes - datum.both) / datum.full)",
+            inside="datum.first <= datum.needed && datum.needed <= datum.last ? 1 : 0",
         )
         .transform_calculate(
-            reached="datum.pin_value * pow(max(datum.held, 1) / datum.pin_window, -alpha)",
-            needed_x=f"min(datum.needed, {LARGEST})",
-            held_x=f"max(1, min(datum.held, {LARGEST}))",
+            reached=_law("max(datum.held, 1)", "datum.alpha + moved"),
+            held_x="max(1, min(datum.held, datum.reference))",
         )
+        .transform_joinaggregate(found="max(inside)")
+        .transform_filter("datum.inside == 1 || (datum.found == 0 && datum.last == datum.longest)")
+    )
+
+
+def _told(once: alt.Chart) -> alt.Chart:
+    """The sentence: window and memory for ε, what was measured there, and what the budget buys."""
+    beyond = "datum.held > datum.longest || datum.held < datum.shortest"
+    said = once.transform_calculate(
+        law="abs(moved) < 0.005 ? 'the fitted law, α = ' + format(datum.alpha, '.2f')"
+        " + ' (95% interval ' + format(datum.alpha_low, '.2f') + ' to '"
+        " + format(datum.alpha_high, '.2f') + ', ' + datum.n_documents + ' documents),'"
+        " : 'a law with α = ' + format(max(0.02, datum.alpha + moved), '.2f')"
+        " + ', where ' + format(datum.alpha, '.2f') + ' was fitted,'",
+        window="format(datum.needed, ',.0f') + (datum.needed == 1 ? ' token' : ' tokens')",
+        there="datum.inside == 1 ? ' Measured there, on windows of '"
+        " + (datum.first == datum.last ? format(datum.first, ',d')"
+        " : format(datum.first, ',d') + ' to ' + format(datum.last, ',d')) + ' tokens: '"
+        f" + {parts.number('datum.mean')} + ' nats (' + {parts.number('datum.low')} + ' to '"
+        f" + {parts.number('datum.high')} + ').'"
+        " : ' An extrapolation: windows of ' + format(datum.shortest, ',d') + ' to '"
+        " + format(datum.longest, ',d') + ' tokens were measured.'",
+    ).transform_calculate(
+        money="datum.held < 1 ? ' A budget of ' + format(budget, '~g')"
+        " + ' MB does not hold one token.' : datum.held >= datum.reference"
+        " ? ' A budget of ' + format(budget, '~g') + ' MB holds all that was read, about '"
+        " + format(datum.reference, ',.0f') + ' tokens.'"
+        " : ' A budget of ' + format(budget, '~g') + ' MB holds '"
+        " + format(datum.held, ',.0f') + (datum.held == 1 ? ' token' : ' tokens')"
+        f" + ': ' + {parts.number('datum.reached', '.2~r')} + ' nats by the same law'"
+        f" + ({beyond} ? ', an extrapolation too.' : '.')",
+    )
+    return parts.reading(
+        said,
+        "datum.source + ': by ' + datum.law + ' a window of ' + datum.window + ', '"
+        " + format(datum.needed_mb, ',.2~r') + ' MB, keeps the mean KL within ε = '"
+        " + format(epsilon, '~g') + (epsilon == 1 ? ' nat' : ' nats')"
+        " + ' of what about ' + format(datum.reference, ',.0f') + ' tokens would say.' + datum.there + datum.money",
     )
 
 

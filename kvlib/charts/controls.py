@@ -12,6 +12,7 @@ import html
 import json
 import math
 import os
+import re
 import sys
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -35,9 +36,9 @@ class Slider:
 
     The slider reaches ``start, start + step, …, stop``, or exactly ``values`` when they are given.
     ``scale="log"`` spaces the same numbers by their logarithms: for windows 1 to 1024 each octave
-    has the same length of track, and the arrow keys still go through every integer. ``unit`` is
-    read out after the number. Raises ValueError for fewer than two numbers or unordered ones, for a
-    ``value`` that isn't among them, and for a log track that touches zero.
+    has the same length of track, and the arrow keys go by about a hundredth of it, or to the next
+    number. ``unit`` is read out after the number. Raises ValueError for fewer than two numbers or
+    unordered ones, for a ``value`` that isn't among them, and for a log track that touches zero.
     """
 
     name: str
@@ -75,8 +76,9 @@ class Slider:
         return tuple(_tidy(self.start + i * self.step) for i in range(count))
 
     def text(self, value: float) -> str:
-        """The value as it is read out, with its unit."""
-        return f"{value} {self.unit}".rstrip()
+        """The value as it is read out, with its unit: 1,024 tokens, 1 token."""
+        one = re.sub("s$", "", re.sub("ies$", "y", self.unit))
+        return f"{value:,} {one if value == 1 else self.unit}".rstrip()
 
     def stops(self, count: int = LIVE_STOPS) -> tuple[float, ...]:
         """About ``count`` of the values, even along the track, with both ends and the value."""

@@ -188,7 +188,7 @@ def three_protocols_chart(table: pd.DataFrame) -> alt.LayerChart:
     x = alt.X(
         "budget:Q",
         scale=alt.Scale(type="log", base=2, nice=False, padding=12),
-        axis=alt.Axis(title="budget (entries a query sees)", values=list(BUDGETS), format="d"),
+        axis=alt.Axis(title="budget (entries a query sees)", values=list(BUDGETS), format=",d"),
     )
     scale = alt.Scale(type="log", nice=False)
     y = alt.Y("mean:Q", scale=scale, axis=parts.log_axis("mean KL (nats)"))

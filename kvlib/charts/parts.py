@@ -126,7 +126,7 @@ def window_scale(largest: float) -> alt.Scale:
 def window_axis(largest: float, title: str = "window kept (tokens)", low: float = 1) -> alt.Axis:
     """Windows, labelled at the powers of two from the lowest on."""
     ticks = [2**k for k in range(int(largest).bit_length()) if 2**k >= low]
-    return alt.Axis(title=title, values=ticks, format="d", labelOverlap=True)
+    return alt.Axis(title=title, values=ticks, format=",d", labelOverlap=True)
 
 
 def log_axis(title: str, low: float = 0, high: float = math.inf) -> alt.Axis:

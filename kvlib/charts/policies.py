@@ -157,7 +157,7 @@ def curves_chart(table: pd.DataFrame) -> alt.LayerChart:
     x = alt.X(
         "budget:Q",
         scale=alt.Scale(type="log", base=2, nice=False, domain=[ticks[0], ticks[-1]]),
-        axis=alt.Axis(title="budget (entries a query sees)", values=ticks, format="d"),
+        axis=alt.Axis(title="budget (entries a query sees)", values=ticks, format=",d"),
     )
     scale = alt.Scale(type="log", nice=False)
     axis = parts.log_axis(parts.distance_title(table))

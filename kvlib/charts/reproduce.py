@@ -39,7 +39,7 @@ def minutes_chart(rows: pd.DataFrame) -> alt.LayerChart:
     x = alt.X(
         "cards:Q",
         scale=alt.Scale(type="log", base=2, nice=False, padding=10),
-        axis=alt.Axis(title="cards", values=ticks, format="d"),
+        axis=alt.Axis(title="cards", values=ticks, format=",d"),
     )
     y = alt.Y(
         "minutes:Q",

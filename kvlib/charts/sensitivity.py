@@ -17,14 +17,15 @@ def sensitivity(curves: pd.DataFrame, window: int = 128) -> Explorer:
 
     `curves` is what `kvlib.fit.summaries` returns; the first model and corpus come up first.
     """
-    longest = int(curves["last"].max())
-    tokens = {"unit": "tokens", "scale": "log", "value": min(window, longest)}
+    ends = sorted({int(last) for last in curves["last"]})
+    first = next((end for end in ends if end >= window), ends[-1])
+    tokens = {"unit": "tokens", "scale": "log", "value": first}
     return Explorer(
         sensitivity_chart(curves),
         [
             parts.place_choice(curves),
             Choice("divergence", "Distance", parts.options_of(curves["divergence"])),
-            Slider("window", "Window kept", 1, longest, **tokens),
+            Slider("window", "Window kept, up to", values=ends, **tokens),
         ],
         "How far the next-token law given the last tokens alone is from the law given all of them",
     )
@@ -35,7 +36,7 @@ def sensitivity_chart(curves: pd.DataFrame) -> alt.LayerChart:
 
     `curves` has one row a (model, corpus, divergence, bin): `window` (geometric mean of the bin),
     `first` and `last` (its windows), `mean`, `low`, `high`, `fit`, `n_documents`.
-    Parameters: `setting` (model and text), `divergence`, `window`.
+    Parameters: `setting` (model and text), `divergence`, `window` (a `last`).
     """
     curves = parts.placed(parts.rounded(curves))
     ends = curves.groupby(["setting", "divergence"])["last"].transform("max")
@@ -84,7 +85,7 @@ def sensitivity_chart(curves: pd.DataFrame) -> alt.LayerChart:
     )
     reader = base.transform_filter(f"({here}) || ({beyond})")
     rule = (
-        reader.transform_calculate(at="window")
+        reader.transform_calculate(at="window <= datum.last ? datum.window : window")
         .mark_rule(color=GREEN, strokeDash=DOTTED, strokeWidth=1.5)
         .encode(x=alt.X("at:Q", scale=parts.window_scale(largest)))
     )
@@ -94,8 +95,9 @@ def sensitivity_chart(curves: pd.DataFrame) -> alt.LayerChart:
     reading = parts.reading(
         reader,
         f"window > datum.last ? {lookup('datum.model')} + ' on ' + {lookup('datum.corpus')}"
-        " + ' was measured up to ' + datum.last + ' tokens.' : "
-        "'With its last ' + window + (window == 1 ? ' token' : ' tokens')"
+        " + ' was measured up to ' + format(datum.last, ',d') + ' tokens.' : "
+        "'With its last ' + (datum.first == datum.last ? '' : format(datum.first, ',d') + ' to ')"
+        " + format(datum.last, ',d') + (datum.last == 1 ? ' token' : ' tokens')"
         f" + ' alone, ' + {lookup('datum.model')} + ' on ' + {lookup('datum.corpus')}"
         f" + ' is ' + {number('datum.mean')}"
         " + (divergence == 'tv' ? ' in total variation' : ' nats')"
@@ -296,7 +298,7 @@ def data_check_chart(rows: pd.DataFrame) -> alt.LayerChart:
     x = alt.X(
         "budget:Q",
         scale=alt.Scale(type="log", base=2, domain=[ticks[0] / 1.3, ticks[-1] * 1.3], nice=False),
-        axis=alt.Axis(title="budget (entries a query sees)", values=ticks, format="d"),
+        axis=alt.Axis(title="budget (entries a query sees)", values=ticks, format=",d"),
     )
     scale = alt.Scale(domain=RATIOS, nice=False)
     y = alt.Y(

@@ -28,7 +28,7 @@ def cache_run(run: pd.DataFrame) -> Explorer:
 def cache_run_chart(table: pd.DataFrame) -> alt.LayerChart:
     """Time and memory of a token, bounded and unbounded. Parameters: `quantity`, `token`."""
     base = alt.Chart(table).transform_filter("datum.quantity == quantity")
-    x = alt.X("token:Q", axis=alt.Axis(title="tokens generated", format="d"))
+    x = alt.X("token:Q", axis=alt.Axis(title="tokens generated", format=",d"))
     y = alt.Y("value:Q", axis=alt.Axis(title="per token (ms), or held (MB)", format="~g"))
     layers = [
         base.transform_filter(f"datum.cache == '{name}'")

@@ -39,7 +39,7 @@ def plan_chart(table: pd.DataFrame) -> alt.LayerChart:
     x = alt.X(
         "budget:Q",
         scale=alt.Scale(type="log", base=2, nice=False, padding=12),
-        axis=alt.Axis(title="budget (entries a query sees)", values=ticks, format="d"),
+        axis=alt.Axis(title="budget (entries a query sees)", values=ticks, format=",d"),
     )
     scale = alt.Scale(type="log", domain=[0.01, 5], clamp=True, nice=False)
     y = alt.Y("mean:Q", scale=scale, axis=parts.log_axis("mean KL (nats)", 0.01, 5))

@@ -221,7 +221,7 @@ def curves_chart(table: pd.DataFrame) -> alt.LayerChart:
         axis=alt.Axis(
             title="window kept (tokens or characters)",
             values=alt.ExprRef(f"unit == 'chars' ? {ticks['chars']} : {ticks['tokens']}"),
-            format="d",
+            format=",d",
             labelOverlap=True,
         ),
     )

@@ -300,6 +300,46 @@ def more_window(miss: float, exponent: float) -> float:
     return (1 + miss) ** (1 / exponent) - 1
 
 
+def budget_rows(
+    curves: dict[tuple[str, str], fit.Curve], costs: dict[str, tuple[int, int, int]]
+) -> pd.DataFrame:
+    """What the chart of windows and megabytes needs, a row a model, text and measured bin.
+
+    `costs` maps a model to its bytes a token (full, sliding, local). Columns: those of
+    `fit.summary`, and, the same in all rows of a source: `source` (a name); the fitted
+    finite-context law as its exponent `alpha` with `alpha_low` and `alpha_high`, its `level` in
+    nats at the window `middle`, and `reference`, the one context T that stands for all:
+    (T+1)^-α = mean of (T_i+1)^-α; `shortest` and `longest` (windows measured); `full`, `sliding`,
+    `local`.
+    """
+    tables = []
+    for (model, corpus), data in curves.items():
+        long = data.between(MIN_WINDOW)
+        law = fit.fit_law(
+            "finite-context power", long.window, long.mean, long.weights, long.contexts
+        )
+        alpha, middle = fit.exponent(long), float(np.sqrt(long.window[0] * long.window[-1]))
+        reference = np.mean((long.contexts + 1) ** -alpha.value) ** (-1 / alpha.value) - 1
+        full, sliding, local = costs[model]
+        tables.append(
+            fit.summary(long, law).assign(
+                source=f"{names.name_of(model)} on {names.name_of(corpus)}",
+                alpha=alpha.value,
+                alpha_low=alpha.low,
+                alpha_high=alpha.high,
+                level=float(law(np.array([middle]))[0]),
+                middle=middle,
+                reference=reference,
+                shortest=int(long.first[0]),
+                longest=int(long.last[-1]),
+                full=full,
+                sliding=sliding,
+                local=local,
+            )
+        )
+    return pd.concat(tables, ignore_index=True).drop(columns="fit")
+
+
 # --- what the page says -------------------------------------------------------------------------
 
 
@@ -327,6 +367,8 @@ def facts(
         "n": f"{first.n_documents}",
         "first-window": f"{first.first[0]}",
         "last-window": f"{first.last[-1]:,}",
+        "least-context": f"{first.contexts.min():,.0f}",
+        "most-context": f"{first.contexts.max():,.0f}",
         **_miss_facts(curves, rows.set_index(["model", "corpus"])),
     }
 

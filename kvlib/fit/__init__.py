@@ -22,7 +22,6 @@ from kvlib.fit.contests import (
     contest_tables,
     extrapolation,
     held_out,
-    pinned_points,
     straight_log_ratios,
 )
 from kvlib.fit.curve import BINS_PER_OCTAVE, BOOTSTRAPS, Curve, curve, parted

@@ -11,7 +11,6 @@ import pandas as pd
 from kvlib.fit.bent import leaving_out
 from kvlib.fit.curve import BOOTSTRAPS, Curve
 from kvlib.fit.estimate import Estimate, estimate
-from kvlib.fit.exponents import exponent
 from kvlib.fit.laws import LAWS, Fit, fit_law
 
 RIVALS = tuple(name for name in LAWS if name != "root power")  # that one is a total variation's
@@ -171,42 +170,3 @@ def contest_tables(
                 )
             )
     return tuple(pd.concat(t, ignore_index=True) for t in (points, predictions))
-
-
-def pinned_points(
-    curves: dict[tuple[str, str], Curve],
-    costs: dict[str, tuple[int, int, int]],
-    names: Callable[[str], str] = str,
-    min_window: float = 8,
-    largest: float = 1e6,
-) -> pd.DataFrame:
-    """What the budget chart needs: measured points, and a grid on which a law is drawn.
-
-    `costs` maps a model to its bytes a token (full, sliding, local). The law is pinned to the first
-    measured bin of at least `min_window`. Columns as `kvlib.charts.bounds.budget_chart` asks for.
-    """
-    tables = []
-    for (model, corpus), data in curves.items():
-        long = data.between(min_window)
-        grid = np.geomspace(1, largest, 49)
-        table = pd.DataFrame(
-            {
-                "window": np.concatenate([long.window, grid]),
-                "value": np.concatenate([long.mean, 0 * grid]),
-            }
-        )
-        full, sliding, local = costs[model]
-        tables.append(
-            table.assign(
-                source=f"{model} {corpus}",
-                name=f"{names(model)} on {names(corpus)}",
-                pin_window=long.window[0],
-                pin_value=long.mean[0],
-                measured_alpha=str(exponent(long)),
-                longest=int(long.last[-1]),
-                full=full,
-                sliding=sliding,
-                local=local,
-            )
-        )
-    return pd.concat(tables, ignore_index=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import itertools
 import re
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -48,11 +49,11 @@ def curve_summaries(*divergences: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-@pytest.mark.parametrize(("window", "row"), [(1, 0), (4, 0), (5, 1), (16, 1)])
-def test_a_window_reads_the_bin_that_holds_it(window, row):
+@pytest.mark.parametrize(("window", "row", "named"), [(4, 0, "1 to 4"), (16, 1, "5 to 16")])
+def test_a_window_reads_the_bin_that_holds_it(window, row, named):
     table = curve_summaries("kl_nats", "tv")
     said = sentence(charts.sensitivity.sensitivity(table, window))
-    assert said.startswith(f"With its last {window} token{'s' * (window > 1)} alone, Gemma")
+    assert said.startswith(f"With its last {named} tokens alone, Gemma")
     expected = [figures(table[name][row], 3) for name in ("mean", "low", "high")]
     found = numbers(said)
     assert [n for n in found if n in expected] == expected and "nats from its full" in said
@@ -61,11 +62,18 @@ def test_a_window_reads_the_bin_that_holds_it(window, row):
 def test_a_window_beyond_the_last_bin_says_where_the_measurement_ends():
     long = curve_summaries("kl_nats")
     short = long.iloc[:1].assign(model="small-gpt2")
-    explorer = charts.sensitivity.sensitivity(pd.concat([long, short]), 9)
+    explorer = charts.sensitivity.sensitivity(pd.concat([long, short]), 16)
     said = sentence(explorer, setting=f"small-gpt2|{TEXT}")
     assert said == f"the small GPT-2 on {name_of(TEXT)} was measured up to 4 tokens."
     assert "nats from its full" in sentence(explorer, setting=f"small-gpt2|{TEXT}", window=4)
     assert "nats from its full" in sentence(explorer, setting=f"{MODEL}|{TEXT}")
+
+
+def test_a_bin_of_one_window_is_called_by_it():
+    one = curve_summaries("kl_nats").assign(first=[1, 16], last=[1, 16])
+    explorer = charts.sensitivity.sensitivity(one, 16)
+    assert sentence(explorer).startswith("With its last 16 tokens alone, ")
+    assert sentence(explorer, window=1).startswith("With its last 1 token alone, ")
 
 
 def test_only_pairs_of_a_model_and_a_text_that_were_measured_can_be_chosen():
@@ -346,39 +354,79 @@ def weighs(cost: CacheCost, tokens: int) -> int:
     return cost.full * tokens + cost.sliding * min(tokens, cost.local)
 
 
-def pinned(cost: CacheCost) -> pd.DataFrame:
-    """A law through (10, 0.4 nats), measured up to 1,000 tokens."""
-    return pd.DataFrame(
-        {
-            "window": [10.0, 900.0, 10.0],
-            "value": [0.4, 0.02, 0.0],
-            **{"source": "s", "name": "a model on a text", "pin_window": 10.0, "pin_value": 0.4},
-            **{"measured_alpha": "0.66", "longest": 1000, **cost._asdict()},
-        }
+@functools.cache
+def budget_case() -> tuple[fit.Curve, dict]:
+    """A noisy power law, measured up to 1,024 tokens of about 2,500."""
+    data = noisy_curve(lambda w: 2 * w**-0.6, n_documents=12)
+    return data, {(MODEL, TEXT): data}
+
+
+def law_at(data: fit.Curve, alpha: float) -> Callable[[float], float]:
+    """The law of one α that agrees with the fitted one at the middle of the windows."""
+    long = data.between(8)
+    fitted = fit.fit_law(
+        "finite-context power", long.window, long.mean, long.weights, long.contexts
     )
+    middle = np.sqrt(long.window[0] * long.window[-1])
+    own = float(fitted.exponent)
+    longest = np.mean((long.contexts + 1) ** -own) ** (-1 / own)
+
+    def bracket(window: float) -> float:
+        return (window + 1) ** -alpha - longest**-alpha
+
+    level = float(fitted(np.array([middle]))[0])
+    return lambda window: level * bracket(window) / bracket(middle)
 
 
 @pytest.mark.parametrize("cost", COSTS.values(), ids=COSTS)
 @pytest.mark.parametrize(
-    ("epsilon", "alpha", "megabytes"),
-    [(0.1, 0.66, 10), (0.015, 0.8, 1), (0.001, 0.3, 1000), (1.0, 1.5, 3), (0.007, 0.9, 13)],
+    ("epsilon", "moved", "megabytes"),
+    [(0.1, 0, 10), (0.015, 0.2, 1), (0.001, -0.15, 100), (0.7, 0.6, 3), (0.05, 0, 0.7)],
 )
 def test_the_window_for_epsilon_its_megabytes_and_what_a_budget_holds(
-    cost, epsilon, alpha, megabytes
+    cost, epsilon, moved, megabytes
 ):
-    said = sentence(charts.bounds.budget(pinned(cost), alpha, epsilon, megabytes))
-    asked, paid = said.split(". A budget of ")
-    window = int(bounds.window_for(epsilon, 0.4 * 10**alpha, alpha))
-    beyond = " (extrapolated: measured up to 1,000)" * (window > 1000)
-    assert f"must keep {window:,} token{'s' * (window > 1)}, " in asked and asked.endswith(
-        f" MB of cache{beyond}"
-    )
-    weight = numbers(asked.split("must keep ")[1])[1]
-    assert weight == figures(weighs(cost, window) / 1e6, 3)
-    budget, held, reached = numbers(paid.split(". Measured")[0])
-    assert budget == megabytes
-    assert weighs(cost, int(held)) <= megabytes * 1e6 < weighs(cost, int(held) + 1)
-    assert reached == figures(0.4 * (max(held, 1) / 10) ** -alpha, 2)
+    data, curves = budget_case()
+    rows = claims.bounds.budget_rows(curves, {MODEL: cost})
+    said = sentence(charts.bounds.budget(rows, epsilon, megabytes), moved=moved)
+    alpha = fit.exponent(data.between(8)).value + moved
+    law, reference = law_at(data, alpha), rows["reference"].iloc[0]
+    window = int(re.search(r"a window of ([\d,]+) token", said)[1].replace(",", ""))
+    assert law(window) <= epsilon * 1.001 and (window == 1 or law(window - 1) >= epsilon * 0.999)
+    assert f", {weighs(cost, window) / 1e6:,.2g} MB, keeps" in said
+    assert f"α = {alpha:.2f}" in said and f"about {reference:,.0f} tokens would say" in said
+    inside = data.between(8)
+    (hit,) = np.nonzero((inside.first <= window) & (window <= inside.last))
+    if len(hit):
+        assert f"Measured there, on windows of {inside.first[hit[0]]:,}" in said
+        assert f"tokens: {figures(inside.mean[hit[0]], 3)} nats" in said
+    else:
+        assert f"An extrapolation: windows of {inside.first[0]} to 1,024 tokens" in said
+    if f"{megabytes:g} MB holds all that was read" in said:
+        assert weighs(cost, int(reference)) <= megabytes * 1e6
+        return
+    held = int(re.search(r" MB holds ([\d,]+) token", said)[1].replace(",", ""))
+    assert weighs(cost, held) <= megabytes * 1e6 < weighs(cost, held + 1)
+    reached = float(re.search(r"tokens?: ([\d.]+) nats by the same law", said)[1])
+    assert reached == pytest.approx(law(held), rel=0.06)
+    assert said.endswith("too.") == (not inside.first[0] <= held <= inside.last[-1])
+
+
+def test_a_budget_of_less_than_one_token_says_so():
+    _, curves = budget_case()
+    rows = claims.bounds.budget_rows(curves, {MODEL: CacheCost(2_000_000, 0, 0)})
+    said = sentence(charts.bounds.budget(rows, 0.1, 1))
+    assert said.endswith("A budget of 1 MB does not hold one token.")
+
+
+def test_no_law_asks_for_more_than_was_read():
+    """Whatever the settings: the reference is itself finite."""
+    _, curves = budget_case()
+    rows = claims.bounds.budget_rows(curves, {MODEL: COSTS["all see everything"]})
+    explorer = charts.bounds.budget(rows)
+    for epsilon, moved in itertools.product((0.001, 1.0), (-0.15, 0.6)):
+        said = sentence(explorer, epsilon=epsilon, moved=moved)
+        assert max(numbers(said)) <= rows["reference"].max() + 1
 
 
 STEPS = np.array([2, 4, 16, 256, 65536])

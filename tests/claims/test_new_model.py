@@ -6,8 +6,7 @@ import shutil
 
 import pytest
 
-from kvlib import charts, claims, fit, names, store
-from kvlib.claims.claim import MIN_WINDOW
+from kvlib import charts, claims, names, store
 
 OLD, NEW, TEXT = "smollm2-135m-instruct", "my-model", "world-english-bible"
 COST = {"full": 1000, "sliding": 3000, "local": 128}
@@ -63,10 +62,10 @@ def test_a_manifest_that_does_not_say_it_is_one_line(folder, tmp_path):
 def test_bounds_draws_the_new_model_and_charges_what_it_costs(folder, curves):
     assert (NEW, TEXT) in curves
     costs = claims.claim.cache_costs("sensitivity", folder)
-    points = fit.pinned_points(curves, costs, names.name_of, MIN_WINDOW)
-    mine = points[points["name"].str.startswith(NEW)]
+    points = claims.bounds.budget_rows(curves, costs)
+    mine = points[points["source"].str.startswith(NEW)]
     assert len(mine) and set(mine["full"]) == {1000} and set(mine["sliding"]) == {3000}
-    explorer = charts.bounds.budget(points, alpha=0.5).to_html()
+    explorer = charts.bounds.budget(points).to_html()
     assert "my-model on World English Bible" in explorer
     assert NEW in set(claims.bounds.law_errors(curves)["model"])
 
