@@ -10,14 +10,16 @@ NAMES = {
     "qwen2.5-coder-0.5b-instruct": "Qwen2.5-Coder-0.5B-Instruct",
     "qwen2.5-coder-1.5b-instruct": "Qwen2.5-Coder-1.5B-Instruct",
     "small-gpt2": "the small GPT-2",
-    "world-english-bible": "World English Bible",
+    "world-english-bible": "the World English Bible",
     "scipy-docs": "SciPy's docstrings",
     "sympy-code": "SymPy's source",
     "sympy-source": "SymPy's hand-written source",
     "petrogold": "PetroGold (Portuguese)",
-    "aws-docs": "AWS documentation of 2026",
+    "aws-docs": "the AWS documentation of 2026",
     "kl_nats": "KL divergence (nats)",
     "tv": "total variation",
+    "reencode": "re-encoded",
+    "prefill": "after a prefill",
 }
 
 

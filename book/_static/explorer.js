@@ -155,11 +155,16 @@
       root.setAttribute("aria-busy", waits > 0);
     };
 
+    let longest = 0; // letters of the longest sentence so far, at this width
     function say() {
       if (!reading) return;
       const lines = picture.querySelectorAll(".reading_marks tspan, .reading_marks text:not(:has(tspan))");
       const sentence = Array.from(lines, (line) => line.textContent).join(" ");
-      if (sentence !== reading.textContent) reading.textContent = sentence;
+      if (sentence === reading.textContent) return;
+      reading.textContent = sentence;
+      if (sentence.length <= longest) return;
+      longest = sentence.length; // it stands above the picture, which must not jump when it wraps
+      reading.style.minHeight = `${reading.offsetHeight}px`;
     }
 
     /** Moves that come while the picture is being computed are drawn together, with the last values. */
@@ -228,6 +233,8 @@
     new ResizeObserver(() => {
       if (picture.clientWidth === width) return;
       width = picture.clientWidth;
+      longest = 0;
+      if (reading) reading.style.minHeight = "";
       clearInterval(watch);
       left = TRIES;
       watch = setInterval(refit, 100);

@@ -5,6 +5,9 @@
   /** A token as one can read it: spaces and line ends made visible. */
   const shown = (text) => `“${text.replace(/\n/g, "⏎").trim() || "␣"}”`;
 
+  /** A share as one reads it; shares are kept to a tenth of a percent. */
+  const percent = (share) => (share === 0 ? "less than 0.1%" : `${share}%`);
+
   function passage(root) {
     const data = JSON.parse(root.querySelector(".kv-data").textContent);
     const [policy, budget] = [root.querySelector("select"), root.querySelector("input")];
@@ -26,7 +29,7 @@
       const row = from.guesses[at];
       for (let k = 0; k < row.length; k += 2) {
         const item = document.createElement("li");
-        item.textContent = `${shown(data.texts[row[k]])} ${row[k + 1]}%`;
+        item.textContent = `${shown(data.texts[row[k]])} ${percent(row[k + 1])}`;
         list.append(item);
       }
       part.append(head, list);
@@ -42,14 +45,16 @@
         const hurt = now.kl.filter((kl) => kl >= 0.5).length;
         const mean = now.kl.reduce((sum, kl) => sum + kl, 0) / now.kl.length;
         reading.textContent =
-          `With ${size} entries, ${name}: ${hurt} of ${now.kl.length} words lose half a nat or more; ` +
-          `the mean is ${mean.toPrecision(2)} nats. Point at a word, or go there with the arrow keys.`;
+          `With ${size} entries, ${name}: ${hurt} of ${now.kl.length} tokens lose half a nat or more; ` +
+          `the mean is ${mean.toPrecision(2)} nats${name.startsWith("random") ? " (one draw)" : ""}. ` +
+          "Point at a word or tap it, or go there with the arrow keys.";
         table.replaceChildren();
         return;
       }
       reading.textContent =
         `At ${shown(data.tokens[at])} the law is ${now.kl[at]} nats from the full cache's. ` +
-        `The word itself had ${full.own[at]}% with everything kept, ${now.own[at]}% with ${size} entries.`;
+        `The text's own token had ${percent(full.own[at])} with everything kept, ` +
+        `${percent(now.own[at])} with ${size} entries.`;
       table.replaceChildren(guesses("everything kept", full), guesses(`${name}, ${size} entries`, now));
     }
 
@@ -74,16 +79,47 @@
       say();
     }
 
+    /** No word is looked at any more. */
+    function leave() {
+      if (at < 0) return;
+      words[at].removeAttribute("aria-selected");
+      at = -1;
+      say();
+    }
+
+    /** The word below or above, nearest to the left or right. */
+    function vertically(i, down) {
+      const here = words[i].getBoundingClientRect();
+      const far = (box) => (down ? box.top - here.top : here.top - box.top);
+      const boxes = words.map((word) => word.getBoundingClientRect());
+      const beyond = boxes.map((box, k) => ({ k, far: far(box), aside: Math.abs(box.left - here.left) }));
+      const others = beyond.filter((place) => place.far > here.height / 2);
+      const line = Math.min(...others.map((place) => place.far));
+      const near = others.filter((place) => place.far < line + here.height / 2);
+      return near.length ? near.reduce((best, place) => (place.aside < best.aside ? place : best)).k : i;
+    }
+
+    root.addEventListener("keydown", (event) => {
+      if (event.key === "Escape") leave();
+    });
+    root.querySelector(".kv-words").addEventListener("pointerleave", (event) => {
+      if (event.pointerType === "mouse" && !root.querySelector(".kv-words").contains(document.activeElement)) leave();
+    });
     words.forEach((word, i) => {
       word.setAttribute("role", "option");
       word.tabIndex = i === 0 ? 0 : -1;
       word.addEventListener("pointerenter", () => look(i));
       word.addEventListener("focus", () => look(i));
       word.addEventListener("keydown", (event) => {
-        const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: 10, ArrowUp: -10 }[event.key];
-        if (!step || event.altKey || event.ctrlKey || event.metaKey) return;
+        const ways = {
+          ArrowRight: () => Math.min(i + 1, words.length - 1),
+          ArrowLeft: () => Math.max(i - 1, 0),
+          ArrowDown: () => vertically(i, true),
+          ArrowUp: () => vertically(i, false),
+        };
+        if (!(event.key in ways) || event.altKey || event.ctrlKey || event.metaKey) return;
         event.preventDefault();
-        words[Math.min(Math.max(i + step, 0), words.length - 1)].focus();
+        words[ways[event.key]()].focus();
       });
     });
     /** Every word under the present policy and budget, as a table. */
@@ -108,6 +144,7 @@
         get: () => data.policies[policy.selectedIndex],
         set: (value) => {
           policy.selectedIndex = data.policies.indexOf(value);
+          leave();
           moved();
         },
       },
@@ -117,6 +154,7 @@
         get: () => data.budgets[budget.value],
         set: (value) => {
           budget.value = data.budgets.indexOf(value);
+          leave();
           moved();
         },
       },

@@ -189,7 +189,8 @@ def _told(once: alt.Chart) -> alt.Chart:
         "datum.source + ': by ' + datum.law + ' a window of ' + datum.window + ', '"
         " + format(datum.needed_mb, ',.2~r') + ' MB, keeps the mean KL within ε = '"
         " + format(epsilon, '~g') + (epsilon == 1 ? ' nat' : ' nats')"
-        " + ' of what about ' + format(datum.reference, ',.0f') + ' tokens would say.' + datum.there + datum.money",
+        " + ' of what about ' + format(datum.reference, ',.0f')"
+        " + ' tokens would say.' + datum.there + datum.money",
     )
 
 

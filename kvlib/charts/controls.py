@@ -175,7 +175,7 @@ class Explorer:
     too, and isn't shown. The label is the sentence that a screen reader says first. Leave the
     chart's width to the explorer: it is the page's on a static page, and ``LIVE_WIDTH`` in a kernel
     unless the chart has one. The text mark of a layer named "reading" is a sentence that says what
-    the picture shows: it stands under the picture on a static page, and within it in a kernel.
+    the picture shows: it stands under the controls on a static page, and within it in a kernel.
     Raises ValueError when a control names no parameter, two controls name the same one, or a
     parameter has neither a control nor a value.
     """
@@ -229,8 +229,8 @@ class Explorer:
         speaks = any(layer.get("name") == READING for layer in spec.get("layer", []))
         return (
             f'<div class="kv-chart" role="group" aria-label="{html.escape(self.label)}">'
-            f'<div class="kv-controls">{controls}</div><div class="kv-picture"></div>'
-            f"{READING_HTML * speaks}"
+            f'<div class="kv-controls">{controls}</div>{READING_HTML * speaks}'
+            '<div class="kv-picture"></div>'
             "<noscript><p>This picture is drawn in the browser and needs JavaScript.</p></noscript>"
             f'<script type="application/json" class="kv-data">{data}</script></div>'
         )

@@ -126,6 +126,9 @@ def memory_chart(curves: pd.DataFrame, needs: pd.DataFrame) -> alt.LayerChart:
         pairs = ", ".join(f"'{key}': '{texts[place]}'" for key, texts in WORDS.items())
         return "({" + pairs + "}[source])"
 
+    def one(place: int) -> str:
+        return f"replace({say(place)}, /s$/, '')"
+
     absent = ", ".join(f"'{key}': '{why}'" for key, why in ABSENT.items())
     reading = parts.reading(
         once,
@@ -137,7 +140,9 @@ def memory_chart(curves: pd.DataFrame, needs: pd.DataFrame) -> alt.LayerChart:
         " + (source == 'recall' ? ', written out in ' + format(datum.suffix, ',.0f')"
         " + ' bits' : '')"
         f" + '; ' + {say(1)} + format(datum.recurrent, ',d') + ' ' + {say(2)} + '. '"
-        f" + 'No ' + {say(3)} + format(datum.bound, '.3~g') + ' ' + {say(2)} + '.'",
+        f" + 'No ' + {say(3)} + (datum.bound < 1 ? '1 ' + {one(2)} + ': here the bound says'"
+        f" + ' nothing.' : format(datum.bound, ',.3~r') + ' ' + (datum.bound == 1 ? {one(2)}"
+        f" : {say(2)}) + '.')",
     )
     key = parts.legend(
         (BLUE, SOLID, "suffix window"),
@@ -241,8 +246,8 @@ def three_protocols_rows(summary: pd.DataFrame, policies: tuple[str, ...]) -> pd
         who, where = key[1][:1].upper() + key[1][1:], key[0].replace(" · ", " on ")
         sentences[key] = (
             f"{who} with {key[2]} entries, {where}: re-encoded "
-            f"{at['reencode']:.3g} nats, online {at['online']:.3g}, after a full prefill "
-            f"{at['prefill']:.3g} ({part['documents'].min()} documents, "
+            f"{at['reencode']:#.3g} nats, online {at['online']:#.3g}, after a full prefill "
+            f"{at['prefill']:#.3g} ({part['documents'].min()} documents, "
             f"{part['tokens'].min()} tokens)."
         )
     triples = zip(*(table[name] for name in keys), strict=True)

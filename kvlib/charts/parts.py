@@ -30,11 +30,15 @@ def picture(
 def reading(rows: alt.Chart, sentence: str = "", dy: float = -26) -> alt.Chart:
     """The layer that says in words what the picture shows: the sentence of the first row left.
 
-    `sentence` is a Vega expression; without it the rows have a column `sentence`. A column `place`
+    `sentence` is a Vega expression; without it the rows have a column `sentence`. Its first letter
+    becomes a capital. A column `place`
     of their own would overwrite the number of a row when a control moves. In a kernel the words
     stand within the picture, `dy` pixels below its upper edge.
     """
     said = rows.transform_calculate(sentence=sentence) if sentence else rows
+    said = said.transform_calculate(
+        sentence="upper(slice(datum.sentence, 0, 1)) + slice(datum.sentence, 1)"
+    )
     first = said.transform_window(place="row_number()").transform_filter("datum.place == 1")
     return (
         first.mark_text(align="left", baseline="top", dy=dy, limit=0, lineBreak="\n")

@@ -88,7 +88,8 @@ class Passage:
             f'<p class="kv-key">Shaded from {key}of divergence at that word.</p>'
             '<p class="kv-words" role="listbox" aria-label="the passage; arrow keys move from'
             f' word to word">{words}</p>'
-            '<p class="kv-reading" aria-live="polite"></p><div class="kv-guesses"></div>'
+            '<div class="kv-said"><p class="kv-reading" aria-live="polite"></p>'
+            '<div class="kv-guesses"></div></div>'
             "<noscript><p>The shading needs JavaScript.</p></noscript>"
             f'<script type="application/json" class="kv-data">{data}'
             "</script></div>"

@@ -65,6 +65,14 @@ def ranking_chart(table: pd.DataFrame) -> alt.LayerChart:
     )
     scale = alt.Scale(type="log", nice=False)
     axis = parts.log_axis(parts.distance_title(table))
+    of_setting = "datum.setting == setting && datum.distance == distance && isValid(datum.mean)"
+    reach = [  # the axis is that of all budgets: dots move when a budget grows
+        alt.Chart(table)
+        .transform_filter(of_setting)
+        .mark_point(opacity=0, tooltip=None)
+        .encode(x=alt.X(f"{end}:Q", scale=scale, axis=axis), y=alt.value(0))
+        for end in ("low", "high")
+    ]
     order = alt.Y(
         "policy:N",
         sort=alt.EncodingSortField("mean", op="min"),
@@ -86,7 +94,7 @@ def ranking_chart(table: pd.DataFrame) -> alt.LayerChart:
         x=alt.X("mean:Q", scale=scale, axis=axis), y=order, tooltip=tooltip
     )
     return parts.picture(
-        *(interval, mean, parts.reading(base)),
+        *(*reach, interval, mean, parts.reading(base)),
         parameters=("setting", "distance", "budget"),
         height=260,
     )
@@ -100,16 +108,24 @@ def ranking_rows(summary: pd.DataFrame) -> pd.DataFrame:
     table["setting"] = [_setting(*key) for key in keys]
     sentences = {}
     places = ["setting", "distance", "budget"]
+    every = table.groupby(places[:2])["policy"].nunique()
     for (setting, distance, budget), part in table.groupby(places, sort=False):
         by_mean = part.sort_values("mean")
         best, worst = by_mean.iloc[0], by_mean.iloc[-1]
         protocol, model, text = setting.split(" · ")
         last = f"{worst['policy']} most, {worst['mean']:.3g}."
+        near = int((part["mean"] <= best["high"]).sum()) - 1
+        also = f", with {near} more policies inside it" if near > 1 else ""
+        also = ", with one more policy inside it" if near == 1 else also
+        absent = every[setting, distance] - part["policy"].nunique()
+        gone = f" {absent} more were not measured with so few." if absent > 1 else ""
+        gone = " One more was not measured with so few." if absent == 1 else gone
         sentences[setting, distance, budget] = (
             f"With {budget} entries, {protocol}, {model} on {text}: {best['policy']} loses least, "
             f"{best['mean']:.3g} {DISTANCES[distance]} (95% interval {best['low']:.3g} to "
-            f"{best['high']:.3g}, {best['documents']} documents), and "
+            f"{best['high']:.3g}, {best['documents']} documents{also}), and "
             + (last if len(part) > 1 else "no other was measured.")
+            + gone
         )
     triples = zip(*(table[name] for name in places), strict=True)
     table["sentence"] = [sentences[triple] for triple in triples]
@@ -211,8 +227,8 @@ def curve_rows(summary: pd.DataFrame, foretold: pd.DataFrame) -> pd.DataFrame:
         setting, distance, policy = place
         first, last = part.iloc[0], part.iloc[-1]
         sentences[place] = (
-            f"{setting}: {policy} has {first['off']:.2g} times the foretold {distance} at "
-            f"{first['budget']} entries and {last['off']:.2g} times at {last['budget']} "
+            f"{setting}: {policy} has {first['off']:.2f} of the {distance} that the law foretells "
+            f"at {first['budget']:,} entries and {last['off']:.2f} of it at {last['budget']:,} "
             f"(95% intervals {_span(first)} and {_span(last)}, {first['documents']} documents)."
         )
     triples = zip(*(table[name] for name in places), strict=True)
@@ -223,7 +239,7 @@ def curve_rows(summary: pd.DataFrame, foretold: pd.DataFrame) -> pd.DataFrame:
 
 def _span(row: pd.Series) -> str:
     """A factor's interval."""
-    return f"{row['factor'].low:.2g} to {row['factor'].high:.2g}"
+    return f"{row['factor'].low:.2f} to {row['factor'].high:.2f}"
 
 
 # --- what protects ----------------------------------------------------------------------------

@@ -414,8 +414,9 @@ def two_ways_to_forget_chart(largest: int = 1024) -> alt.LayerChart:
     reading = parts.reading(
         alt.Chart(pd.DataFrame({"at": [100]})),
         "'A hundred sentences back, the power law still misses '"
-        f" + {number('100 * pow(1 + datum.at, -alpha)', '.2~g')} + '% of the questions,'"
-        f" + ' and the geometric law ' + {number('100 * pow(ratio, datum.at)', '.2~g')} + '%.'",
+        f" + {number('100 * pow(1 + datum.at, -alpha)', '.2~g')} + '% of the questions, and the'"
+        " + ' geometric law ' + (pow(ratio, datum.at) < 1e-6 ? 'practically none.'"
+        f" : {number('100 * pow(ratio, datum.at)', '.2~r')} + '%.')",
     )
     key = parts.legend((BLUE, SOLID, "power law"), (ORANGE, DASHED, "geometric law"))
     return parts.picture(power, geometric, *key, reading, parameters=("alpha", "ratio"))

@@ -26,13 +26,22 @@ from kvlib.theory import blocks, bounds, closed_forms
 MODEL, TEXT = "gemma3-270m", "scipy-docs"  # any two with a name
 
 
+def capital(text: str) -> str:
+    """A text as it begins a sentence."""
+    return text[:1].upper() + text[1:]
+
+
 # --- sensitivity ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("alpha", "ratio"), [(0.5, 0.9), (2, 0.5), (0.1, 0.99)])
 def test_two_ways_to_forget(alpha, ratio):
-    said = numbers(sentence(charts.sensitivity.two_ways_to_forget(alpha, ratio)))
-    assert said == [figures(100 * 101**-alpha, 2), figures(100 * ratio**100, 2)]
+    said = sentence(charts.sensitivity.two_ways_to_forget(alpha, ratio))
+    assert said.endswith("practically none.") == (ratio == 0.5)
+    said = numbers(said)
+    geometric = 100 * ratio**100
+    assert said[0] == figures(100 * 101**-alpha, 2)
+    assert said[1:] == ([figures(geometric, 2)] if geometric > 1e-4 else [])
 
 
 def curve_summaries(*divergences: str) -> pd.DataFrame:
@@ -64,7 +73,7 @@ def test_a_window_beyond_the_last_bin_says_where_the_measurement_ends():
     short = long.iloc[:1].assign(model="small-gpt2")
     explorer = charts.sensitivity.sensitivity(pd.concat([long, short]), 16)
     said = sentence(explorer, setting=f"small-gpt2|{TEXT}")
-    assert said == f"the small GPT-2 on {name_of(TEXT)} was measured up to 4 tokens."
+    assert said == f"The small GPT-2 on {name_of(TEXT)} was measured up to 4 tokens."
     assert "nats from its full" in sentence(explorer, setting=f"small-gpt2|{TEXT}", window=4)
     assert "nats from its full" in sentence(explorer, setting=f"{MODEL}|{TEXT}")
 
@@ -157,7 +166,9 @@ def test_the_data_check_reads_the_ratios_at_both_ends_and_counts_those_that_hold
     rows = rows.assign(model=MODEL, corpus=TEXT)
     table = claims.data_check.excess_over_kl(rows)
     explorer = charts.sensitivity.data_check(table)
-    setting = next(value for value in explorer.controls[0].values if value.startswith(protocol))
+    setting = next(
+        value for value in explorer.controls[0].values if value.startswith(name_of(protocol))
+    )
     said = sentence(explorer, setting=setting, policy=name_of(policy))
     part = table[(table["protocol"] == protocol) & (table["policy"] == policy)]
     ratios = part.sort_values("budget")["ratio"].tolist()
@@ -340,7 +351,7 @@ def test_a_suffix_at_other_positions_in_the_distance_that_is_chosen(
     mean = {v: rows[rows["variant"] == v][value].mean() for v in charts.positions.VARIANTS}
     heard = ", ".join(f"{variant} {mean[variant]:.3g}" for variant in mean)
     assert said == (
-        f"{name_of(model)}, window {window}, {name}: {heard}{unit} (means over 4 documents)."
+        f"{capital(name_of(model))}, window {window}, {name}: {heard}{unit} (means over 4 documents)."
     )
 
 
@@ -644,6 +655,8 @@ def test_a_ranking_says_who_loses_least_in_the_distance_chosen(distance, value, 
     assert f"{name_of(best)} loses least, {mean.value:.3g} {unit} (95% interval" in said
     (worst,) = {"sinks", "sliding"} - {best}
     assert said.endswith(f"and {name_of(worst)} most, {at[worst].mean():.3g}.")
+    inside = int((at <= mean.high).sum()) - 1
+    assert (", with one more policy inside it)" in said) == (inside == 1)
 
 
 @pytest.mark.parametrize("distance", ["KL", "TV"])
@@ -656,10 +669,10 @@ def test_the_curves_say_how_far_each_distance_is_from_what_was_foretold(distance
     alone = claims.policy_laws.predictions(rows, suffixes, distance)
     alone = alone[alone["policy"] == "sinks"]["factor"].tolist()
     first, last = alone[0], alone[-1]
-    assert f"has {first.value:.2g} times the foretold {distance} at 16 entries" in said
-    assert f"and {last.value:.2g} times at" in said
+    assert f"has {first.value:.2f} of the {distance} that the law foretells at 16 entries" in said
+    assert f"and {last.value:.2f} of it at" in said
     for item in (first, last):
-        assert f"{item.low:.2g} to {item.high:.2g}" in said
+        assert f"{item.low:.2f} to {item.high:.2f}" in said
 
 
 def test_a_summary_of_one_distance_is_kl_and_asks_for_none():
@@ -681,7 +694,7 @@ def one_setting_more(policy: str) -> pd.DataFrame:
 def lacking(request) -> tuple[pd.DataFrame, str, str]:
     """Rows with a setting that lacks sinks, its policy, and its name. With `sliding` the settings
     share that one; with `tova` they share none."""
-    where = f"prefill · {name_of(MODEL)} · {name_of(TEXT)}"
+    where = f"{name_of('prefill')} · {name_of(MODEL)} · {name_of(TEXT)}"
     return one_setting_more(request.param), request.param, where
 
 
@@ -692,7 +705,7 @@ def test_a_setting_may_lack_the_best_known_policy_and_a_budget(lacking):
     assert f"{name_of(policy)} loses least" in said
     assert said.endswith("documents), and no other was measured.")
     said = sentence(ranking, setting=where, budget=16)
-    assert said == f"{where}: nothing was measured with 16 entries."
+    assert said == f"{capital(where)}: nothing was measured with 16 entries."
 
 
 def test_settings_that_share_no_policy_offer_all_of_them(lacking):
@@ -700,7 +713,10 @@ def test_settings_that_share_no_policy_offer_all_of_them(lacking):
     foretold = claims.policy_laws.both_predictions(rows, {(MODEL, TEXT): suffix_rows(0.6)})
     curves = charts.policies.curves(claims.policy_rows.summaries(rows), foretold)
     check = charts.sensitivity.data_check(claims.data_check.excess_over_kl(rows))
-    for explorer, heard in ((curves, "times the foretold"), (check, "the loss on the text grows")):
+    for explorer, heard in (
+        (curves, "that the law foretells"),
+        (check, "the loss on the text grows"),
+    ):
         offered = [control.values for control in explorer.controls if control.name == "policy"]
         if policy == "sliding":  # one policy alone is no choice
             assert offered == [] and heard in sentence(explorer, setting=where)
@@ -708,7 +724,7 @@ def test_settings_that_share_no_policy_offer_all_of_them(lacking):
         assert set(offered[0]) == {name_of(each) for each in rows["policy"]}
         assert heard in sentence(explorer, setting=where, policy=name_of(policy))
         said = sentence(explorer, setting=where, policy=name_of("sinks"))
-        assert said == f"{where}: {name_of('sinks')} was not measured."
+        assert said == f"{capital(where)}: {name_of('sinks')} was not measured."
 
 
 @functools.cache
@@ -826,7 +842,7 @@ def test_the_time_of_a_study_is_told_with_its_workers(model, cards):
     (row,) = [row for row in rows if row[:2] == (model, cards)]
     plural = "s" * (row[2] != 1)
     assert said == (
-        f"{model} on {cards} x H100: {row[3]:.3g} minutes with {row[2]} worker{plural}; "
+        f"{capital(model)} on {cards} x H100: {row[3]:.3g} minutes with {row[2]} worker{plural}; "
         "an item and a load alone take 2.5."
     )
     missing = sentence(explorer, model="large", card="H100", cards=1)
