@@ -89,6 +89,18 @@ def test_the_facts_of_story_are_what_its_prose_glues(curves):
     assert_all_is_said("notebooks/story", facts)
 
 
+def test_story_the_more_is_kept_the_fewer_words_go_dark_and_with_sixteen_many_do():
+    shown = claims.story.stored_passage().query("policy == 'sinks'")
+    dark = shown.assign(dark=shown["kl_nats"] >= 0.5).groupby("budget")["dark"].mean()
+    assert dark.is_monotonic_decreasing and dark.loc[16] > 0.2
+
+
+def test_story_the_measured_share_of_a_doubling_is_not_quite_the_same_everywhere(curves):
+    first = next(iter(curves.values())).between(MIN_WINDOW)
+    slopes = fit.local_slopes(first)["slope"]
+    assert slopes.max() > 1.5 * slopes.min()
+
+
 def test_story_an_exponent_is_not_the_texts_alone():
     powers = claims.shared.exponents(claims.shared.stored())
     powers = powers[powers["model"] != claims.shared.SHORTER]
@@ -253,7 +265,10 @@ def test_sensitivity_on_most_tables_the_loss_is_the_kl_within_the_intervals(exce
 
 def test_index_its_values_are_those_of_the_page_on_sensitivity_and_of_what_was_measured(powers):
     facts = claims.sensitivity.alpha_facts(powers) | claims.measured.facts()
-    assert glued("book/index") < facts.keys()
+    rows = claims.policy_rows.summary(claims.policy_rows.stored_rows())
+    curves, costs = claims.claim.stored_curves(), claims.claim.cache_costs()
+    front = claims.story.front_facts(curves, rows, costs)
+    assert front.keys() < glued("book/index") < facts.keys() | front.keys()
 
 
 def test_sensitivity_each_word_was_within_reach():

@@ -43,13 +43,13 @@ def verdicts(folder: Path = store.DATA) -> list[Verdict]:
 
 
 def to_html(items: list[Verdict]) -> str:
-    """The verdicts of the front page: a tally, and a table with a plain sentence and a bar a claim.
+    """The verdicts of the front page: a table with a plain sentence and a bar a claim.
 
     What a verdict rests on is folded; each claim links to its page.
     """
     head = "<tr><th>Claim</th><th>The paper says, in our words; what we found</th><th>Verdict</th>"
     return (
-        f'{_tally(items)}<table class="table kv-verdicts"><thead>{head}</tr></thead>'
+        f'<table class="table kv-verdicts"><thead>{head}</tr></thead>'
         f"<tbody>{''.join(map(_row, items))}</tbody></table>"
     )
 
@@ -60,9 +60,10 @@ def tally(items: list[Verdict]) -> dict[str, int]:
     return {word: given.count(word) for word in WORDS if word in given}
 
 
-def _tally(items: list[Verdict]) -> str:
+def tally_html(items: list[Verdict]) -> str:
+    """How many claims have which verdict, in a line."""
     counts = "\n".join(f"{_pill(word, f'{n} {word}')}" for word, n in tally(items).items())
-    return f'<p class="kv-tally">Of {len(items)} claims: {counts}</p>'
+    return f'<p class="kv-tally">Of the paper\'s {len(items)} claims: {counts}</p>'
 
 
 def _pill(word: str, text: str) -> str:

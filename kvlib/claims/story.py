@@ -99,3 +99,27 @@ def facts(curves: dict[tuple[str, str], fit.Curve]) -> dict[str, str]:
         "flattest": f"{flattest:.2g}",
         "n-tables": str(len(exponents)),
     }
+
+
+FRONT_BUDGET = 256  # entries of the cache that the front page speaks of
+
+
+def front_facts(
+    curves: dict[tuple[str, str], fit.Curve],
+    summary: pd.DataFrame,
+    costs: dict[str, tuple[int, int, int]],
+) -> dict[str, str]:
+    """What the front page says was found: the price of less error, and one good cache.
+
+    `curves` are the stored ones, `summary` and `costs` what `plan_rows` takes. The cache is that of
+    the first model and text.
+    """
+    table = plan_rows(summary, costs)
+    row = table[table["budget"] == FRONT_BUDGET].iloc[0]
+    price = facts(curves)
+    return {name: price[name] for name in ("cheapest", "middle", "n-tables")} | {
+        "front-budget": f"{FRONT_BUDGET}",
+        "front-source": row["source"],
+        "front-kl": f"{row['mean']:.2g}",
+        "front-megabytes": f"{row['megabytes']:.2g}",
+    }

@@ -350,9 +350,8 @@ def test_a_suffix_at_other_positions_in_the_distance_that_is_chosen(
     rows = positions_tables()[model].query("window == @window")
     mean = {v: rows[rows["variant"] == v][value].mean() for v in charts.positions.VARIANTS}
     heard = ", ".join(f"{variant} {mean[variant]:.3g}" for variant in mean)
-    assert said == (
-        f"{capital(name_of(model))}, window {window}, {name}: {heard}{unit} (means over 4 documents)."
-    )
+    who = capital(name_of(model))
+    assert said == f"{who}, window {window}, {name}: {heard}{unit} (means over 4 documents)."
 
 
 # --- bounds -----------------------------------------------------------------------------------
