@@ -427,6 +427,16 @@ LITERAL = re.compile(
 
 
 @pytest.mark.parametrize("page", NOTEBOOKS, ids=lambda page: page.stem)
+def test_the_index_of_explorers_lists_each_with_its_caption():
+    index = (ROOT / "book" / "explorers.md").read_text(encoding="utf-8")
+    figure = re.compile(r'caption: "(.*?)"\n\s*name: (fig-[\w-]+)')
+    pages = [*(ROOT / "notebooks").glob("*.md"), ROOT / "book" / "index.md"]
+    found = [named for page in pages for named in figure.findall(page.read_text(encoding="utf-8"))]
+    lines = [f"- {{numref}}`{name}`. {caption}" for caption, name in found]
+    assert len(lines) >= 25 and [line for line in lines if line not in index.splitlines()] == []
+    assert index.count("{numref}") == len(lines)
+
+
 def test_what_a_page_shows_of_the_code_is_there(page):
     text = page.read_text(encoding="utf-8")
     shown = LITERAL.findall(text)

@@ -1,12 +1,13 @@
 // What stands under every explorer: reset, a link to the setting, downloads, the data as a table.
 // The setting lives in the address's fragment, by the figure's name: #fig-curve:window=64&model=gemma3-270m.
+// Other explorers of the page that were moved follow behind a semicolon.
 // A classic script without eval.
 (function () {
   "use strict";
 
   const LINK_DELAY = 250; // milliseconds of rest before the address is brought up to date
   const SHOWN_ROWS = 200; // of a table; the CSV has all
-  const FRAGMENT = /^#([\w-]+):(.*)$/;
+  const PART = /^([\w-]+):(.*)$/;
   const UNNAMED = /^id\d+$/; // the name of a figure that its page gives none
   const HIDDEN = new Set(["sentence"]); // columns that the sentence under the picture already says
 
@@ -27,11 +28,18 @@
     return made;
   }
 
-  /** The settings that the address asks of this explorer; null when it speaks of another or of none. */
+  const explorers = []; // of the page: what each says of itself in a link, and how its own link is brought up to date
+
+  /** The address's parts: name of an explorer, its settings; the first is the one to look at. */
+  const parts = () => location.hash.slice(1).split(";").map((part) => part.match(PART)).filter(Boolean);
+
+  /** The settings that the address asks of this explorer; null when it speaks of others or of none. */
   function asked(root) {
-    const [, name, text] = location.hash.match(FRAGMENT) || [];
-    return name === nameOf(root) ? new URLSearchParams(text) : null;
+    const [, , text] = parts().find(([, name]) => name === nameOf(root)) || [];
+    return text === undefined ? null : new URLSearchParams(text);
   }
+
+  const isFirst = (root) => parts()[0]?.[1] === nameOf(root);
 
   function download(name, type, text) {
     const link = element("a", { href: URL.createObjectURL(new Blob([text], { type })), download: name });
@@ -77,9 +85,13 @@
       return made;
     };
 
+    const changed = () => Object.entries(settings).filter(([, setting]) => setting.get() !== setting.initial);
+    const own = () => `${nameOf(root)}:${new URLSearchParams(changed().map(([key, setting]) => [key, setting.get()]))}`;
+
+    /** The link to this explorer, with all others that were moved. */
     function fragment() {
-      const moved = Object.entries(settings).filter(([, setting]) => setting.get() !== setting.initial);
-      return `#${nameOf(root)}:${new URLSearchParams(moved.map(([key, setting]) => [key, setting.get()]))}`;
+      const others = explorers.filter((one) => one.root !== root && one.changed().length > 0);
+      return `#${[own(), ...others.map((one) => one.own())].join(";")}`;
     }
 
     function fill() {
@@ -92,7 +104,7 @@
     }
 
     function moved() {
-      link.href = fragment();
+      for (const one of explorers) one.refresh();
       status.textContent = "";
       fill();
       clearTimeout(timer);
@@ -128,6 +140,17 @@
       }
     });
     bar.append(link);
+    explorers.push({ root, own, changed, refresh: () => (link.href = fragment()) });
+    button("Embed", "Copy what shows this explorer on another page", async () => {
+      const address = `${location.href.split("#")[0]}${fragment()}`.replaceAll("&", "&amp;").replaceAll('"', "&quot;");
+      const title = root.getAttribute("aria-label").replaceAll('"', "&quot;");
+      try {
+        await navigator.clipboard.writeText(`<iframe src="${address}" title="${title}" width="100%" height="720"></iframe>`);
+        status.textContent = "Copied: an iframe with this setting.";
+      } catch {
+        status.textContent = "The clipboard is not open to this page.";
+      }
+    });
     if (svg) button("SVG", "Download the picture", async () => download(`${name}.svg`, "image/svg+xml", await svg()));
     const kinds = tables();
     kinds.forEach(({ rows }, i) => {
@@ -141,20 +164,25 @@
       fill();
     });
     toggle.setAttribute("aria-expanded", false);
+    button("Keys", "How to move it from the keyboard", () => {
+      status.textContent = root.matches(".kv-passage")
+        ? "Tab goes from control to control. In the text, arrow keys go from word to word and line to line; Escape leaves it."
+        : "Tab goes from control to control. Arrow keys move a slider, Page Up and Page Down by more, Home and End to its ends.";
+    });
     bar.append(status);
     root.append(bar, panel);
 
     function follow() {
       const wanted = asked(root);
-      if (!wanted || location.hash === fragment()) return;
+      if (!wanted || String(wanted) === own().replace(PART, "$2")) return;
       apply(wanted);
-      root.scrollIntoView({ block: "start" });
+      if (isFirst(root)) root.scrollIntoView({ block: "start" });
     }
     window.addEventListener("hashchange", follow);
     const wanted = asked(root);
     if (wanted) {
       apply(wanted);
-      window.addEventListener("load", () => root.scrollIntoView({ block: "start" }));
+      if (isFirst(root)) window.addEventListener("load", () => root.scrollIntoView({ block: "start" }));
     }
     return moved;
   }

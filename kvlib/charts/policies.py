@@ -351,4 +351,4 @@ def _gain_sentence(key: tuple[str, str, int], part: pd.DataFrame) -> str:
 
 def _setting(model: str, corpus: str, protocol: str) -> str:
     """What a reader chooses among: protocol, model and text."""
-    return f"{protocol} · {name_of(model)} · {name_of(corpus)}"
+    return f"{name_of(protocol)} · {name_of(model)} · {name_of(corpus)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -258,6 +259,70 @@ def moves_of(control: ElementHandle) -> Iterator[tuple[str, Callable]]:
         yield "moving to the left end", lambda: control.evaluate(TO_THE_LEFT)
         for key in ("ArrowRight", "ArrowUp", "ArrowLeft"):
             yield f"pressing {key}", lambda key=key: control.press(key)
+
+
+# All that an explorer says, its sliders together at their ends and alone, under each choice.
+EXTREMES = f"""async root => {{
+  {UNTIL}
+  const heard = new Set();
+  const inputs = Array.from(root.querySelectorAll("input[type=range]"));
+  const selects = Array.from(root.querySelectorAll("select"));
+  const first = inputs.map((input) => input.value);
+  const fire = (control, kind) => control.dispatchEvent(new Event(kind, {{ bubbles: true }}));
+  const hear = async () => {{
+    await until(10000, () => root.getAttribute("aria-busy") !== "true");
+    heard.add(root.querySelector(".kv-reading")?.textContent ?? "");
+    for (const value of root.querySelectorAll(".kv-value")) heard.add(value.textContent);
+  }};
+  const move = (input, value) => {{
+    input.value = value;
+    fire(input, "input");
+  }};
+  const walk = async () => {{
+    await hear();
+    for (const end of ["min", "max"]) {{
+      for (const input of inputs) move(input, input[end]);
+      await hear();
+      inputs.forEach((input, i) => move(input, first[i]));
+      if (inputs.length < 2) continue;
+      for (const [i, input] of inputs.entries()) {{
+        move(input, input[end]);
+        await hear();
+        move(input, first[i]);
+      }}
+    }}
+  }};
+  await walk();
+  for (const select of selects) {{
+    const before = select.selectedIndex;
+    for (let i = 0; i < select.options.length; i++) {{
+      if (i === before) continue;
+      select.selectedIndex = i;
+      fire(select, "change");
+      await walk();
+    }}
+    select.selectedIndex = before;
+    fire(select, "change");
+  }}
+  return Array.from(heard);
+}}"""
+
+UNITS = "tokens|symbols|entries|nats|bits|numbers|words|times|documents|cards|bytes|steps|rounds"
+FORBIDDEN = {
+    "one of many": re.compile(rf"(?<![\d.,])1 (?:{UNITS})\b"),
+    "an exponent": re.compile(r"\de[-−+]?\d"),
+    "nothing": re.compile(r"(?<![\d.,])0%|(?<![\w.,])[-−]0(?![.\d])"),
+    "more than anyone reads": re.compile(r"\d{1,3}(?:,\d{3}){3,}"),
+    "no number": re.compile(r"\bNaN\b|\bundefined\b|\bnull\b|\bInfinity\b|\bnan\b"),
+    "digits in a row": re.compile(r"(?<![\d.,])(?!20\d\d\b)\d{4,}"),
+}
+
+
+def odd(texts: list[str]) -> list[str]:
+    """Complaints about texts that hold a forbidden form."""
+    return [
+        f"{what}: {text}" for text in texts for what, form in FORBIDDEN.items() if form.search(text)
+    ]
 
 
 def tool(root: ElementHandle, text: str) -> ElementHandle | None:

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from book_checks import FAINT, TOO_WIDE, UNTYPESET, dead_controls, draw, draw_all, visit
+from book_checks import FAINT, TOO_WIDE, UNTYPESET, dead_controls, draw, draw_all, odd, visit
 
 pytestmark = pytest.mark.browser
 
@@ -141,3 +141,11 @@ def test_a_missing_mathjax_is_found(browser, copy):
     page = page_with(copy, 'class="math')
     found = complaints(browser, page, lambda page: page.evaluate(UNTYPESET))
     assert "a page with formulas, but without MathJax" in found
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["1 tokens", "7.9e-29%", "had 0% with", "−0 nats", "6,940,000,000 MB", "NaN", "12345 tokens"],
+)
+def test_an_odd_text_is_found(text):
+    assert odd([f"It says {text} here."]) and not odd(["With 11 tokens: 0.5%, 1 token, in 2026."])

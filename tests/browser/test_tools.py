@@ -22,6 +22,22 @@ def test_a_link_on_the_page_itself_sets_the_explorer(browser, address):
         until(seen.page, SAYS, "With 256 entries")
 
 
+def test_a_link_holds_all_explorers_that_were_moved(browser, address):
+    with open_page(browser, address, "notebooks/story") as seen:
+        draw_all(seen.page)
+        first, last = "#fig-story-curve", "#fig-story-plan"
+        for figure in (first, last):
+            seen.page.query_selector(f"{figure} input").press("Home")
+        link = tool(seen.page.query_selector(f"{last} .kv-chart"), "Link").get_attribute("href")
+        assert link.startswith(f"{last}:") and ";fig-story-curve:window=" in link
+        said = [seen.page.inner_text(f"{figure} .kv-reading") for figure in (first, last)]
+        url = seen.page.url.partition("#")[0] + link
+    with visit(browser, url, address["file"]) as again:
+        draw_all(again.page)
+        for figure, text in zip((first, last), said, strict=True):
+            assert again.page.inner_text(f"{figure} .kv-reading") == text
+
+
 BROKEN = ["#fig-ranking:budget=999", "#fig-none:budget=16", "#fig-ranking:%%%", "#view-2:budget=16"]
 
 

@@ -10,6 +10,7 @@
 - The small GPT-2 is written as scripts, for pages in which it runs.
 - No script holds the page up: all but the one that sets the theme wait until it has been read, and
   the explorers' come first.
+- Each executed page can be downloaded as a notebook, and each page says of which version it is.
 - Docstrings of kvlib, which are plain text, are put into the markup that Sphinx reads.
 - A notebook is executed again when a module of kvlib that it imports, the data or the requirements
   changed, which Jupyter's cache, looking only at the notebooks' own cells, would not notice.
@@ -25,6 +26,8 @@ from kvbook import markup
 from kvbook.cache import bring_outputs, choose_cache
 from kvbook.docstrings import prepare
 from kvbook.libraries import VEGA, write_libraries, write_model
+from kvbook.libraries import VEGA, write_libraries
+from kvbook.notebooks import offer_notebook
 from kvbook.pages import finish_pages
 from kvbook.pictures import write_inks
 from kvbook.terms import define_terms, definitions
@@ -63,5 +66,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("builder-inited", write_model)
     app.connect("builder-inited", write_inks)
     app.connect("html-page-context", add_scripts)
+    app.connect("html-page-context", offer_notebook, priority=100)  # before the theme's buttons
     app.connect("build-finished", finish_pages, priority=900)  # after the theme's own index.html
     return {"parallel_read_safe": True, "parallel_write_safe": True}

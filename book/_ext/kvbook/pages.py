@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import subprocess
 from pathlib import Path
 
 from sphinx.application import Sphinx
@@ -30,6 +31,7 @@ FRONT_DOOR = """<!doctype html>
 </html>
 """
 
+VERSION = re.compile(r'(<span class="kv-version">)[^<]*(</span>)')
 JAVASCRIPT = ("", "text/javascript", "application/javascript", "module")  # a script's types
 SETTING = re.compile(r"\s*(?:let |var |window\.\w+ = )")  # for scripts that may stand before it
 SETS_THEME = "documentElement.dataset.theme"  # in a script that must run before the first paint
@@ -173,6 +175,18 @@ def _is_script(address: str) -> bool:
     return plain.lower().startswith(("javascript:", "vbscript:"))
 
 
+def version(folder: Path) -> str:
+    """kvlib's version and, where the book is built from a repository of git, the commit."""
+    from kvlib import __version__
+
+    command = ["git", "-C", str(folder), "rev-parse", "--short=10", "HEAD"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return f"kvlib {__version__}"
+    return f"kvlib {__version__}, commit {found}"
+
+
 def finish_pages(app: Sphinx, error: Exception | None) -> None:
     """Writes the front door and hardens the pages of this build; earlier ones are hardened."""
     if error or app.builder.format != "html":
@@ -181,6 +195,7 @@ def finish_pages(app: Sphinx, error: Exception | None) -> None:
     first = f"{app.config.root_doc}.html"
     (book / "index.html").write_text(FRONT_DOOR.format(first=first, title=app.config.html_title))
     files: dict[str, str] = {}
+    said = version(Path(app.srcdir))
     for path in sorted(book.rglob("*.html")):
         if "_static" in path.relative_to(book).parts:
             continue
@@ -188,6 +203,7 @@ def finish_pages(app: Sphinx, error: Exception | None) -> None:
         to_root = "../" * (len(path.relative_to(book).parts) - 1)
         after = finish_explorers(before, to_root, book / "_static" / "stills")
         after = harden(after, path.name, to_root, files)
+        after = VERSION.sub(rf"\g<1>{said}\g<2>", after)
         if after != before:
             path.write_text(after, encoding="utf-8")
     folder = book / "_static" / "inline"
