@@ -96,7 +96,7 @@ def test_story_the_more_is_kept_the_fewer_words_go_dark_and_with_sixteen_many_do
 
 
 def test_story_the_measured_share_of_a_doubling_is_not_quite_the_same_everywhere(curves):
-    first = next(iter(curves.values())).between(MIN_WINDOW)
+    first = next(iter(curves.values())).between(claims.claim.MIN_WINDOW)
     slopes = fit.local_slopes(first)["slope"]
     assert slopes.max() > 1.5 * slopes.min()
 

@@ -38,6 +38,27 @@ def test_a_link_holds_all_explorers_that_were_moved(browser, address):
             assert again.page.inner_text(f"{figure} .kv-reading") == text
 
 
+def test_the_tour_goes_from_stop_to_stop_and_ends(browser, address):
+    with open_page(browser, address, "notebooks/story") as seen:
+        page = seen.page
+        draw_all(page)
+        start = page.query_selector(".kv-tour-start")
+        start.click()
+        panel = page.query_selector(".kv-tour-panel")
+        assert panel.is_visible() and panel.inner_text().startswith("1 of 5.")
+        until(page, "() => document.querySelector('.kv-passage input').value === '0'")
+        for stop in range(2, 6):
+            page.keyboard.press("Enter")
+            assert panel.inner_text().startswith(f"{stop} of 5.")
+        until(page, SAYS.replace("#fig-ranking", "#fig-story-ranking"), "With 64 entries")
+        page.keyboard.press("Escape")
+        assert not panel.is_visible()
+        assert start.evaluate("e => e === document.activeElement")
+        start.click()
+        assert panel.inner_text().startswith("1 of 5.")
+        assert seen.complaints == []
+
+
 BROKEN = ["#fig-ranking:budget=999", "#fig-none:budget=16", "#fig-ranking:%%%", "#view-2:budget=16"]
 
 

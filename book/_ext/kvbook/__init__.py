@@ -26,7 +26,6 @@ from kvbook import markup
 from kvbook.cache import bring_outputs, choose_cache
 from kvbook.docstrings import prepare
 from kvbook.libraries import VEGA, write_libraries, write_model
-from kvbook.libraries import VEGA, write_libraries
 from kvbook.notebooks import offer_notebook
 from kvbook.pages import finish_pages
 from kvbook.pictures import write_inks
@@ -52,6 +51,8 @@ def add_scripts(app: Sphinx, pagename: str, templatename: str, context: dict, do
         app.add_css_file("try/try.css")
         for name in TRY:
             app.add_js_file(f"try/{name}.js", defer="defer")
+    if "kv-tour" in here:
+        app.add_js_file("tour.js", defer="defer")
     if any("data-definition" in tag.attributes for tag in tags):
         app.add_js_file("terms.js", defer="defer")
 
