@@ -426,7 +426,6 @@ LITERAL = re.compile(
 )
 
 
-@pytest.mark.parametrize("page", NOTEBOOKS, ids=lambda page: page.stem)
 def test_the_index_of_explorers_lists_each_with_its_caption():
     index = (ROOT / "book" / "explorers.md").read_text(encoding="utf-8")
     figure = re.compile(r'caption: "(.*?)"\n\s*name: (fig-[\w-]+)')
@@ -437,6 +436,7 @@ def test_the_index_of_explorers_lists_each_with_its_caption():
     assert index.count("{numref}") == len(lines)
 
 
+@pytest.mark.parametrize("page", NOTEBOOKS, ids=lambda page: page.stem)
 def test_what_a_page_shows_of_the_code_is_there(page):
     text = page.read_text(encoding="utf-8")
     shown = LITERAL.findall(text)

@@ -754,7 +754,7 @@ def test_the_kind_that_gains_most_over_bare_random_retention(distance, value, na
     explorer = charts.policies.protection(claims.protection.gains(rows))
     said = sentence(explorer, distance=distance, budget=budget)
     assert said.startswith(
-        f"With {budget} entries, prefill, Gemma-3-270M on SciPy's docstrings, in"
+        f"With {budget} entries, after a prefill, Gemma-3-270M on SciPy's docstrings, in"
     )
     assert f" in {name}, against random retention that protects nothing: " in said
     at = rows[rows["budget"] == budget].groupby(["policy", "doc"])[value].mean()
@@ -845,4 +845,4 @@ def test_the_time_of_a_study_is_told_with_its_workers(model, cards):
         "an item and a load alone take 2.5."
     )
     missing = sentence(explorer, model="large", card="H100", cards=1)
-    assert missing == "large does not fit on 1 x H100."
+    assert missing == "Large does not fit on 1 x H100."

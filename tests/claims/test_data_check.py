@@ -56,7 +56,7 @@ def test_the_sentence_counts_settings_and_names_each_text():
         f"Of 20 settings the interval holds one on {total[0]}, lies below on {total[1]} and above "
         f"on {total[2]}. Medians: Gemma-3-270M on SciPy's docstrings {counts['median'][0]:.2f}, "
     )
-    bible = f"World English Bible {counts['median'][1]:.2f}, surely below one 10 of 10 times"
+    bible = f"the World English Bible {counts['median'][1]:.2f}, surely below one 10 of 10 times"
     assert bible in said
     table = table[table["policy"] == "sliding"]
     suffixes = facts(table)["data-check-suffix"]

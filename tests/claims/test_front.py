@@ -176,7 +176,7 @@ def test_the_html_has_a_tally_in_the_order_of_words():
     items = [Verdict(claim, word, "", "") for word in ("open", "partly", "reproduced", "partly")]
     assert claims.front.tally(items) == {"reproduced": 1, "partly": 2, "open": 1}
     first = claims.front.tally_html(items)
-    assert "Of 4 claims" in first
+    assert "Of the paper's 4 claims" in first
     assert first.index("1 reproduced") < first.index("2 partly") < first.index("1 open")
 
 

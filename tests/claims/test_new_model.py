@@ -66,7 +66,7 @@ def test_bounds_draws_the_new_model_and_charges_what_it_costs(folder, curves):
     mine = points[points["source"].str.startswith(NEW)]
     assert len(mine) and set(mine["full"]) == {1000} and set(mine["sliding"]) == {3000}
     explorer = charts.bounds.budget(points).to_html()
-    assert "my-model on World English Bible" in explorer
+    assert "my-model on the World English Bible" in explorer
     assert NEW in set(claims.bounds.law_errors(curves)["model"])
 
 
@@ -74,9 +74,9 @@ def test_story_plans_for_the_new_model_and_tells_its_passage(folder, curves):
     rows = claims.policy_rows.stored_rows(folder)
     summary = claims.policy_rows.summary(rows[rows["policy"] == claims.policy_rows.SINKS])
     table = claims.story.plan_rows(summary, claims.claim.cache_costs(folder=folder))
-    mine = table[table["source"] == "my-model on World English Bible"]
+    mine = table[table["source"] == "my-model on the World English Bible"]
     assert (mine["megabytes"] * 1e6 == 4000 * mine["budget"]).all() and len(mine) == 5
-    assert "my-model on World" in charts.story.plan(table).to_html()
+    assert "my-model on the World" in charts.story.plan(table).to_html()
     passages = store.stored("passage", folder)
     assert len(passages) == 2
     stored = store.load_table(passages[OLD, TEXT])
