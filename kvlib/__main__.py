@@ -26,6 +26,8 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 
 MODEL = f"{', '.join(names.MODELS)}, a local folder, or a Hub id, owner/name[@revision]"
 CORPUS = f"{', '.join(CORPORA)}, or a UTF-8 text file of docs x stride tokens (4 bytes each, or so)"
+TEXTS = "pinned names, UTF-8 text files, or folders of them (.txt, .md, .rst)"
+METRICS = "kl (nats), tv, or top1: the share of changed first guesses"
 OUT = "table to write: PATH.parquet and PATH.json"
 BYTES = (  # what a line of progress shows, in 80 columns
     rich.progress.TextColumn("{task.description}"),
@@ -284,6 +286,46 @@ def distort(
     settings |= {"seq_len": seq_len, "stride": stride, "every": every, "step": step}
     settings |= {"stretches": stretches}
     _own("policy_distortion", out, model, corpus, dtype, docs, settings, device, cost)
+
+
+@app.command()
+def plan(
+    model: Annotated[str, typer.Option(help=MODEL)],
+    text: Annotated[list[str], typer.Option(help=TEXTS)],
+    epsilon: Annotated[float, typer.Option(help="tolerance of the mean loss")] = 0.05,
+    more: Annotated[list[str] | None, typer.Argument(help="further texts")] = None,
+    metric: Annotated[str, typer.Option(help=METRICS)] = "kl",
+    policy: Annotated[str, typer.Option(help=", ".join(names.POLICIES))] = "sinks",
+    protocol: Annotated[str, typer.Option(help=", ".join(names.PROTOCOLS))] = "online",
+    confidence: Annotated[float, typer.Option(help="of the certificate")] = 0.95,
+    seq_len: Annotated[int, typer.Option(help="tokens a document; 0: as many as fit")] = 0,
+    docs: Annotated[int, typer.Option(help="documents at most; 0: as many as serve")] = 0,
+    out: Annotated[Path, typer.Option(help="rows: PATH-measured and PATH-certified-…")] = Path(
+        "plan"
+    ),
+    json: Annotated[Path | None, typer.Option(help="write the plan as JSON")] = None,
+    seed: Annotated[int, typer.Option(help="the order of the documents")] = 0,
+    device: Annotated[str, typer.Option(help=DEVICE)] = "auto",
+    dtype: Annotated[str, typer.Option(help=DTYPE)] = "auto",
+) -> None:
+    """The least cache budget within a tolerance on texts of yours, certified on those not yet seen.
+
+    Half of the documents are measured, the others certify. Exit code 0: certified; 3: not, with
+    the reason; 2: unusable input. A run that was killed goes on where it was.
+    """
+    from kvlib.plan import measuring
+    from kvlib.plan.deciding import Question
+
+    request = measuring.Request(
+        *(model, [*text, *(more or [])], Question(metric, epsilon, confidence), policy, protocol),
+        *(seq_len, docs, seed, device, dtype),
+    )
+    found = _usable(lambda: measuring.planned(request, out, _command()))
+    if json:
+        store.write_atomically(json, lambda file: file.write_text(found.as_json(), "utf-8"))
+    print(found.reason)
+    if not found.certified:
+        raise typer.Exit(3)
 
 
 @app.command("study")
@@ -581,6 +623,15 @@ def _used_rightly(parsed: Callable[[Any], Any], said: Any) -> Any:
     """What flags say; one line and exit code 2, as for other wrong flags, where it cannot be."""
     try:
         return parsed(said)
+    except (ValueError, OSError, ArithmeticError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
+
+
+def _usable(made: Callable[[], Any]) -> Any:
+    """What is made; one line and exit code 2 for what cannot be used."""
+    try:
+        return made()
     except (ValueError, OSError, ArithmeticError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(2) from None

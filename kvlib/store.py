@@ -228,6 +228,12 @@ class Measurement:
         """Numbers of the documents that are wanted and not finished, in order."""
         return sorted(self.documents - self.done())
 
+    def rows(self, doc: int) -> pd.DataFrame:
+        """The rows of a finished document, checked; ValueError for one that is not."""
+        if self._table is not None and (held := self._table["doc"] == doc).any():
+            return self._table[held].reset_index(drop=True)
+        return self._read_part(doc)[0]
+
     def begin(self, doc: int) -> None:
         """Say that a document is being measured: others see it as running while this process
         lives."""

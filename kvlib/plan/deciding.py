@@ -9,7 +9,7 @@ tested from the largest down (`fit.certify`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -262,7 +262,7 @@ def plan_of(
     question: Question,
     rungs: Sequence[int],
     sinks: int,
-    said: dict[str, object],
+    said: dict[str, Any],
     files: int = 1,
 ) -> Plan:
     """The plan, from rows of `policy_distortion` of both halves; `said` are the fields of `Plan`
@@ -271,10 +271,10 @@ def plan_of(
     found = verdict(one, two, question)
     shown = next(t for t in found.tried if t.budget == (found.budget or found.tried[0].budget))
     proposed = proposal(one, rungs, question).sure
-    context = int(str(said["context"]))
+    context = said["context"]
     need = None if found.budget else _would_do(one, two, question)
     return Plan(
-        **said,  # type: ignore[arg-type]
+        **said,
         metric=question.metric,
         epsilon=question.epsilon,
         confidence=question.confidence,
@@ -289,7 +289,7 @@ def plan_of(
         next_document=found.next_document,
         documents=Documents(len(one), len(two), context, files),
         documents_that_would_do=need,
-        reason=_reason(found, shown, question, need, len(one) + len(two), context),
+        reason=_reason(found, shown, question, need, context),
         assumption=_assumption(context),
     )
 
@@ -320,7 +320,7 @@ def _clipped(values: np.ndarray, question: Question) -> Clipped | None:
 
 
 def _reason(
-    found: Verdict, shown: Tried, question: Question, need: int | None, had: int, context: int
+    found: Verdict, shown: Tried, question: Question, need: int | None, context: int
 ) -> str:
     """Why there is a certificate, or none, in a sentence or two."""
     if found.budget:
@@ -339,8 +339,7 @@ def _reason(
         return start + "too near to the tolerance for any number of documents like these."
     return start + (
         f"within the tolerance, but {shown.documents} documents leave room for a mean of "
-        f"{shown.bound:.3g}: about {need:,} documents of {context} tokens in all would do, "
-        f"there were {had:,}."
+        f"{shown.bound:.3g}."
     )
 
 
