@@ -230,30 +230,48 @@ class Verdict(NamedTuple):
     next_document: NextDocument
 
 
+def p_values(measured: pd.DataFrame, certified: pd.DataFrame, question: Question) -> np.ndarray:
+    """Of each budget (a column) of the certification half, in its order: the p-value of a mean
+    above the tolerance. Bets are chosen on the measuring half."""
+    found = [
+        certify.p_value(
+            question.shares(values.to_numpy()),
+            question.tolerance,
+            bets_at(measured, int(budget), question),
+        )
+        for budget, values in certified.items()
+    ]
+    return np.array(found)
+
+
 def verdict(measured: pd.DataFrame, certified: pd.DataFrame, question: Question) -> Verdict:
     """Losses of both halves → certificates, tested from the largest budget down."""
-    budgets = sorted(certified.columns, reverse=True)
-    values = question.shares(certified[budgets].to_numpy())
-    bets = [bets_at(measured, budget, question) for budget in budgets]
-    p = [certify.p_value(x, question.tolerance, bet) for x, bet in zip(values.T, bets, strict=True)]
-    count = certify.passed(np.array(p), question.level)
+    certified = certified[sorted(certified.columns, reverse=True)]
+    p = p_values(measured, certified, question)
+    count = certify.passed(p, question.level)
     tried = tuple(
         Tried(
             int(budget),
-            float(certified[budget].mean()),
-            question.scale * certify.upper_bound(values[:, k], question.confidence, bets[k]),
-            p[k],
-            len(values),
+            float(losses.mean()),
+            _bound(losses, bets_at(measured, int(budget), question), question),
+            float(p[k]),
+            len(losses),
             k < count,
         )
-        for k, budget in enumerate(budgets)
+        for k, (budget, losses) in enumerate(certified.items())
     )
-    risk = certify.conformal(values, question.tolerance)
+    risk = certify.conformal(question.shares(certified.to_numpy()), question.tolerance)
     place = max(risk.passed - 1, 0)
     following = NextDocument(
-        int(budgets[place]) if risk.passed else None, float(question.scale * risk.bounds[place])
+        tried[place].budget if risk.passed else None, float(question.scale * risk.bounds[place])
     )
-    return Verdict(tried, int(budgets[count - 1]) if count else None, following)
+    return Verdict(tried, tried[count - 1].budget if count else None, following)
+
+
+def _bound(losses: pd.Series, bets: certify.Bets, question: Question) -> float:
+    """The upper confidence bound of a mean, in the unit of the loss."""
+    shares = question.shares(losses.to_numpy())
+    return question.scale * certify.upper_bound(shares, question.confidence, bets)
 
 
 def plan_of(
