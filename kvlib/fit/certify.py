@@ -32,8 +32,8 @@ import numpy as np
 from scipy.special import logsumexp, stdtrit
 from scipy.stats import beta
 
-SHARES = np.linspace(0.05, 1, 20)  # of what may be staked: bets are of these
-TRUST = 0.8  # the weight of the one that other documents recommend; the others share the rest
+SHARES = np.array([0.1, 0.2, 0.4, 0.6, 0.8, 1.0])  # of what may be staked: bets are of these
+TRUST = 0.5  # the weight of the one that other documents recommend; the others share the rest
 PRECISION = 1e-6  # to which an upper bound is found
 
 

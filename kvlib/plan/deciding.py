@@ -33,7 +33,9 @@ CAP = 10  # tolerances: a document's mean KL counts as this at most
 LEAST_BUDGET = 16
 RUNGS_AN_OCTAVE = 4
 MOST_RUNGS = 8  # that are certified on
-LEAST_DOCUMENTS = 12  # before one is sure of anything
+LEAST_DOCUMENTS = 24  # before one is sure of anything
+UP = 2  # rungs above the least hopeful one, where tests begin
+MANY = 240  # documents, where there are as many
 TAILS = (0.5, 0.9, 0.99, 1.0)
 
 
@@ -77,12 +79,13 @@ class Question(NamedTuple):
 
 
 def enough(question: Question) -> int:
-    """How many documents to read at most: twice what certifies a loss of half the tolerance."""
+    """How many documents to read at most: twice what certifies a loss of half the tolerance, and
+    MANY at least, for losses that spread."""
     half = np.full(2, question.tolerance / 2)
     bets = certify.bets_of(half, question.tolerance)
     need = certify.documents_needed(half, question.tolerance, question.confidence, bets)
     assert need is not None  # half of the tolerance is below it
-    return 2 * need
+    return max(MANY, 2 * need)
 
 
 def ladder(context: int, least: int = LEAST_BUDGET) -> list[int]:
@@ -154,7 +157,7 @@ def to_certify(
 ) -> list[int]:
     """The rungs to test on `documents` others, the largest first.
 
-    From a rung above the least that so many documents are foretold to certify, down to a rung
+    From UP rungs above the least that so many documents are foretold to certify, down to a rung
     below the proposal: what is tested below costs no certainty.
     """
     hopeful = [
@@ -162,7 +165,7 @@ def to_certify(
     ]
     found = proposal(measured, rungs, question)
     low = rungs.index(found.mean) - 1 if found.mean is not None else len(rungs) - 3
-    top = rungs.index(min(hopeful)) + 1 if hopeful else len(rungs) - 1
+    top = rungs.index(min(hopeful)) + UP if hopeful else len(rungs) - 1
     top = min(max(top, low + 2), len(rungs) - 1)
     return list(reversed(rungs[max(low, top - MOST_RUNGS + 1, 0) : top + 1]))
 

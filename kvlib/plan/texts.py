@@ -14,7 +14,7 @@ from kvlib import corpora
 
 ENDINGS = (".txt", ".md", ".rst")  # of the files of a folder that are read
 LENGTHS = (1024, 512, 256, 128)  # tokens of a document, where none are asked for
-LEAST = 24  # documents: with fewer nothing can be said
+LEAST = 48  # documents: with fewer nothing can be said
 
 
 class Text(NamedTuple):
