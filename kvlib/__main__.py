@@ -27,7 +27,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 MODEL = f"{', '.join(names.MODELS)}, a local folder, or a Hub id, owner/name[@revision]"
 CORPUS = f"{', '.join(CORPORA)}, or a UTF-8 text file of docs x stride tokens (4 bytes each, or so)"
 TEXTS = "pinned names, UTF-8 text files, or folders of them (.txt, .md, .rst)"
-METRICS = "kl (nats), tv, or top1: the share of changed first guesses"
+METRICS = "kl (nats), tv (total variation), or top1 (changed first guesses)"
 OUT = "table to write: PATH.parquet and PATH.json"
 BYTES = (  # what a line of progress shows, in 80 columns
     rich.progress.TextColumn("{task.description}"),
@@ -147,9 +147,7 @@ def show_table(
     epsilon: Annotated[
         float, typer.Option(help="what may be lost: nats, or a share; 0: 0.2 nats, or 0.1")
     ] = 0.0,
-    metric: Annotated[
-        str, typer.Option(help="kl, tv (total variation), or top1 (changed first guesses)")
-    ] = "kl",
+    metric: Annotated[str, typer.Option(help=METRICS)] = "kl",
     html: Annotated[
         Path | None, typer.Option(help="write a page that needs no network: FILE.html")
     ] = None,
@@ -303,7 +301,12 @@ def plan(
     out: Annotated[Path, typer.Option(help="rows: PATH-measured and PATH-certified-…")] = Path(
         "plan"
     ),
+    report: Annotated[
+        Path | None, typer.Option(help="write a page that needs no network: FILE.html")
+    ] = None,
     json: Annotated[Path | None, typer.Option(help="write the plan as JSON")] = None,
+    batch: Annotated[int, typer.Option(help="sequences to weigh a cache for")] = 1,
+    context: Annotated[int, typer.Option(help="tokens to compare with; 0: the model's most")] = 0,
     seed: Annotated[int, typer.Option(help="the order of the documents")] = 0,
     device: Annotated[str, typer.Option(help=DEVICE)] = "auto",
     dtype: Annotated[str, typer.Option(help=DTYPE)] = "auto",
@@ -314,18 +317,28 @@ def plan(
     the reason; 2: unusable input. A run that was killed goes on where it was.
     """
     from kvlib.plan import measuring
+    from kvlib.plan import report as reports
     from kvlib.plan.deciding import Question
 
     request = measuring.Request(
         *(model, [*text, *(more or [])], Question(metric, epsilon, confidence), policy, protocol),
         *(seq_len, docs, seed, device, dtype),
     )
-    found = _usable(lambda: measuring.planned(request, out, _command()))
+    _usable(lambda: _check_weighed(batch, context))
+    found, held = _usable(lambda: measuring.planned(request, out, _command()))
+    sizes = reports.Sizes(held, batch=batch, context=context)
     if json:
         store.write_atomically(json, lambda file: file.write_text(found.as_json(), "utf-8"))
-    print(found.reason)
+    if report:
+        reports.write(report, reports.of_plan(found, sizes))
+    print(reports.plan_text(found, sizes))
     if not found.certified:
         raise typer.Exit(3)
+
+
+def _check_weighed(batch: int, context: int) -> None:
+    if batch < 1 or context < 0:
+        raise ValueError(f"batch and context: expected at least 1 and 0, got {batch} and {context}")
 
 
 @app.command("study")

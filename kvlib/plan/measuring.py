@@ -18,7 +18,7 @@ from kvlib.cache.policies import Policy
 from kvlib.cache.policies import about as about_policies
 from kvlib.measure.distortion import check_policies, measure_policies, named_policies
 from kvlib.models import LanguageModel, about, check_length, load_model
-from kvlib.plan import deciding, texts
+from kvlib.plan import deciding, texts, translate
 from kvlib.plan.deciding import Question
 from kvlib.plan.result import Plan
 from kvlib.study import here, items
@@ -55,7 +55,16 @@ class Request(NamedTuple):
         return policy
 
 
-def planned(request: Request, out: Path, command: str, loaded: LanguageModel | None = None) -> Plan:
+class Planned(NamedTuple):
+    """A plan, and what the model's cache holds of a token (None: that is not known)."""
+
+    plan: Plan
+    held: translate.Held | None
+
+
+def planned(
+    request: Request, out: Path, command: str, loaded: LanguageModel | None = None
+) -> Planned:
     """Measure, propose, certify. Raises ValueError or OSError, with one line, for what cannot be
     used, and FloatingPointError for a model whose laws are not finite."""
     policy = request.checked()
@@ -75,9 +84,17 @@ def planned(request: Request, out: Path, command: str, loaded: LanguageModel | N
     certified = job.certified(rungs, rest)
     said: dict[str, Any] = {"model": lm.name, "texts": job.names, "policy": policy.key}
     said |= {"protocol": request.protocol, "context": job.tokens}
-    return deciding.plan_of(
+    plan = deciding.plan_of(
         measured, certified, request.question, job.rungs, policy.n_sink, said, job.files
     )
+    return Planned(plan, _held(lm))
+
+
+def _held(lm: LanguageModel) -> translate.Held | None:
+    try:
+        return translate.held_of(lm.model.config.to_dict())
+    except ValueError:  # sizes by names that are not known: the plan stands without bytes
+        return None
 
 
 class _Job(NamedTuple):
@@ -150,7 +167,9 @@ class _Job(NamedTuple):
             store.Measurement(path, settings, wanted, code, facts) as measurement,
             here.bars() as bar,
         ):
-            task = bar.add_task(f"{self.lm.name} · {name.split('-')[0]}", total=len(wanted))
+            task = bar.add_task(
+                f"{Path(self.lm.name).name} · {name.split('-')[0]}", total=len(wanted)
+            )
             done = [doc for doc in measurement.done() if wanted[0] <= doc < len(self.documents)]
             held = {doc: measurement.rows(doc) for doc in sorted(done)}
             for doc in wanted:
