@@ -45,13 +45,13 @@ class Request(NamedTuple):
         """The policy; ValueError for what cannot be measured, before a model is loaded."""
         (policy,) = named_policies([self.policy])
         self.question.checked()
+        for name, value in {"seq-len": self.context, "docs": self.documents}.items():
+            if value < 0:
+                raise ValueError(f"{name}: expected at least 1, or 0 for a choice, got {value}")
         tokens = self.context or texts.LENGTHS[0]
         least = max(deciding.LEAST_BUDGET, policy.least)
         check_policies([policy], [least], self.protocol, EVERY, tokens)
         deciding.ladder(tokens, policy.least)
-        for name, value in {"seq-len": self.context, "docs": self.documents}.items():
-            if value < 0:
-                raise ValueError(f"{name}: expected at least 1, or 0 for a choice, got {value}")
         return policy
 
 

@@ -28,7 +28,7 @@ def pages(tmp_path_factory):
 def request_of(tiny_folder, pages):
     def make(**change):
         asked = measuring.Request(
-            str(tiny_folder), [str(pages)], Question("tv", 0.5, 0.9), context=64, documents=60
+            str(tiny_folder), [str(pages)], Question("tv", 0.5, 0.9), context=64, documents=50
         )
         return asked._replace(**change)
 
@@ -39,11 +39,11 @@ def test_a_plan_is_made_of_rows_of_policy_distortion(request_of, tiny, tmp_path)
     asked = request_of()
     found, held = measuring.planned(asked, tmp_path / "plan", "test", tiny)
     assert held is not None and held.bytes(1) > 0
-    assert found.documents.measured + found.documents.certification == 60
+    assert found.documents.measured + found.documents.certification == 50
     assert found.documents.files > 20 and found.context == 64
     stored = store.load_table(tmp_path / "plan-measured")
     read = texts.read(asked.texts, tiny.tokenizer)
-    cut = texts.stretches(read, 64, 60)
+    cut = texts.stretches(read, 64, 50)
     rungs = deciding.ladder(64)[::-2][::-1]
     again = measure_policies(tiny, cut.ids[3], 3, named_policies(["sinks"]), rungs, "online")
     rows = stored[stored["doc"] == 3].reset_index(drop=True)
@@ -74,9 +74,9 @@ def test_a_run_that_was_killed_goes_on_where_it_was(request_of, tiny, tmp_path, 
     monkeypatch.setattr(measuring, "measure_policies", lambda *a: (again.append(a[2]), real(*a))[1])
     found = measuring.planned(request_of(), tmp_path / "two", "test", tiny).plan
     assert found == whole
-    assert not set(again) & set(calls) and len(again) + len(calls) == 60
+    assert not set(again) & set(calls) and len(again) + len(calls) == 50
     measuring.planned(request_of(), tmp_path / "two", "test", tiny)
-    assert len(again) + len(calls) == 60  # and nothing is measured a second time
+    assert len(again) + len(calls) == 50  # and nothing is measured a second time
 
 
 @pytest.mark.parametrize(
