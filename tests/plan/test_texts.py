@@ -54,9 +54,9 @@ def test_the_length_is_the_longest_that_makes_enough_documents(folder):
     assert texts.length_for(read, 40, 200) == 128
 
 
-def test_a_text_that_repeats_itself_has_few_documents(tmp_path):
-    (tmp_path / "same.txt").write_text("the same " * 4000)
-    read = texts.read([str(tmp_path)], Letters())
+def test_what_stands_twice_in_texts_is_one_document():
+    """An alphabet of 128 letters again and again: each stretch is the same."""
+    read = [texts.Text(name, name, np.tile(np.arange(128), 300)) for name in ("a", "b")]
     with pytest.raises(ValueError, match="expected at least 48 different documents of 128 tokens"):
         texts.stretches(read, 128, 100)
 
