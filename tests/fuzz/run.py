@@ -9,6 +9,7 @@ dies is ended, noted and replaced. Exit code 1 where anything was wrong.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -31,7 +32,7 @@ sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 from fuzz import inputs  # noqa: E402
 
 WALL_SECONDS = 60.0  # before an input is ended: six times what it may take of a free machine
-START_SECONDS = 300.0
+START_SECONDS = 1200.0  # before a worker that does not start is given up
 MOST_BYTES = 3 << 30
 
 
@@ -70,6 +71,7 @@ class Worker:
         self.results = os.fdopen(read)
         answer = self.answer(START_SECONDS)
         if answer != {"ready": True}:
+            self.stop()
             log = (self.root / "worker.log").read_text()
             raise RuntimeError(f"expected a worker, got {answer}: {log[-2000:]}")
 
@@ -108,8 +110,9 @@ class Worker:
         """End the process, and those that it started."""
         if self.process is None:
             return
-        for one in psutil.Process(self.process.pid).children(recursive=True):
-            one.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for one in psutil.Process(self.process.pid).children(recursive=True):
+                one.kill()
         self.process.kill()
         self.process.wait()
         assert self.process.stdin is not None and self.results is not None
