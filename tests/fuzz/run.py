@@ -58,22 +58,23 @@ class Worker:
     def start(self) -> None:
         """A new process, once it is ready."""
         read, write = os.pipe()
-        self.process = subprocess.Popen(
-            [sys.executable, str(TESTS / "fuzz" / "worker.py"), str(self.root), str(write)],
-            stdin=subprocess.PIPE,
-            stderr=(self.root / "worker.log").open("w"),
-            text=True,
-            pass_fds=[write],
-            cwd=self.root,
-            env=self.environment(),
-        )
+        with (self.root / "worker.log").open("w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, str(TESTS / "fuzz" / "worker.py"), str(self.root), str(write)],
+                stdin=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                pass_fds=[write],
+                cwd=self.root,
+                env=self.environment(),
+            )
         os.close(write)
         self.results = os.fdopen(read)
         answer = self.answer(START_SECONDS)
         if answer != {"ready": True}:
             self.stop()
-            log = (self.root / "worker.log").read_text()
-            raise RuntimeError(f"expected a worker, got {answer}: {log[-2000:]}")
+            said = (self.root / "worker.log").read_text()
+            raise RuntimeError(f"expected a worker, got {answer}: {said[-2000:]}")
 
     def answer(self, seconds: float) -> dict[str, Any]:
         """What it says within so many seconds, or why it was ended."""
