@@ -1049,7 +1049,7 @@ TEXTS: dict[str, Callable[[Draw], bytes]] = {
     "a mark": lambda d: b"\xef\xbb\xbf" + letters(d),
     "UTF-16": lambda d: letters(d).decode().encode("utf-16"),
     "UTF-32": lambda d: letters(d).decode().encode("utf-32"),
-    "latin-1": lambda d: b"caf\xe9 " * 2000,
+    "latin-1": lambda d: b"\xe9t\xe9 " * 2000,
     "CRLF": lambda d: letters(d).replace(b" ", b"\r\n"),
     "a lone surrogate": lambda d: b"\xed\xa0\x80" * 3000,
     "special tokens": lambda d: b"<|endoftext|><s></s><bos>[CLS]" * 400,
