@@ -208,7 +208,7 @@ def test_the_dice_are_even_and_the_same_for_the_same_seed(bare):
 # --- the page -------------------------------------------------------------------------------------
 
 TEXT = "Jacob boiled stew. Esau came in from the field. Esau said to Jacob, Feed me."
-STAGE = ".kv-try-stage:not([hidden], [aria-busy])"
+STAGE = ".kv-try-stage:not([hidden], [data-reading])"
 READ = f"() => document.querySelector('{STAGE} .kv-try-summary:not(:empty)')"
 SAYS = ".kv-try-says"
 MODEL_PATIENCE = 120_000  # milliseconds; it reads a text in one or two where nothing else runs

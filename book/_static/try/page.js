@@ -114,7 +114,7 @@
     /** @param {string} name @param {string} label @param {number} last @param {(at: number) => void} act */
     slider(name, label, last, act) {
       const input = element("input", { name, type: "range", min: "0", max: String(last), step: "1", autocomplete: "off" });
-      const value = element("span", { className: "kv-value", "aria-hidden": "true" });
+      const value = element("span", { className: "kv-try-value", "aria-hidden": "true" });
       input.addEventListener("input", () => act(Number(input.value)));
       const whole = element("label", { className: "kv-control" }, element("span", { className: "kv-label", textContent: label }), value, input);
       /** @param {number} at @param {string} text */
@@ -335,7 +335,7 @@
         for (const side of Object.values(this.sides)) side.replaceChildren();
         this.write.disabled = true;
       }
-      this.stage.setAttribute("aria-busy", "true");
+      this.stage.dataset.reading = "";
       this.ask({ what: "read", job: ++this.job, ids: this.ids, policy: this.policy, budget: this.budget, seed: SEED });
     }
 
@@ -363,7 +363,7 @@
         `${this.ids.length} tokens${this.cut ? ", the first of a longer text" : ""}. At ${hurt} of them the bounded cache ` +
         `loses a tenth of a nat or more; on average ${short(mean)} nats.`;
       if (this.write) this.write.disabled = false;
-      this.stage.removeAttribute("aria-busy");
+      delete this.stage.dataset.reading;
       this.draw();
     }
 
