@@ -108,6 +108,10 @@ FAULTS = [
         "(self.query - cache.budget)",
         "cache/test_bounded.py",
     ),
+    Fault("cache/plan.py", "self.window - self.rollback", "self.window", "cache/test_rollback.py"),
+    Fault(
+        "cache/by_policy.py", "room = budget - queries", "room = budget", "cache/test_by_policy.py"
+    ),
     Fault("cache/history.py", "(place + 1) * 2**32", "0", "cache/test_stored.py"),
     Fault("models/positions.py", "last >= limit.tokens", "False", "models/test_positions.py"),
     # rows to estimates
