@@ -121,12 +121,10 @@ def masks_for(
     windows = sliding_windows(model) if windows is None else windows
     if not any(windows):
         return as_mask(model, seen)
+    sliding = as_mask(model, seen & (age < max(windows)))
     if not hasattr(model.config, "layer_types"):
-        return as_mask(model, seen & (age < max(windows)))
-    return {
-        "full_attention": as_mask(model, seen),
-        "sliding_attention": as_mask(model, seen & (age < max(windows))),
-    }
+        return sliding
+    return {"full_attention": as_mask(model, seen), "sliding_attention": sliding}
 
 
 def near(queries: torch.Tensor, entries: int, window: int) -> torch.Tensor:
