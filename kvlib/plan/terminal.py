@@ -95,10 +95,11 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _octaves(low: float, high: float) -> list[float]:
-    """Powers of two between two ends, of a long way every second; the lower end where none is."""
+    """Powers of two between two ends, of a long way every second; the ends where there is none."""
     first, last = math.ceil(math.log2(low) - 1e-9), math.floor(math.log2(high) + 1e-9)
     step = 1 if last - first <= 8 else 2
-    return [2.0**k for k in range(first, last + 1, step)] or [low]
+    found = [2.0**k for k in range(first, last + 1, step)]
+    return found if len(found) > 1 else [low, high]
 
 
 def _text(value: float) -> str:
