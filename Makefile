@@ -93,6 +93,19 @@ live: $(READY) ## open the notebooks and the bench in JupyterLab, on a copy; Ctr
 	KVLIB_STATIC= JUPYTERLAB_WORKSPACES_DIR="$(LIVE)/settings" $(BIN)/jupyter lab "$(LIVE)/lab.md" \
 	  --LabApp.app_settings_dir="$(LIVE)/settings" $(LAB_FLAGS)
 
+# The range of transformers that pyproject.toml allows: its oldest release, and the newest that was tried.
+VERSIONS ?= 5.20.0 5.24.0
+.PHONY: versions
+versions: $(READY) ## the table of architectures under the oldest and the newest transformers
+	@for version in $(VERSIONS); do \
+	  target="_build/transformers-$$version"; \
+	  test -d $$target || $(BIN)/python -m pip install --disable-pip-version-check -q --no-deps \
+	    --target $$target transformers==$$version || exit 1; \
+	  echo "· transformers $$version"; \
+	  PYTHONPATH=$$target OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -p no:nbval \
+	    -W "ignore:.past_key_values:FutureWarning" tests/cache/test_architectures.py || exit 1; \
+	done
+
 PEERS := .venv-peers
 $(PEERS)/.ready: requirements-peers.txt
 	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)

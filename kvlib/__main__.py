@@ -464,6 +464,47 @@ def train(
 
 
 @app.command()
+def architectures(
+    name: Annotated[
+        list[str] | None, typer.Argument(help="toys of the table; none: all of them")
+    ] = None,
+    model: Annotated[str, typer.Option(help=f"try one of your own: {MODEL}")] = "",
+    made: Annotated[
+        bool, typer.Option("--make", help="try the toys anew and write the table")
+    ] = False,
+    trial: Annotated[
+        list[str] | None, typer.Option(help="with --make: some trials only; may be repeated")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="another file than the stored table, for --make")
+    ] = None,
+) -> None:
+    """Which models a bounded cache works with: the stored table, a line an architecture.
+
+    With --model one model is tried in its own weights, a line a trial; a copy in bfloat16 and one
+    for drafts are made meanwhile.
+    """
+    from kvlib.study import architectures as table
+
+    if model:
+        from kvlib.cache import trials
+        from kvlib.models import load_model
+
+        for line in table.lines(trials.tried(load_model(model, dtype="float32").model)):
+            print(line)
+    elif made:
+        file, names = out or table.FILE, table.trials_of(trial or ())
+        for toy in table.chosen(name or ()):
+            row = table.row(toy, names)
+            print(table.line_of(row), flush=True)
+            table.write(table.table([row], table.read(file) if file.exists() else None), file)
+    else:
+        for one in table.read()["rows"]:
+            if not name or one["name"] in name:
+                print(table.line_of(one))
+
+
+@app.command()
 def verdicts(
     json: Annotated[bool, typer.Option("--json", help="as JSON, with all that is known")] = False,
     markdown: Annotated[

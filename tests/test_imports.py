@@ -27,7 +27,7 @@ LIGHT = (
     "claims",
 )  # neither torch nor altair
 TORCH_ROOMS = ("models", "cache", "measure", "live")
-STUDIES = ("counts", "design", "estimate", "reproduce", "verify")
+STUDIES = ("architectures", "counts", "design", "estimate", "reproduce", "verify")
 NEED_TORCH = (*TORCH_ROOMS, *(f"study.{name}" for name in STUDIES))
 TORCH = ("torch", "transformers", "tokenizers", "safetensors", "accelerate")
 PICTURES = ("altair", "ipywidgets", "anywidget")

@@ -16,7 +16,7 @@ import pytest
 
 from kvlib import claims, fit, names, store
 from kvlib.claims.policy_rows import CORPUS, DISTANCES, MODEL, RANDOM, SINKS, SLIDING
-from kvlib.study import reproduce
+from kvlib.study import architectures, reproduce
 from kvlib.theory import bounds, closed_forms
 from kvlib.theory import drafting as theory_of_drafting
 
@@ -1661,6 +1661,15 @@ def test_lab_six_thousand_characters_around_the_passage_above():
 
 def test_lab_the_stored_curves_are_of_a_dozen_long_documents_or_more(curves):
     assert all(data.n_documents >= 12 for data in curves.values())
+
+
+# --- architectures --------------------------------------------------------------------------------
+
+
+def test_the_facts_of_architectures_are_what_its_prose_glues():
+    made = architectures.read()
+    assert_all_is_said("book/architectures", architectures.facts(made))
+    assert len(architectures.failed(made))  # what the sentence below that table speaks of
 
 
 # --- reproduce ------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from kvlib.models import masks
 
 MISSING = object()
 PREPARE = "prepare_inputs_for_generation"
+CALLED = ("past_key_values", "cache")  # what transformers calls its caches: before 5.24, and since
 _INSTALLING = threading.Lock()
 
 
@@ -113,8 +114,13 @@ def _cache_of(module: Any, args: tuple, kwargs: Any) -> tuple[Hooked | None, dic
         return None, {}
     if args:
         kwargs = dict(zip(_names(module), args, strict=False)) | kwargs
-    cache = kwargs.get("past_key_values")
-    return (cache if isinstance(cache, Hooked) else None), kwargs
+    return _given(kwargs), kwargs
+
+
+def _given(arguments: dict[str, Any]) -> Hooked | None:
+    """The bounded cache among arguments, if there is one."""
+    caches = (arguments.get(name) for name in CALLED)
+    return next((cache for cache in caches if isinstance(cache, Hooked)), None)
 
 
 @torch.compiler.disable
@@ -195,8 +201,8 @@ class Prepare:
                 "generate: expected a model that had its cache's hook put on, got a shallow copy "
                 "of one that is gone; use copy.deepcopy"
             )
-        cache = kwargs.get("past_key_values")
-        if not isinstance(cache, Hooked) or cache.model is not model:
+        cache = _given(kwargs)
+        if cache is not None and cache.model is not model:
             cache = None
         if cache is not None:
             cache.before_generation(
@@ -206,7 +212,7 @@ class Prepare:
                 bool(kwargs.get("is_first_iteration")),
             )
         given = getattr(type(model), PREPARE)(model, input_ids, *args, **kwargs)
-        if cache is not None and given.get("past_key_values") is not cache:
+        if cache is not None and _given(given) is not cache:
             raise RuntimeError(
                 f"{type(model).__name__}: expected a model that keeps the cache it is given, got "
                 f"one that throws it away at {input_ids.shape[1]} tokens; generate fewer"

@@ -35,6 +35,11 @@ def attention_modules(model: Any) -> list[torch.nn.Module]:
     layers = getattr(inner, "layers", None) or getattr(inner, "h", None) or ()
     parts = [[getattr(layer, name, None) for name in NAMES] for layer in layers]
     modules = [part for found in parts if (part := next(filter(None, found), None)) is not None]
+    if any(isinstance(part, torch.nn.ModuleList) for part in modules):
+        raise ValueError(
+            f"{type(model).__name__}: expected one attention a layer, got several; its caches are "
+            "not supported"
+        )
     if not modules or len(modules) < len(parts):
         raise ValueError(
             f"{type(model).__name__}: expected a decoder whose every layer attends "

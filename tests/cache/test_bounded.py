@@ -598,6 +598,21 @@ def test_threads_with_a_cache_each_do_not_disturb_each_other(tiny, clean):
         assert all(pool.map(work, range(160)))
 
 
+def test_the_name_that_newer_transformers_gives_caches_is_known(random_model):
+    """From 5.24 on a forward takes `cache`; here one that is renamed on its way in."""
+    lm, text = random_model("llama"), random_ids(LENGTH)
+    forward, cache = lm.model.base_model.forward, BoundedCache(BUDGET, N_SINK, model=lm.model)
+    lm.model.base_model.forward = lambda **given: forward(
+        **{"past_key_values" if name == "cache" else name: each for name, each in given.items()}
+    )
+    with torch.inference_mode():
+        parts = [
+            lm.model.base_model(input_ids=part[None], cache=cache)[0][0] for part in text.split(7)
+        ]
+    del lm.model.base_model.forward
+    assert largest_kl(lm, expected_states(lm, text), torch.cat(parts)) < SAME
+
+
 def test_a_hook_that_is_called_without_keywords_does_nothing(tiny, clean):
     cache = BoundedCache(8, model=tiny.model)
     for module in (tiny.model, tiny.model.base_model):
@@ -715,6 +730,9 @@ def test_another_batch_size_is_refused(tiny):
 
 NEO = {"attention_types": [[["global", "local"], 2]], "window_size": 8}
 MAMBA = {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8}
+LONGCAT = {"num_layers": 1, "kv_lora_rank": 8, "q_lora_rank": 8, "v_head_dim": 8}
+LONGCAT |= {"n_routed_experts": 4, "moe_topk": 2, "zero_expert_num": 2, "ffn_hidden_size": 48}
+LONGCAT |= {"expert_ffn_hidden_size": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8}
 
 
 @pytest.mark.parametrize(
@@ -723,6 +741,7 @@ MAMBA = {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_stat
         ("mamba", {}, "MambaForCausalLM: expected a decoder whose every layer attends"),
         ("jamba", {}, "JambaForCausalLM: expected a decoder whose every layer attends"),
         ("falcon_h1", MAMBA, "FalconH1ForCausalLM: expected layers of full or sliding attention"),
+        ("longcat_flash", LONGCAT, "LongcatFlashForCausalLM: expected one attention a layer"),
         ("gpt_neo", NEO, "GPTNeoForCausalLM: expected layers that follow positions, got local"),
     ],
 )
