@@ -237,7 +237,8 @@ def padding(model: Any, text: torch.Tensor) -> Found:
 
 def written(model: Any, ids: torch.Tensor, **settings: Any) -> Any:
     """What `generate` returns for NEW greedy tokens."""
-    fixed = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False, "pad_token_id": 0}
+    fixed: dict[str, Any] = {"max_new_tokens": NEW, "min_new_tokens": NEW}
+    fixed |= {"do_sample": False, "pad_token_id": 0}
     fixed |= {"return_dict_in_generate": True, "attention_mask": torch.ones_like(ids)}
     with torch.inference_mode():
         return model.generate(ids, **(fixed | settings))
