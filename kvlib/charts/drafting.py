@@ -130,7 +130,7 @@ def with_speed(rows: alt.Chart) -> alt.Chart:
 
 LAST = CONTEXTS[-1]
 SPOKEN = (
-    "datum.where + ', ' + datum.window + ' entries: '"
+    "datum.where + ', ' + format(datum.window, ',d') + ' entries: '"
     f" + {number('100 * datum.tv', '.3~r')} + '% of drafted tokens are rejected'"
     " + (datum.measured ? '' : ', read between two measured windows')"
     f" + (context > {MEASURED} ? ', as measured behind at most {MEASURED:,} tokens' : '')"
@@ -233,7 +233,7 @@ def rounds_chart(table: pd.DataFrame) -> alt.LayerChart:
 
 
 COUNTED = (
-    "datum.where + ', ' + datum.way + ', ' + datum.window + ' entries: '"
+    "datum.where + ', ' + datum.way + ', ' + format(datum.window, ',d') + ' entries: '"
     " + (draft == 1 ? 'with one drafted token' : 'with ' + draft + ' drafted tokens')"
     f" + ' a round, ' + {number('datum.tokens', '.3~r')} + ' tokens were written (95% interval '"
     f" + {number('datum.low', '.3~r')} + ' to ' + {number('datum.high', '.3~r')} + '), and '"

@@ -83,11 +83,13 @@ def extrapolation_chart(points: pd.DataFrame, rivals: pd.DataFrame) -> alt.Layer
     reading = parts.reading(
         base.transform_filter("datum.window == datum.LONGEST"),
         "datum.name + (datum.distance == 'KL' ? ', KL divergence in nats' : ', total variation')"
-        " + ': fitted on windows up to ' + split + ' tokens, the power law"
+        " + (!isFinite(datum.power_error) ? ': no window beyond ' + format(split, ',d')"
+        " + ' tokens was measured, so nothing can be foretold.'"
+        " : ': fitted on windows up to ' + format(split, ',d') + ' tokens, the power law"
         " misses the longer ones by ' + format(datum.power_error, '.2f')"
         " + ' and the exponential by ' + format(datum.exponential_error, '.2f')"
         " + ' (RMSE of its logarithm): a ratio of '"
-        " + format(datum.exponential_error / datum.power_error, '.1f') + '.'",
+        " + format(datum.exponential_error / datum.power_error, '.1f') + '.')",
     )
     both = points["distance"].nunique() > 1
     key = parts.legend(

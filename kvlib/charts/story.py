@@ -67,10 +67,12 @@ def plan_chart(table: pd.DataFrame) -> alt.LayerChart:
             " + datum.documents + ' documents'"
         ),
         "datum.least == 1e9 ? 'No measured budget keeps ε = ' + format(epsilon, '~g')"
-        " + ' nats with ' + datum.source + '. The largest, ' + datum.last + ' entries, has a mean"
+        " + (epsilon == 1 ? ' nat' : ' nats') + ' with ' + datum.source + '. The largest, '"
+        " + format(datum.last, ',d') + ' entries, has a mean"
         " of ' + datum.figures + '.'"
-        " : 'For at most ε = ' + format(epsilon, '~g') + ' nats on average, ' + datum.source"
-        " + ' needs ' + datum.budget + ' entries, ' + format(datum.megabytes, '.2~r') + ' MB: '"
+        " : 'For at most ε = ' + format(epsilon, '~g') + (epsilon == 1 ? ' nat' : ' nats')"
+        " + ' on average, ' + datum.source + ' needs ' + format(datum.budget, ',d') + ' entries, '"
+        " + format(datum.megabytes, '.2~r') + ' MB: '"
         " + datum.figures + '. One token in twenty still loses more than '"
         " + format(datum.p95, '.2~g') + ' nats.'",
     )

@@ -166,7 +166,7 @@ def curves(table: pd.DataFrame, window: int = 128) -> Explorer:
     unit of the axis and the window to choose.
     """
     rows = table.rename(columns={"divergence": "distance"})
-    longest = int(rows["last"].max())
+    ends = sorted({int(last) for last in rows["last"]})
     keys = rows[["corpus", "model"]].drop_duplicates().sort_values("corpus", key=_places)
     return Explorer(
         curves_chart(rows),
@@ -178,7 +178,13 @@ def curves(table: pd.DataFrame, window: int = 128) -> Explorer:
             ),
             Choice("distance", "Distance", those(rows)),
             Choice("unit", "Axis", [("tokens", "in tokens"), ("chars", "in characters")]),
-            Slider("window", "Window kept", 1, longest, value=window, scale="log", unit="tokens"),
+            Slider(
+                *("window", "Window kept, up to"),
+                values=ends,
+                value=next((end for end in ends if end >= window), ends[-1]),
+                scale="log",
+                unit="tokens",
+            ),
         ],
         "What a shortened context changes, for one model and for the others on the same text",
     )
@@ -300,11 +306,12 @@ def _curve_reading(base: alt.Chart) -> alt.Chart:
     )
     unit = "(distance == 'TV' ? '' : ' nats')"
     kept = (
-        "window + (window == 1 ? ' token' : ' tokens') + ' (some '"
-        f" + {number('window * datum.chars / datum.window', '.2~r')} + ' characters)'"
+        "format(window, ',d') + (window == 1 ? ' token' : ' tokens') + ' (some '"
+        f" + {number('window * datum.chars / datum.window', ',.2~r')} + ' characters)'"
     )
     own = (
-        f"'With its last ' + {kept} + ' alone, '"
+        "'With its last ' + (datum.first == datum.last ? '' : format(datum.first, ',d') + ' to ')"
+        f" + {kept} + ' alone, '"
         f" + {lookup('datum.model')} + ' on ' + {lookup('datum.corpus')} + {what}"
         f" + {number('datum.mean')} + {unit}"
         " + (distance == 'excess loss' ? ' than' : ' from what it is')"
@@ -387,6 +394,12 @@ def _pieces(part: pd.DataFrame, of: str) -> pd.DataFrame:
     )
 
 
+def _percent(share: float) -> str:
+    """A share in percent; one that rounds to nothing by name."""
+    text = f"{100 * share:.0f}%"
+    return "under 1%" if text in ("0%", "-0%") else text
+
+
 def _split_sentence(part: pd.DataFrame, rows: pd.DataFrame, of: str) -> str:
     first = part.iloc[0]
     head = (
@@ -395,16 +408,14 @@ def _split_sentence(part: pd.DataFrame, rows: pd.DataFrame, of: str) -> str:
     if of == "one":
         said = [
             f"{distance}: "
-            + ", ".join(
-                f"{row['part']} {100 * row['share']:.0f}%" for row in own.to_dict("records")
-            )
+            + ", ".join(f"{row['part']} {_percent(row['share'])}" for row in own.to_dict("records"))
             for distance, own in rows.groupby("distance", sort=False)
         ]
         return head + "Of what one document says: " + "; ".join(said) + "."
     said = []
     for distance, own in part.groupby("distance", sort=False):
         shares = [
-            f"{row['part']} {100 * row['share'].value:.0f}% "
+            f"{row['part']} {_percent(row['share'].value)} "
             f"({100 * row['share'].low:.0f} to {100 * row['share'].high:.0f})"
             for row in own.to_dict("records")
         ]
