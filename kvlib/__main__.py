@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import shlex
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -69,6 +68,7 @@ def fetch(
     no installed package.
     """
     from kvlib.models import EMBEDDED, INSTALLED, cache_folder, converted
+    from kvlib.models.embedded import end_with_parent  # not of this module: it is pickled by name
 
     known = (*EMBEDDED, *corpora.ON_DEMAND)
     if unknown := sorted(set(name or ()) - set(known)):
@@ -78,20 +78,9 @@ def fetch(
             _fetch(one)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(mp_context=context, initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(mp_context=context, initializer=end_with_parent) as pool:
         list(pool.map(converted, INSTALLED))
     print(f"{', '.join(INSTALLED)}: ready in {cache_folder()}")
-
-
-def _end_with_parent() -> None:
-    """In a process of a pool: end when the one that began it has ended, however that was."""
-
-    def wait() -> None:
-        if parent := multiprocessing.parent_process():
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def _fetch(name: str) -> None:

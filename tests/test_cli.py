@@ -662,11 +662,11 @@ def work(_):
     time.sleep(600)
 
 if __name__ == "__main__":
-    from kvlib.__main__ import _end_with_parent
+    from kvlib.models.embedded import end_with_parent
 
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(
-        2, mp_context=context, initializer=_end_with_parent
+        2, mp_context=context, initializer=end_with_parent
     ) as pool:
         list(pool.map(work, range(2)))
 """
@@ -682,6 +682,15 @@ def test_what_fetch_has_started_ends_with_it(tmp_path, number):
         process.send_signal(number)
         rest, _ = process.communicate(timeout=120)  # ends when the last of them has closed it
     assert len(workers) == 2 and rest == ""
+
+
+@pytest.mark.slow
+def test_fetch_as_it_is_typed_says_where_the_models_are():
+    """By `python -m kvlib`: what it hands to its workers must be found by them."""
+    run = subprocess.run(
+        [sys.executable, "-m", "kvlib", "fetch"], capture_output=True, text=True, check=False
+    )
+    assert (run.returncode, run.stderr) == (0, "") and ": ready in " in run.stdout
 
 
 # --- what it would cost ---------------------------------------------------------------------------

@@ -416,7 +416,8 @@ def two_ways_to_forget_chart(largest: int = 1024) -> alt.LayerChart:
         "'A hundred sentences back, the power law still misses '"
         f" + {number('100 * pow(1 + datum.at, -alpha)', '.2~g')} + '% of the questions, and the'"
         " + ' geometric law ' + (pow(ratio, datum.at) < 1e-6"
-        " ? 'practically none: fewer than one in 10 to the power of ' + floor(-datum.at * log(ratio) / LN10) + '.'"
+        " ? 'practically none: fewer than one in 10 to the power of '"
+        " + floor(-datum.at * log(ratio) / LN10) + '.'"
         f" : {number('100 * pow(ratio, datum.at)', '.2~r')} + '%.')",
     )
     key = parts.legend((BLUE, SOLID, "power law"), (ORANGE, DASHED, "geometric law"))

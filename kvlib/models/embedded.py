@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import multiprocessing
 import os
 import shutil
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -315,3 +317,14 @@ def _write_note(note: Path, text: str) -> None:
         os.replace(draft, note)
     except OSError:
         Path(draft).unlink(missing_ok=True)
+
+
+def end_with_parent() -> None:
+    """In a process of a pool: end when the one that began it has ended, however that was."""
+
+    def wait() -> None:
+        if parent := multiprocessing.parent_process():
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
