@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch._dynamo.testing
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
 
 from kvlib.cache.bounded import BoundedCache
 
@@ -30,6 +32,10 @@ ROUNDING = 1e-4  # of float32, relative to the largest logit, or to 1 where that
 HALF = 2.0  # how much further from one pass than that pass is from float32: two roundings
 CACHES = {"past_key_values", "layer_past", "past_key_value", "cache"}  # as classes call them
 WARM = 4  # forwards of one token after which a compiled model must be compiled
+
+
+Text = Int[Tensor, " tokens"]
+Mask = Bool[Tensor, "rows _ queries entries"] | Float[Tensor, "rows _ queries entries"]
 
 
 class Found(NamedTuple):
@@ -64,7 +70,7 @@ def tried(model: Any, names: tuple[str, ...] | None = None, seed: int = 0) -> di
     return found
 
 
-def some_text(model: Any, tokens: int, seed: int = 0) -> torch.Tensor:
+def some_text(model: Any, tokens: int, seed: int = 0) -> Text:
     """(tokens,) random ids that no configuration means anything by."""
     text_config = model.config.get_text_config()
     ids = np.random.default_rng(seed).integers(3, text_config.vocab_size, tokens)
@@ -104,7 +110,7 @@ def window_of(model: Any, layer: int, module: torch.nn.Module) -> int:
     return int(getattr(module, "sliding_window", getattr(config, "sliding_window", None)) or 0)
 
 
-def seen(tokens: int, budget: int, n_sink: int, window: int) -> torch.Tensor:
+def seen(tokens: int, budget: int, n_sink: int, window: int) -> Bool[Tensor, "tokens tokens"]:
     """(tokens, tokens) bool, the definition: row t has {0..n_sink-1} ∪ {t-(budget-n_sink)+1..t},
     and of these what is less than `window` tokens old in a layer that has one."""
     query, entry = torch.arange(tokens)[:, None], torch.arange(tokens)[None, :]
@@ -113,7 +119,7 @@ def seen(tokens: int, budget: int, n_sink: int, window: int) -> torch.Tensor:
     return kept & near & (entry <= query)
 
 
-def in_form(theirs: torch.Tensor | None, mask: torch.Tensor, model: Any) -> torch.Tensor:
+def in_form(theirs: Mask | None, mask: Bool[Tensor, "rows 1 queries entries"], model: Any) -> Mask:
     """`mask`, True where seen, in the form of the causal mask that the layer would have got."""
     bool_means_seen = theirs is None and model.config._attn_implementation != "eager"
     if theirs is not None and theirs.dtype == torch.bool:
@@ -152,18 +158,18 @@ def under_the_definition(model: Any, budget: int = BUDGET, n_sink: int = N_SINK)
             hook.remove()
 
 
-def _hidden(arguments: dict[str, Any]) -> torch.Tensor:
+def _hidden(arguments: dict[str, Any]) -> Float[Tensor, "batch tokens width"]:
     """What goes into an attention: (batch, tokens, width)."""
     return next(each for each in arguments.values() if isinstance(each, torch.Tensor))
 
 
-def expected(model: Any, text: torch.Tensor) -> torch.Tensor:
+def expected(model: Any, text: Text) -> Float[Tensor, "tokens vocabulary"]:
     """Logits (tokens, vocabulary) of one pass under the definition."""
     with torch.inference_mode(), under_the_definition(model):
         return model(text[None], use_cache=False).logits[0].float()
 
 
-def _check_that_it_can_fail(model: Any, text: torch.Tensor) -> None:
+def _check_that_it_can_fail(model: Any, text: Text) -> None:
     """Masks reach the layers: a causal one changes nothing, the definition does."""
     with torch.inference_mode():
         plain = model(text[None], use_cache=False).logits[0]
@@ -178,16 +184,18 @@ def _check_that_it_can_fail(model: Any, text: torch.Tensor) -> None:
         )
 
 
-def _apart(one: torch.Tensor, other: torch.Tensor) -> float:
+def _apart(one: Float[Tensor, "*shape"], other: Float[Tensor, "*shape"]) -> float:
     return float((one.float() - other.float()).abs().max())
 
 
-def _bound(logits: torch.Tensor) -> float:
+def _bound(logits: Float[Tensor, "*shape"]) -> float:
     """What rounding may do to logits, in a cache that computes in another order."""
     return ROUNDING * max(1.0, float(logits.abs().max()))
 
 
-def _close(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> Found:
+def _close(
+    pairs: list[tuple[Float[Tensor, "_ vocabulary"], Float[Tensor, "_ vocabulary"]]],
+) -> Found:
     """Whether logits are those expected; the largest distance between two of them."""
     worst = max(_apart(got, wanted) for got, wanted in pairs)
     if worst <= max(_bound(wanted) for _, wanted in pairs):
@@ -198,7 +206,9 @@ def _close(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> Found:
 # --- the trials ---------------------------------------------------------------------------------
 
 
-def fed(model: Any, ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+def fed(
+    model: Any, ids: Int[Tensor, "rows tokens"], mask: Int[Tensor, "rows tokens"] | None = None
+) -> Float[Tensor, "rows tokens vocabulary"]:
     """Logits (rows, tokens, vocabulary) when a cache is fed some tokens at a time."""
     cache, parts, end = BoundedCache(BUDGET, N_SINK, model=model), [], 0
     with torch.inference_mode():
@@ -211,19 +221,19 @@ def fed(model: Any, ids: torch.Tensor, mask: torch.Tensor | None = None) -> torc
     return torch.cat(parts, dim=1).float()
 
 
-def exact(model: Any, text: torch.Tensor) -> Found:
+def exact(model: Any, text: Text) -> Found:
     """One text in pieces of several sizes: the logits of one pass; the largest distance."""
     return _close([(fed(model, text[None])[0], expected(model, text))])
 
 
-def batch(model: Any, text: torch.Tensor) -> Found:
+def batch(model: Any, text: Text) -> Found:
     """Two texts at once: each as if alone; the largest distance."""
     texts = torch.stack([text, some_text(model, LENGTH, seed=1)])
     rows = zip(fed(model, texts), texts, strict=True)
     return _close([(row, expected(model, one)) for row, one in rows])
 
 
-def padding(model: Any, text: torch.Tensor) -> Found:
+def padding(model: Any, text: Text) -> Found:
     """Three beginnings of a text, padded on the left: each as if alone; the largest distance."""
     mask = torch.zeros(len(LENGTHS), LENGTH, dtype=torch.long, device=model.device)
     ids, wanted = torch.zeros_like(mask), expected(model, text)
@@ -235,7 +245,7 @@ def padding(model: Any, text: torch.Tensor) -> Found:
     return _close([(logits[row, LENGTH - n :], wanted[:n]) for row, n in enumerate(LENGTHS)])
 
 
-def written(model: Any, ids: torch.Tensor, **settings: Any) -> Any:
+def written(model: Any, ids: Int[Tensor, "rows tokens"], **settings: Any) -> Any:
     """What `generate` returns for NEW greedy tokens."""
     fixed: dict[str, Any] = {"max_new_tokens": NEW, "min_new_tokens": NEW}
     fixed |= {"do_sample": False, "pad_token_id": 0}
@@ -244,7 +254,7 @@ def written(model: Any, ids: torch.Tensor, **settings: Any) -> Any:
         return model.generate(ids, **(fixed | settings))
 
 
-def beams(model: Any, text: torch.Tensor) -> Found:
+def beams(model: Any, text: Text) -> Found:
     """Three beams of two prompts: those that are found when every token is a whole pass."""
     prompts = torch.stack([text[:20], text[20:40]])
     with under_the_definition(model):
@@ -254,7 +264,7 @@ def beams(model: Any, text: torch.Tensor) -> Found:
     return _same(out, wanted, cache)
 
 
-def assisted(model: Any, text: torch.Tensor) -> Found:
+def assisted(model: Any, text: Text) -> Found:
     """Drafts by look-up in the prompt and by a clumsy copy of the model: the text is the same."""
     prompt = text[:10].repeat(2)[None]  # something to be looked up
     plain = BoundedCache(BUDGET, N_SINK, model=model)
@@ -280,7 +290,7 @@ def clumsy(model: Any) -> Any:
     return twin
 
 
-def _same(out: Any, wanted: torch.Tensor, cache: BoundedCache) -> Found:
+def _same(out: Any, wanted: Int[Tensor, "rows tokens"], cache: BoundedCache) -> Found:
     """Whether the text is that expected, and the cache still the one that was handed in."""
     if out.past_key_values is not cache:
         return Found("no", reason="the class puts another cache in its place")
@@ -291,7 +301,7 @@ def _same(out: Any, wanted: torch.Tensor, cache: BoundedCache) -> Found:
     return Found("no", reason=f"another text from its token {first + 1} on")
 
 
-def half(model: Any, text: torch.Tensor) -> Found:
+def half(model: Any, text: Text) -> Found:
     """In bfloat16 the cache is as near to one pass as that is to float32; the ratio of distances,
     root mean squares of a token's logits, the median over tokens: where rounding sends a token to
     another expert it is far off in both."""
@@ -304,7 +314,7 @@ def half(model: Any, text: torch.Tensor) -> Found:
     return Found("no", ratio, "further from one pass than bfloat16 is from float32")
 
 
-def compiled(model: Any, text: torch.Tensor) -> Found:
+def compiled(model: Any, text: Text) -> Found:
     """Steps of one token through `torch.compile`, behind a prompt that has filled the cache: the
     logits of one pass, and none that is compiled anew once a few have gone through; the number of
     graphs."""

@@ -30,6 +30,9 @@ COLUMNS = ["doc", "way", "window", "round", "place", "token", "reached", "kept",
 COLUMNS += ["closing", "same"]
 
 
+Law = Float[np.ndarray, " vocabulary"]
+
+
 class Round(NamedTuple):
     """A round: tokens drafted, the chance of each to be kept and its TV, how many were kept, and
     the token that closes the round."""
@@ -62,9 +65,7 @@ class Drafter:
         twin.cache = copy.deepcopy(self.cache)
         return twin
 
-    def draft(
-        self, count: int, pick: Callable[[np.ndarray], int]
-    ) -> tuple[list[int], list[np.ndarray]]:
+    def draft(self, count: int, pick: Callable[[Law], int]) -> tuple[list[int], list[Law]]:
         """`count` tokens, `most` at most, each by `pick` from its law, with the laws."""
         laws = [laws_of(self.lm, self.waiting, self.cache)[-1]]
         tokens = [pick(laws[0])]
@@ -111,7 +112,7 @@ def plain_greedy(lm: LanguageModel, last: int, cache: DynamicCache, tokens: int)
 def verify(
     laws: Float[np.ndarray, "places vocabulary"],
     drafted: list[int],
-    drafter_laws: list[np.ndarray],
+    drafter_laws: list[Law],
     way: str,
     rng: np.random.Generator,
 ) -> Round:

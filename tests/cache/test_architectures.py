@@ -109,13 +109,18 @@ def test_a_cache_that_is_off_by_one_entry_is_noticed(name, monkeypatch):
 
 
 def test_another_cache_in_its_place_is_noticed():
-    out = type("Out", (), {"past_key_values": None, "sequences": torch.ones(1, 2)})
+    out = type(
+        "Out", (), {"past_key_values": None, "sequences": torch.ones(1, 2, dtype=torch.long)}
+    )
     cache = BoundedCache(8, model=toy("Llama"))
-    assert trials._same(out, torch.ones(1, 2), cache).reason == (
+    assert trials._same(out, torch.ones(1, 2, dtype=torch.long), cache).reason == (
         "the class puts another cache in its place"
     )
     out.past_key_values, out.sequences = cache, torch.tensor([[1, 1, 2]])
-    assert "another text from its token" in trials._same(out, torch.ones(1, 3), cache).reason
+    assert (
+        "another text from its token"
+        in trials._same(out, torch.ones(1, 3, dtype=torch.long), cache).reason
+    )
 
 
 def test_a_model_whose_laws_follow_no_mask_is_refused():
@@ -169,8 +174,8 @@ def test_the_command_says_the_table_and_makes_rows(tmp_path, command, tiny_folde
     file = tmp_path / "mine.json"
     code, out, err = command("architectures", "Mamba", "--make", "--out", file)
     assert code == 0 and json.loads(file.read_text())["rows"][0]["class"] == "MambaForCausalLM"
-    code, out, err = command("architectures", "Lama", "--make")
-    assert code == 1 and "architecture: expected one of Llama, " in err and "got 'Lama'" in err
+    code, out, err = command("architectures", "Llamma", "--make")
+    assert code == 1 and "architecture: expected one of Llama, " in err and "got 'Llamma'" in err
     code, out, err = command("architectures", "Mamba", "--make", "--trial", "speed")
     assert code == 1 and "trial: expected some of exact, " in err and "got 'speed'" in err
 

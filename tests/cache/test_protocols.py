@@ -345,10 +345,12 @@ def test_the_model_is_left_as_it_was(tiny, text):
 
 
 def test_hooks_go_when_a_forward_fails(tiny):
+    modules = masks.attention_modules(tiny.model)
+    before = [list(module._forward_pre_hooks) for module in modules]
     with pytest.raises(RuntimeError), masks.layer_masks(tiny.model, lambda k: 1 / 0):
+        assert before != [list(module._forward_pre_hooks) for module in modules]
         raise RuntimeError("in the middle")
-    for module in masks.attention_modules(tiny.model):
-        assert not module._forward_pre_hooks
+    assert before == [list(module._forward_pre_hooks) for module in modules]
 
 
 # --- the table ----------------------------------------------------------------------------------

@@ -174,6 +174,7 @@ def test_cards_that_are_not_there_are_one_line(tiny_folder, monkeypatch):
 
 def test_a_card_without_room_is_refused_before_weights_are_sent(tiny_folder, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(load, "_accelerators", lambda: {"cuda": 1})
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (1000, 2000))
     with pytest.raises(OSError, match=r"GB of free memory on cuda for weights in float32.*bfloat1"):
