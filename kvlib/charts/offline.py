@@ -25,15 +25,30 @@ const follow = () => { document.documentElement.dataset.theme = dark.matches ? "
 dark.addEventListener("change", follow);
 follow();
 """
-STYLE = """
-html { --pst-color-text-base: #222832; --pst-color-text-muted: #48566b;
-  --pst-color-background: #ffffff; --pst-color-surface: #f3f4f5; --pst-color-border: #d1d5da;
-  --pst-color-danger: #b3261e; --pst-color-success: #1a7f4b; --pst-color-primary: #0a6ebd;
-  --pst-color-link: #0a5fa8; color-scheme: light; }
-html[data-theme="dark"] { --pst-color-text-base: #ced6dd; --pst-color-text-muted: #9ca4af;
-  --pst-color-background: #14181e; --pst-color-surface: #29313d; --pst-color-border: #48566b;
-  --pst-color-danger: #ff8a80; --pst-color-success: #5fd08f; --pst-color-primary: #6cb8f5;
-  --pst-color-link: #7cc0f7; color-scheme: dark; }
+COLOURS = {  # of the page, light and dark; its text is that of the pictures
+    "light": {
+        **{"text-base": inks.TEXT, "text-muted": inks.MUTED, "background": "#ffffff"},
+        **{"surface": "#f3f4f5", "border": "#d1d5da", "danger": "#b3261e", "success": "#1a7f4b"},
+        **{"primary": "#0a6ebd", "link": "#0a5fa8"},
+    },
+    "dark": {
+        **{"text-base": "#ced6dd", "text-muted": "#9ca4af", "background": "#14181e"},
+        **{"surface": "#29313d", "border": inks.MUTED, "danger": "#ff8a80", "success": "#5fd08f"},
+        **{"primary": "#6cb8f5", "link": "#7cc0f7"},
+    },
+}
+
+
+def _colours(theme: str) -> str:
+    """What the book's styles ask the page's theme for."""
+    named = " ".join(f"--pst-color-{name}: {value};" for name, value in COLOURS[theme].items())
+    return f'html[data-theme="{theme}"] {{ {named} color-scheme: {theme}; }}\n'
+
+
+STYLE = (
+    _colours("light").replace('html[data-theme="light"]', "html")
+    + _colours("dark")
+    + """
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--pst-color-background); color: var(--pst-color-text-base);
   font: 1.0625rem/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
@@ -68,6 +83,7 @@ summary { cursor: pointer; font-weight: 600; }
 footer { margin-top: 3rem; padding-top: 0.8rem; border-top: 1px solid var(--pst-color-border);
   color: var(--pst-color-text-muted); font-size: 0.9rem; }
 """
+)
 
 
 def page(title: str, parts: Sequence[str | Explorer]) -> str:

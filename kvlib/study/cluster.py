@@ -30,7 +30,7 @@ SECONDS = 5  # that a scheduler may take to answer
 AGAIN = "-again"  # of the key of a document that another client asked for in vain
 RETRIES = 2  # of a document that fails on a worker that lives
 LOCAL = {  # of the local cluster
-    "distributed.scheduler.allowed-failures": 10,  # workers that may die over one document
+    "distributed.scheduler.allowed-failures": 25,  # workers that may die over one document
     "distributed.deploy.lost-worker-timeout": "1s",  # until a worker that went away is made again
 }
 TOPIC = "kvlib"  # of what workers tell while they measure

@@ -166,7 +166,7 @@ def test_both_controls_of_the_passage_move_its_shading_and_its_sentence(browser,
         page = seen.page
         reading = page.query_selector(".kv-passage .kv-reading")
         before = page.evaluate(SHADES), reading.inner_text()
-        assert set(before[0]) > {"0"} and "words lose half a nat" in before[1]
+        assert set(before[0]) > {"0"} and "tokens lose half a nat" in before[1]
         page.query_selector(".kv-passage input").press("Home")
         smaller = page.evaluate(SHADES), reading.inner_text()
         assert smaller[0] != before[0] and smaller[1] != before[1]
