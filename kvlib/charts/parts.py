@@ -11,7 +11,7 @@ import altair as alt
 import pandas as pd
 
 from kvlib import names
-from kvlib.charts.controls import READING, Choice
+from kvlib.charts.controls import READING, Choice, Slider
 
 HEIGHT = 340  # pixels of a picture
 SOLID, DASHED, DOTTED = [1, 0], [6, 4], [2, 3]
@@ -120,6 +120,14 @@ def distance_choice(table: pd.DataFrame) -> Choice:
 def distance_title(table: pd.DataFrame) -> str:
     """Of the axis of mean distances."""
     return "mean KL (nats)" + " or total variation" * (table["distance"].nunique() > 1)
+
+
+def window_slider(rows: pd.DataFrame, window: int) -> Slider:
+    """A slider over the `last` windows of bins, at the first that is no shorter than `window`."""
+    ends = sorted({int(last) for last in rows["last"]})
+    value = next((end for end in ends if end >= window), ends[-1])
+    tokens = {"unit": "tokens", "scale": "log"}
+    return Slider("window", "Window kept, up to", values=ends, value=value, **tokens)
 
 
 def window_scale(largest: float) -> alt.Scale:

@@ -17,15 +17,12 @@ def sensitivity(curves: pd.DataFrame, window: int = 128) -> Explorer:
 
     `curves` is what `kvlib.fit.summaries` returns; the first model and corpus come up first.
     """
-    ends = sorted({int(last) for last in curves["last"]})
-    first = next((end for end in ends if end >= window), ends[-1])
-    tokens = {"unit": "tokens", "scale": "log", "value": first}
     return Explorer(
         sensitivity_chart(curves),
         [
             parts.place_choice(curves),
             Choice("divergence", "Distance", parts.options_of(curves["divergence"])),
-            Slider("window", "Window kept, up to", values=ends, **tokens),
+            parts.window_slider(curves, window),
         ],
         "How far the next-token law given the last tokens alone is from the law given all of them",
     )

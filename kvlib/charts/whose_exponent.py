@@ -9,7 +9,7 @@ import altair as alt
 import pandas as pd
 
 from kvlib.charts import parts
-from kvlib.charts.controls import Choice, Explorer, Slider
+from kvlib.charts.controls import Choice, Explorer
 from kvlib.charts.inks import BLUE, GREEN, GREY, OLIVE, ORANGE, PURPLE
 from kvlib.charts.parts import DASHED, DOTTED, SOLID, lookup, number
 from kvlib.names import name_of
@@ -166,7 +166,6 @@ def curves(table: pd.DataFrame, window: int = 128) -> Explorer:
     unit of the axis and the window to choose.
     """
     rows = table.rename(columns={"divergence": "distance"})
-    ends = sorted({int(last) for last in rows["last"]})
     keys = rows[["corpus", "model"]].drop_duplicates().sort_values("corpus", key=_places)
     return Explorer(
         curves_chart(rows),
@@ -178,13 +177,7 @@ def curves(table: pd.DataFrame, window: int = 128) -> Explorer:
             ),
             Choice("distance", "Distance", those(rows)),
             Choice("unit", "Axis", [("tokens", "in tokens"), ("chars", "in characters")]),
-            Slider(
-                *("window", "Window kept, up to"),
-                values=ends,
-                value=next((end for end in ends if end >= window), ends[-1]),
-                scale="log",
-                unit="tokens",
-            ),
+            parts.window_slider(rows, window),
         ],
         "What a shortened context changes, for one model and for the others on the same text",
     )

@@ -322,7 +322,7 @@ def budget_rows(
         reference = np.mean((long.contexts + 1) ** -alpha.value) ** (-1 / alpha.value) - 1
         full, sliding, local = costs[model]
         tables.append(
-            fit.summary(long, law).assign(
+            fit.summary(long).assign(
                 source=f"{names.name_of(model)} on {names.name_of(corpus)}",
                 alpha=alpha.value,
                 alpha_low=alpha.low,
