@@ -138,7 +138,7 @@ def sound(draw: Draw, command: str, name: str, annotation: Any) -> list[str]:
         "out": "t",
         "report": "t.html",
         "json": "t.json",
-        "docs": 12 if command == "plan" else 2,
+        "docs": 48 if command == "plan" else 2,
         "max_window": 8,
         "seq_len": 32,
         "stride": 40,
@@ -159,6 +159,8 @@ def sound(draw: Draw, command: str, name: str, annotation: Any) -> list[str]:
         "windows": 8,
         "max_budget": 16,
     }
+    if command == "plan":
+        known |= {"protocol": "online", "dtype": "auto", "seq_len": 40}
     if name in known:
         return [str(known[name])]
     return [str(1)] if annotation in (int, float) else ["x"]

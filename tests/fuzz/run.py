@@ -31,8 +31,9 @@ sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 
 from fuzz import inputs  # noqa: E402
 
-WALL_SECONDS = 60.0  # before an input is ended: six times what it may take of a free machine
-START_SECONDS = 1200.0  # before a worker that does not start is given up
+MOST_SECONDS = 60.0  # of a processor, before an input is ended: six times what it may take
+STILL_SECONDS = 60.0  # in which an input that waits for something takes none
+START_SECONDS = 200.0  # of a processor, before a worker that does not start is given up
 MOST_BYTES = 3 << 30
 
 
@@ -76,23 +77,51 @@ class Worker:
             said = (self.root / "worker.log").read_text()
             raise RuntimeError(f"expected a worker, got {answer}: {said[-2000:]}")
 
-    def answer(self, seconds: float) -> dict[str, Any]:
-        """What it says within so many seconds, or why it was ended."""
+    def answer(self, most: float = MOST_SECONDS, still: float = STILL_SECONDS) -> dict[str, Any]:
+        """What it says, or why it was ended: `most` seconds of a processor, or none for `still`
+        seconds of the clock. A machine with other work makes neither of them."""
         assert self.process is not None and self.results is not None
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
+        began = spent = self.spent()
+        moved = time.monotonic()
+        while True:
             if select.select([self.results], [], [], 0.1)[0]:
                 line = self.results.readline()
                 if line:
                     return json.loads(line)
                 return {"ended": f"died: exit code {self.process.wait()}"}
-            try:
-                held = psutil.Process(self.process.pid).memory_info().rss
-            except psutil.NoSuchProcess:
-                continue
+            held, now = self.held(), self.spent()
             if held > MOST_BYTES:
                 return {"ended": f"memory: {held / 1e9:.1f} GB"}
-        return {"ended": f"hang: no end after {seconds:.0f} s"}
+            if now - began > most:
+                return {"ended": f"hang: no end after {most:.0f} s of the processor"}
+            if now - spent > 0.01:
+                spent, moved = now, time.monotonic()
+            if time.monotonic() - moved > still:
+                return {"ended": f"hang: nothing done for {still:.0f} s"}
+
+    def family(self) -> list[psutil.Process]:
+        """The process and those that it started, where they still are."""
+        assert self.process is not None
+        with contextlib.suppress(psutil.NoSuchProcess):
+            own = psutil.Process(self.process.pid)
+            return [own, *own.children(recursive=True)]
+        return []
+
+    def spent(self) -> float:
+        """Seconds of a processor, of the family and of those it waited for."""
+        found = 0.0
+        for one in self.family():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found += sum(one.cpu_times()[:4])
+        return found
+
+    def held(self) -> int:
+        """Bytes of memory of the largest of the family."""
+        found = [0]
+        for one in self.family():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found.append(one.memory_info().rss)
+        return max(found)
 
     def run(self, kind: str, number: int, alone: bool = False) -> dict[str, Any]:
         """One input; `alone`: in a process of its own."""
@@ -101,7 +130,7 @@ class Worker:
         assert self.process is not None and self.process.stdin is not None
         self.process.stdin.write(json.dumps([kind, number, alone]) + "\n")
         self.process.stdin.flush()
-        found = self.answer(WALL_SECONDS)
+        found = self.answer()
         if "ended" in found:
             self.stop()
             found = {"kind": kind, "number": number, "outcome": "ended", "wrong": [found["ended"]]}
@@ -111,8 +140,8 @@ class Worker:
         """End the process, and those that it started."""
         if self.process is None:
             return
-        with contextlib.suppress(psutil.NoSuchProcess):
-            for one in psutil.Process(self.process.pid).children(recursive=True):
+        for one in reversed(self.family()):
+            with contextlib.suppress(psutil.NoSuchProcess):
                 one.kill()
         self.process.kill()
         self.process.wait()

@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -121,12 +122,26 @@ def test_an_input_that_does_not_end_and_a_worker_that_dies_are_noticed(tmp_path,
     one.process = subprocess.Popen(["sleep", "600"], stdin=subprocess.PIPE, text=True)
     one.results = os.fdopen(read)
     try:
-        assert "no end after" in one.answer(0.2)["ended"]
+        assert "nothing done" in one.answer(still=0.2)["ended"]
         monkeypatch.setattr(run, "MOST_BYTES", 1000)
-        assert "memory" in one.answer(60)["ended"]
+        assert "memory" in one.answer()["ended"]
         os.close(write)
         one.process.kill()
         one.process.wait()
-        assert "died" in one.answer(60)["ended"]
+        assert "died" in one.answer()["ended"]
     finally:
         one.stop()
+
+
+def test_an_input_that_works_without_end_is_noticed(tmp_path):
+    one = run.Worker(tmp_path)
+    read, write = os.pipe()
+    one.process = subprocess.Popen(
+        [sys.executable, "-c", "while True: pass"], stdin=subprocess.PIPE, text=True
+    )
+    one.results = os.fdopen(read)
+    try:
+        assert "no end after" in one.answer(most=0.2)["ended"]
+    finally:
+        one.stop()
+        os.close(write)
