@@ -17,6 +17,7 @@ import dask
 import distributed
 import light
 import pandas as pd
+import psutil
 import pytest
 
 from kvlib import __main__ as command_line
@@ -305,13 +306,64 @@ def test_a_killed_client_leaves_what_one_process_goes_on_from(tmp_path):
     parts = tmp_path / "t-1.parts"
     while not list(parts.glob("0*.parquet")) and process.poll() is None:
         time.sleep(0.002)
+    workers = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     err = process.communicate()[1]
     assert process.returncode == -signal.SIGKILL, err
+    assert psutil.wait_procs(workers, 60)[1] == []  # they end with the client
     done = store.progress(tmp_path / "t-1").done
     assert 1 <= len(done) < 12 and not (tmp_path / "t-1.parquet").exists()
     here.run(study.studies(file)[0], "by hand", "cpu")
     assert_undisturbed(file, [1])
+
+
+SERVED = """
+import sys
+import distributed, light
+light.plant(sys.modules)
+how = dict(processes=False, n_workers=2, threads_per_worker=1, dashboard_address=":0")
+cluster = distributed.LocalCluster(host="tcp://127.0.0.1", **how)
+print(cluster.scheduler_address, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("when", [0, 3])
+def test_a_killed_scheduler_is_one_line_and_the_run_can_go_on(
+    client, file, monkeypatch, command, when
+):
+    """Before the first document came, and in the middle."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    beside = Path(light.__file__).parent
+    served = subprocess.Popen([sys.executable, "-c", SERVED], cwd=beside, **pipes)
+    address = served.stdout.readline().strip()
+    whole, taken, join = cluster._Book.take, [], cluster._Book.join_what_is_done
+
+    def take(book, name, future):
+        taken.append(name)
+        whole(book, name, future)
+        if len(taken) == when:
+            served.kill()
+
+    def join_what_is_done(book):
+        join(book)
+        if when == 0:
+            served.kill()
+
+    monkeypatch.setattr(cluster._Book, "take", take)
+    monkeypatch.setattr(cluster._Book, "join_what_is_done", join_what_is_done)
+    try:
+        code, out, err = command("study", "--file", file, "--scheduler", address)
+    finally:
+        served.kill()
+        served.communicate()
+    assert code == 1 and not out and "Traceback" not in err
+    assert "error: scheduler: expected rows of 36 documents, got those of " in err
+    assert err.rstrip().endswith("before it went away; give the command again")
+    done = sum(len(store.progress(file.parent / f"t-{seed}").done) for seed in SEEDS)
+    assert when <= done < 36
+    assert run(client, file) == (36 - done, 0)
+    assert_undisturbed(file)
 
 
 def test_a_worker_of_another_version_is_refused_by_name(tmp_path, monkeypatch, capfd):

@@ -136,7 +136,7 @@ def connected(workers: int = 0, scheduler: str = "") -> Iterator[distributed.Cli
     Raises OSError with one line for a scheduler that does not answer, ValueError for what is no
     address.
     """
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters is said here
+    _quiet()
     with contextlib.ExitStack() as stack:
         if scheduler:
             try:
@@ -163,6 +163,14 @@ def connected(workers: int = 0, scheduler: str = "") -> Iterator[distributed.Cli
         client = stack.enter_context(distributed.Client(cluster))
         stack.enter_context(_kept_at(cluster, workers))
         yield client
+
+
+def _quiet() -> None:
+    """Let Dask log nothing: what matters is said here. Some of its loggers have levels of their
+    own."""
+    for name in list(logging.root.manager.loggerDict):
+        if name.partition(".")[0] == "distributed":
+            logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 @contextlib.contextmanager
