@@ -9,7 +9,7 @@ import pandas as pd
 
 from kvlib.charts import parts
 from kvlib.charts.controls import Choice, Explorer, Slider
-from kvlib.charts.inks import BLUE, GREEN, ORANGE, PURPLE
+from kvlib.charts.inks import BLUE, GREEN, KEPT, LOST, MUTED, ORANGE, PURPLE
 from kvlib.charts.parts import DASHED, DOTTED, SOLID
 
 EPSILONS = [round(m * 10.0**k, 6) for k in (-3, -2, -1) for m in (1, 1.5, 2, 3, 5, 7)] + [1.0]
@@ -75,18 +75,18 @@ def budget_chart(rows: pd.DataFrame) -> alt.LayerChart:
         )
     )
     shown = f"datum.law >= {LEVELS[0]}"
-    band = drawn.mark_area(color=ORANGE, opacity=0.15, clip=True).encode(
+    band = drawn.mark_area(color=MUTED, opacity=0.15, clip=True).encode(
         x=x("window"), y=y("low"), y2="high:Q"
     )
     law = (
         drawn.transform_filter(shown)
-        .mark_line(color=ORANGE, strokeWidth=2, strokeDash=DASHED)
+        .mark_line(color=MUTED, strokeWidth=2, strokeDash=DASHED)
         .encode(x=x("window"), y=y("law"))
     )
-    spread = base.mark_rule(color=BLUE, strokeWidth=2, opacity=0.4, clip=True).encode(
+    spread = base.mark_rule(color=LOST, strokeWidth=2, opacity=0.4, clip=True).encode(
         x=x("window"), y=y("low"), y2="high:Q"
     )
-    measured = base.mark_point(color=BLUE, filled=True, size=26, opacity=0.9).encode(
+    measured = base.mark_point(color=LOST, filled=True, size=26, opacity=0.9).encode(
         x=x("window"),
         y=y("mean"),
         tooltip=[
@@ -97,14 +97,14 @@ def budget_chart(rows: pd.DataFrame) -> alt.LayerChart:
     )
     once = _needs_and_holds(base)
     level = once.transform_calculate(level="epsilon").mark_rule(
-        color=GREEN, strokeDash=DOTTED, strokeWidth=1.5
+        color=LOST, strokeDash=DOTTED, strokeWidth=1.5
     )
-    needed = once.mark_rule(color=GREEN, strokeWidth=2).encode(x=x("needed"))
+    needed = once.mark_rule(color=KEPT, strokeWidth=2).encode(x=x("needed"))
     held = once.mark_rule(color=PURPLE, strokeDash=DASHED, strokeWidth=2).encode(x=x("held_x"))
     key = parts.legend(
-        (BLUE, SOLID, "measured, with 95% intervals"),
-        (ORANGE, DASHED, "fitted law, and what the interval of α allows"),
-        (GREEN, SOLID, "window for ε"),
+        (LOST, SOLID, "measured, with 95% intervals"),
+        (MUTED, DASHED, "fitted law, and what the interval of α allows"),
+        (KEPT, SOLID, "window for ε"),
         (PURPLE, DASHED, "window that the budget holds"),
     )
     return parts.picture(

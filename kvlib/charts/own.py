@@ -12,7 +12,7 @@ import pandas as pd
 
 from kvlib.charts import parts
 from kvlib.charts.controls import Choice, Explorer, Slider
-from kvlib.charts.inks import BLUE, GREEN, GREY, ORANGE
+from kvlib.charts.inks import GREY, KEPT, LOST, MUTED
 from kvlib.charts.parts import DASHED, DOTTED, SOLID
 
 PICKED = "datum.series == series && datum.metric == metric"
@@ -65,17 +65,17 @@ def curve_chart(rows: pd.DataFrame, metrics: dict[str, str], title: str) -> alt.
     if law:
         fitted = drawn.transform_filter(PICKED).transform_filter("isValid(datum.fit)")
         layers.append(
-            fitted.mark_line(color=ORANGE, strokeDash=DASHED, strokeWidth=2, clip=True).encode(
+            fitted.mark_line(color=MUTED, strokeDash=DASHED, strokeWidth=2, clip=True).encode(
                 x=x, y=alt.Y("fit:Q", title="", scale=axes.y_scale)
             )
         )
     here = base.transform_filter(f"{PICKED} && datum.size == size")
-    rule = here.mark_rule(color=GREEN, strokeDash=DOTTED, strokeWidth=1.5).encode(x=x)
+    rule = here.mark_rule(color=KEPT, strokeDash=DOTTED, strokeWidth=1.5).encode(x=x)
     dot = here.transform_filter("isValid(datum.mean) && datum.mean > 0").mark_point(
-        color=GREEN, size=110, filled=True, opacity=1, shape="diamond"
+        color=LOST, size=110, filled=True, opacity=1, shape="diamond"
     )
-    key = [(BLUE, SOLID, "measured" + ", with 95% band" * band)]
-    key += [(ORANGE, DASHED, "fitted power law, finite context")] * law
+    key = [(LOST, SOLID, "measured" + ", with 95% band" * band)]
+    key += [(MUTED, DASHED, "fitted power law, finite context")] * law
     key += [(GREY, SOLID, "other policies")] * (rows["series"].nunique() > 1)
     return parts.picture(
         *(*layers, rule, dot.encode(x=x, y=y), *parts.legend(*key), parts.reading(here)),
@@ -121,19 +121,19 @@ def keeping_chart(
     x = axes.x("size")
     level = (
         drawn.transform_calculate(level="epsilon")
-        .mark_line(color=GREEN, strokeDash=DOTTED, strokeWidth=2, clip=True)
+        .mark_line(color=LOST, strokeDash=DOTTED, strokeWidth=2, clip=True)
         .encode(x=x, y=alt.Y("level:Q", title="", scale=axes.y_scale))
     )
     answer = alt.Chart(answers).transform_filter(f"{PICKED} && datum.epsilon == epsilon")
     rule = (
         answer.transform_filter("isValid(datum.least)")
-        .mark_rule(color=ORANGE, strokeWidth=2.5)
+        .mark_rule(color=KEPT, strokeWidth=2.5)
         .encode(x=axes.x("least"))
     )
     key = parts.legend(
-        (BLUE, SOLID, "measured" + ", with 95% band" * bool(rows["low"].notna().any())),
-        (GREEN, DOTTED, "loss allowed, ε"),
-        (ORANGE, SOLID, "least that keeps it"),
+        (LOST, SOLID, "measured" + ", with 95% band" * bool(rows["low"].notna().any())),
+        (LOST, DOTTED, "loss allowed, ε"),
+        (KEPT, SOLID, "least that keeps it"),
     )
     return parts.picture(
         *(*_measured(drawn, axes), level, rule, *key, parts.reading(answer)),
@@ -167,26 +167,26 @@ def certified_chart(rows: pd.DataFrame, epsilon: float, metric: str) -> alt.Laye
     x, at = axes.x("size"), axes.y
 
     above = base.transform_filter("datum.mean > 0")
-    gap = above.mark_rule(color=BLUE, strokeWidth=3, opacity=0.35).encode(
+    gap = above.mark_rule(color=LOST, strokeWidth=3, opacity=0.35).encode(
         x=x, y=at("mean"), y2="bound:Q"
     )
-    mean = above.mark_point(color=BLUE, filled=True, size=70, opacity=1).encode(x=x, y=at("mean"))
+    mean = above.mark_point(color=LOST, filled=True, size=70, opacity=1).encode(x=x, y=at("mean"))
     told = [
         alt.Tooltip("size:Q", title="budget"),
         alt.Tooltip("mean:Q", format=".3g"),
         alt.Tooltip("bound:Q", title="at most", format=".3g"),
         alt.Tooltip("passed:N", title="verdict"),
     ]
-    bound = base.mark_tick(color=BLUE, thickness=3, size=22, orient="horizontal").encode(
+    bound = base.mark_tick(color=LOST, thickness=3, size=22, orient="horizontal").encode(
         x=x, y=at("bound"), tooltip=told
     )
-    level = base.mark_rule(color=GREEN, strokeDash=DOTTED, strokeWidth=2).encode(y=at("level"))
+    level = base.mark_rule(color=LOST, strokeDash=DOTTED, strokeWidth=2).encode(y=at("level"))
     here = base.transform_filter("datum.size == size")
-    rule = here.mark_rule(color=ORANGE, strokeWidth=2.5, opacity=0.8).encode(x=x)
+    rule = here.mark_rule(color=KEPT, strokeWidth=2.5, opacity=0.8).encode(x=x)
     key = parts.legend(
-        (BLUE, SOLID, "mean, and its upper bound"),
-        (GREEN, DOTTED, "loss allowed, ε"),
-        (ORANGE, SOLID, "budget chosen"),
+        (LOST, SOLID, "mean, and its upper bound"),
+        (LOST, DOTTED, "loss allowed, ε"),
+        (KEPT, SOLID, "budget chosen"),
     )
     return parts.picture(
         *(rule, level, gap, mean, bound, *key, parts.reading(here)), parameters=("size",)
@@ -259,10 +259,10 @@ def _measured(base: alt.Chart, axes: _Axes) -> list[alt.Chart]:
     x, y = axes.x("size"), axes.y("mean")
     band = (
         base.transform_filter("isValid(datum.low)")
-        .mark_area(color=BLUE, opacity=0.2)
+        .mark_area(color=LOST, opacity=0.2)
         .encode(x=x, y=alt.Y("low:Q", title="", scale=axes.y_scale), y2="high:Q")
     )
     line = base.mark_line(
-        color=BLUE, strokeWidth=2, point=alt.OverlayMarkDef(size=40, color=BLUE)
+        color=LOST, strokeWidth=2, point=alt.OverlayMarkDef(size=40, color=LOST)
     ).encode(x=x, y=y, tooltip=[alt.Tooltip("size:Q", title="kept"), *parts.mean_told()])
     return [band, line]

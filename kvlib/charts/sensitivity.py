@@ -7,7 +7,7 @@ import pandas as pd
 
 from kvlib.charts import parts
 from kvlib.charts.controls import Choice, Explorer, Slider
-from kvlib.charts.inks import BLUE, GREEN, GREY, ORANGE
+from kvlib.charts.inks import BLUE, GREEN, GREY, KEPT, LOST, MUTED, ORANGE
 from kvlib.charts.parts import DASHED, DOTTED, SOLID, lookup, number
 from kvlib.names import name_of
 
@@ -59,17 +59,17 @@ def sensitivity_chart(curves: pd.DataFrame) -> alt.LayerChart:
     )
     band = (
         base.transform_filter(picked)
-        .mark_area(color=BLUE, opacity=0.2)
+        .mark_area(color=LOST, opacity=0.2)
         .encode(x=x, y=alt.Y("low:Q", title=""), y2="high:Q")
     )
     law = (
         base.transform_filter(picked)
-        .mark_line(color=ORANGE, strokeDash=DASHED, strokeWidth=2)
+        .mark_line(color=MUTED, strokeDash=DASHED, strokeWidth=2)
         .encode(x=x, y=alt.Y("fit:Q", title=""))
     )
     measured = (
         base.transform_filter(picked)
-        .mark_line(color=BLUE, strokeWidth=2, point=alt.OverlayMarkDef(size=22, color=BLUE))
+        .mark_line(color=LOST, strokeWidth=2, point=alt.OverlayMarkDef(size=22, color=LOST))
         .encode(
             x=x,
             y=y,
@@ -83,11 +83,11 @@ def sensitivity_chart(curves: pd.DataFrame) -> alt.LayerChart:
     reader = base.transform_filter(f"({here}) || ({beyond})")
     rule = (
         reader.transform_calculate(at="window <= datum.last ? datum.window : window")
-        .mark_rule(color=GREEN, strokeDash=DOTTED, strokeWidth=1.5)
+        .mark_rule(color=KEPT, strokeDash=DOTTED, strokeWidth=1.5)
         .encode(x=alt.X("at:Q", scale=parts.window_scale(largest)))
     )
     read = alt.condition("window <= datum.last", alt.value(1), alt.value(0))
-    point = reader.mark_point(color=GREEN, size=110, filled=True, shape="diamond")
+    point = reader.mark_point(color=LOST, size=110, filled=True, shape="diamond")
     point = point.encode(x=x, y=y, opacity=read)
     reading = parts.reading(
         reader,
@@ -102,9 +102,10 @@ def sensitivity_chart(curves: pd.DataFrame) -> alt.LayerChart:
         f" + ' to ' + {number('datum.high')} + ', ' + datum.n_documents + ' documents).'",
     )
     key = parts.legend(
-        (BLUE, SOLID, "measured, with 95% band"),
-        (ORANGE, DASHED, "fitted power law, finite context"),
+        (LOST, SOLID, "measured, with 95% band"),
+        (MUTED, DASHED, "fitted power law, finite context"),
         (GREY, SOLID, "other models and texts"),
+        (KEPT, DOTTED, "window kept"),
     )
     return parts.picture(
         *(others, band, law, measured, rule, point, *key, reading),

@@ -8,7 +8,7 @@ import pandas as pd
 from kvlib.charts import parts
 from kvlib.charts.bounds import EPSILONS
 from kvlib.charts.controls import Choice, Explorer, Slider
-from kvlib.charts.inks import BLUE, GREEN, ORANGE
+from kvlib.charts.inks import KEPT, LOST
 from kvlib.charts.parts import DOTTED, SOLID
 
 
@@ -43,15 +43,15 @@ def plan_chart(table: pd.DataFrame) -> alt.LayerChart:
     )
     scale = alt.Scale(type="log", domain=[0.01, 5], clamp=True, nice=False)
     y = alt.Y("mean:Q", scale=scale, axis=parts.log_axis("mean KL (nats)", 0.01, 5))
-    band = base.mark_area(color=BLUE, opacity=0.2).encode(
+    band = base.mark_area(color=LOST, opacity=0.2).encode(
         x=x, y=alt.Y("low:Q", title="", scale=scale), y2="high:Q"
     )
     measured = base.mark_line(
-        color=BLUE, strokeWidth=2, point=alt.OverlayMarkDef(size=60, color=BLUE)
+        color=LOST, strokeWidth=2, point=alt.OverlayMarkDef(size=60, color=LOST)
     ).encode(x=x, y=y)
     level = (
         base.transform_calculate(level="epsilon")
-        .mark_line(color=GREEN, strokeDash=DOTTED, strokeWidth=2)
+        .mark_line(color=LOST, strokeDash=DOTTED, strokeWidth=2)
         .encode(x=x, y=alt.Y("level:Q", title="", scale=scale))
     )
     least = base.transform_calculate(
@@ -59,7 +59,7 @@ def plan_chart(table: pd.DataFrame) -> alt.LayerChart:
     ).transform_joinaggregate(least="min(good)", last="max(budget)")
     one = least.transform_filter("datum.budget == (datum.least == 1e9 ? datum.last : datum.least)")
     found = alt.condition("datum.least < 1e9", alt.value(1), alt.value(0))
-    rule = one.mark_rule(color=ORANGE, strokeWidth=2.5).encode(x=x, opacity=found)
+    rule = one.mark_rule(color=KEPT, strokeWidth=2.5).encode(x=x, opacity=found)
     reading = parts.reading(
         one.transform_calculate(
             figures="format(datum.mean, '.2~g') + ' nats, 95% interval '"
@@ -77,9 +77,9 @@ def plan_chart(table: pd.DataFrame) -> alt.LayerChart:
         " + format(datum.p95, '.2~g') + ' nats.'",
     )
     key = parts.legend(
-        (BLUE, SOLID, "measured, with 95% band"),
-        (GREEN, DOTTED, "distortion allowed, ε"),
-        (ORANGE, SOLID, "least budget vouched for"),
+        (LOST, SOLID, "measured, with 95% band"),
+        (LOST, DOTTED, "distortion allowed, ε"),
+        (KEPT, SOLID, "least budget vouched for"),
     )
     return parts.picture(
         *(band, measured, level, rule, *key, reading), parameters=("source", "epsilon")

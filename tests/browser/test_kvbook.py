@@ -206,3 +206,14 @@ def test_no_ink_is_written_a_second_time():
         if path.name != "inks.py" and any(ink in path.read_text().lower() for ink in named)
     ]
     assert len(files) > 50 and again == []
+
+
+@pytest.mark.parametrize(
+    "base, found",
+    [("", "../_static/card.png"), ("https://a.b/c/", "https://a.b/c/_static/card.png")],
+)
+def test_a_shared_link_shows_a_picture_by_its_whole_address(base, found):
+    app = SimpleNamespace(config=SimpleNamespace(html_baseurl=base))
+    context = {"metatags": '<meta property="og:image" content="../_static/card.png" />'}
+    pages.address_card(app, "book/index", "page.html", context, None)
+    assert f'content="{found}"' in context["metatags"]

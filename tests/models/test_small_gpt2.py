@@ -47,10 +47,12 @@ def test_held_out_documents_come_from_the_stretches(small):
 def tiny_training(folder):
     ids = [np.random.default_rng(k).integers(0, 60, 500).astype(np.uint16) for k in range(2)]
     config = small_gpt2.config_for(60, 16, n_embd=16, n_layer=1, n_head=2)
-    return small_gpt2.Training(folder, ids, config)
+    looked_at = [np.arange(16) % 60]
+    return small_gpt2.Training(folder, ids, config, held_out=looked_at)
 
 
 def test_a_resumed_training_ends_where_an_undisturbed_one_does(tmp_path, monkeypatch):
+    monkeypatch.setattr(small_gpt2, "HELD_OUT_EVERY", 3)
     whole = tiny_training(tmp_path / "whole")
     whole.run(8)
     part = tiny_training(tmp_path / "part")
@@ -70,13 +72,14 @@ def test_a_resumed_training_ends_where_an_undisturbed_one_does(tmp_path, monkeyp
     for one, two in zip(whole.parameters, again.parameters, strict=True):
         torch.testing.assert_close(one, two, atol=0, rtol=0)
     assert whole.losses == again.losses
+    assert [update for update, _ in again.held_out] == [3, 6] and whole.held_out == again.held_out
     assert not list(tmp_path.rglob("*.pt")) + list(tmp_path.rglob("*.bin"))
 
 
 def test_the_rate_warms_up_and_comes_down():
-    rates = [small_gpt2.learning_rate(done) for done in (0, 0.01, 0.03, 0.5, 1)]
-    assert rates[0] < rates[1] < rates[2] == pytest.approx(small_gpt2.PEAK_RATE)
-    assert rates[2] > rates[3] > rates[4] == pytest.approx(0.05 * small_gpt2.PEAK_RATE)
+    shares = [small_gpt2.share_of_peak(done) for done in (0, 0.01, 0.03, 0.5, 1)]
+    assert shares[0] < shares[1] < shares[2] == pytest.approx(1)
+    assert shares[2] > shares[3] > shares[4] == pytest.approx(0.05)
 
 
 def test_the_stored_model_is_small_tied_and_has_a_loss_curve_that_falls(small):

@@ -27,7 +27,7 @@ from kvbook.cache import bring_outputs, choose_cache
 from kvbook.docstrings import prepare
 from kvbook.libraries import VEGA, write_libraries, write_model
 from kvbook.notebooks import offer_notebook
-from kvbook.pages import finish_pages
+from kvbook.pages import address_card, finish_pages
 from kvbook.pictures import write_inks
 from kvbook.terms import define_terms, definitions
 
@@ -67,6 +67,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("builder-inited", write_model)
     app.connect("builder-inited", write_inks)
     app.connect("html-page-context", add_scripts)
+    app.connect("html-page-context", address_card)
     app.connect("html-page-context", offer_notebook, priority=100)  # before the theme's buttons
     app.connect("build-finished", finish_pages, priority=900)  # after the theme's own index.html
     return {"parallel_read_safe": True, "parallel_write_safe": True}

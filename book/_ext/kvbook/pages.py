@@ -175,6 +175,20 @@ def _is_script(address: str) -> bool:
     return plain.lower().startswith(("javascript:", "vbscript:"))
 
 
+def address_card(
+    app: Sphinx, pagename: str, templatename: str, context: dict, doctree: object
+) -> None:
+    """The picture that goes with a shared link, by its whole address.
+
+    Who reads it knows no page that it could be relative to. `html_baseurl` says where the book is
+    published; without one it stays as it is.
+    """
+    base = app.config.html_baseurl.rstrip("/")
+    if base:
+        tags = context.get("metatags") or ""
+        context["metatags"] = tags.replace('content="../_static/', f'content="{base}/_static/')
+
+
 def version(folder: Path) -> str:
     """kvlib's version and, where the book is built from a repository of git, the commit."""
     from kvlib import __version__
