@@ -28,6 +28,7 @@ pytestmark = pytest.mark.browser
 
 FIRST_PAGE_BYTES = 3_000_000
 WAYS = ("http", "file")
+OWN_TYPE = "[...document.fonts].filter((f) => f.family.includes('Kept'))"
 
 
 def test_a_page_from_a_server_draws_and_typesets_silently(browser, address, name):
@@ -110,6 +111,38 @@ def test_nothing_overflows_on_a_phone_and_a_wider_window_refits_the_pictures(
             seen.page.set_viewport_size({"width": width, "height": 900})
             complaints += lasting(seen.page, UNFIT) + lasting(seen.page, TOO_WIDE)
         assert complaints == []
+
+
+ON_THE_FIRST_SCREEN = {
+    "the question": ".bd-article h1 ~ p strong",
+    "the drawing": ".kv-strip",
+    "the finding": ".bd-article .cell ~ p strong",
+    "the tally": ".kv-tally",
+    "something to move": ".kv-control input[type=range]",
+}
+
+
+@pytest.mark.parametrize("width, height", [(1280, 900), (390, 844)])
+def test_the_first_screen_says_what_was_found_and_can_be_moved(browser, address, width, height):
+    url = f"{address['file']}/{PAGES[0]}.html"
+    with visit(browser, url, address["file"], width=width) as seen:
+        seen.page.set_viewport_size({"width": width, "height": height})
+        assert draw_all(seen.page) == []
+        seen.page.evaluate("document.fonts.ready.then(() => scrollTo(0, 0))")
+        ends = {
+            what: seen.page.locator(place).first.evaluate("e => e.getBoundingClientRect().bottom")
+            for what, place in ON_THE_FIRST_SCREEN.items()
+        }
+    assert all(0 < end <= height for end in ends.values()), ends
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_book_is_set_in_its_own_type(browser, address, way):
+    loaded = "() => document.fonts.ready.then(() => [...document.fonts].map((f) => f.status))"
+    with visit(browser, f"{address[way]}/{PAGES[0]}.html", address[way]) as seen:
+        draw_all(seen.page)
+        own = seen.page.evaluate(loaded.replace("[...document.fonts]", OWN_TYPE))
+        assert len(own) == 3 and own.count("loaded") >= 2 and "error" not in own
 
 
 def test_first_page_is_light(browser, address):
