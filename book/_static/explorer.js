@@ -7,9 +7,6 @@
   const REST = 1500; // milliseconds after loading, before pictures off the screen are drawn
   const TRIES = 20; // to fit a picture into its box, a tenth of a second apart
 
-  const FEW = 40; // values of a slider whose thumb jumps from one to the next while it is dragged
-  const STRIDES = 100; // presses of an arrow key from one end of a log track to the other, at most
-
   const INKS = window.kvInks || {}; // colours of the pictures as they were built → the page's own, light or dark
   const MARKED = new RegExp([...Object.keys(INKS), '"font":"sans-serif"'].join("|"), "g");
 
@@ -26,78 +23,15 @@
     return JSON.parse(JSON.stringify(spec).replace(MARKED, (mark) => colours[mark] ?? font));
   }
 
-  /** Where in the rising `places` the one nearest to `place` is. */
-  function nearest(places, place) {
-    let low = 0;
-    let high = places.length - 1;
-    while (high - low > 1) {
-      const middle = (low + high) >> 1;
-      if (places[middle] <= place) low = middle;
-      else high = middle;
-    }
-    return place - places[low] <= places[high] - place ? low : high;
-  }
-
-  /** A number with its unit, as `kvlib.charts.controls` writes it: 1,024 tokens, 1 token. */
-  function said(value, unit) {
-    const one = unit.replace(/ies$/, "y").replace(/s$/, "");
-    return `${value.toLocaleString("en-US", { maximumFractionDigits: 12 })} ${value === 1 ? one : unit}`.trim();
-  }
-
-  /** Lets a range input walk over the slider's values on their own track; calls `moved(value)`. Returns a setter. */
-  function connectSlider(slider, input, moved) {
-    const log = slider.scale === "log";
-    const places = slider.values.map((value, i) => (log ? Math.log(value) : i));
-    const output = input.parentElement.querySelector(".kv-value");
-    let at = slider.values.indexOf(slider.value);
-    input.min = places[0];
-    input.max = places[places.length - 1];
-    input.step = log ? "any" : 1;
-    input.value = places[at];
-    const fill = () => {
-      const part = (input.value - input.min) / (input.max - input.min);
-      input.style.setProperty("--kv-fill", `${100 * part}%`);
-    };
-    fill();
-    input.addEventListener("input", () => {
-      at = nearest(places, Number(input.value));
-      if (places.length <= FEW) input.value = places[at];
-      fill();
-      const text = said(slider.values[at], slider.unit);
-      output.textContent = text;
-      input.setAttribute("aria-valuetext", text);
-      moved(slider.values[at]);
-    });
-    input.addEventListener("change", () => {
-      input.value = places[at]; // where the value lies, not where the thumb was let go
-      fill();
-    });
-    const go = (to) => {
-      input.value = places[Math.min(Math.max(to, 0), places.length - 1)];
-      input.dispatchEvent(new Event("input", { bubbles: true }));
-    };
-    const set = (value) => go(slider.values.indexOf(value));
-    if (!log) return set; // a linear track's arrow keys already go to the next value
-    const steps = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1 };
-    const stride = (places[places.length - 1] - places[0]) / STRIDES;
-    input.addEventListener("keydown", (event) => {
-      if (!(event.key in steps) || event.altKey || event.ctrlKey || event.metaKey) return;
-      event.preventDefault();
-      const step = steps[event.key];
-      const far = nearest(places, places[at] + step * stride);
-      go(step > 0 ? Math.max(far, at + 1) : Math.min(far, at - 1));
-    });
-    return set;
-  }
-
-  /** Calls `moved(value)` with the value that a drop-down's chosen option stands for. Returns a setter. */
+  /** Calls `moved(value)` with the value that a drop-down's chosen option stands for. Returns how to set it. */
   function connectChoice(choice, select, moved) {
     select.value = choice.values.indexOf(choice.value);
     select.addEventListener("change", () => moved(choice.values[select.value]));
-    return (value) => {
+    const set = (value) => {
       select.value = choice.values.indexOf(value);
       select.dispatchEvent(new Event("change", { bubbles: true }));
     };
+    return { set };
   }
 
   /** The rows of a table that is kept by columns, in which texts are places in a list. */
@@ -123,13 +57,15 @@
 
   /** One explorer: returns a function that draws it, or draws it anew in the page's present theme. */
   function explorer(root) {
-    const { spec, tables, controls } = JSON.parse(root.querySelector(".kv-data").textContent);
+    const { spec, tables, controls, origin } = JSON.parse(root.querySelector(".kv-data").textContent);
     const datasets = Object.fromEntries(Object.entries(tables).map(([name, table]) => [name, rows(table)]));
     const picture = root.querySelector(".kv-picture");
     const reading = root.querySelector(".kv-reading");
     const values = {};
     const settings = {}; // what the tools under the picture may read and set
+    const ruled = []; // sliders that a rule in the picture follows
     let tools = () => {}; // says to them that a control has moved
+    let align = () => {}; // puts sliders above their rules
     let drawn = null; // what vegaEmbed returned
     let queue = Promise.resolve(); // one drawing at a time
     let stale = false; // a control moved since the picture was last brought up to date
@@ -180,6 +116,7 @@
           await drawn.view.runAsync();
           check();
           say();
+          align();
         }
       } catch (error) {
         fail(error);
@@ -214,6 +151,8 @@
       image.setAttribute("role", "img");
       image.setAttribute("aria-label", root.getAttribute("aria-label"));
       say();
+      align();
+      drawn.view.addResizeListener(() => requestAnimationFrame(align));
       if (stale) await update();
     }
 
@@ -244,15 +183,18 @@
     for (const control of controls) {
       const input = root.querySelector(`[name="${CSS.escape(control.name)}"]`);
       if (!input || !control.values.includes(control.value)) throw new Error(`the control ${control.name} is damaged`);
-      const connect = control.kind === "slider" ? connectSlider : connectChoice;
+      const connect = control.kind === "slider" ? kvSliders.connect : connectChoice;
       values[control.name] = control.value;
-      const set = connect(control, input, (value) => {
+      const moves = connect(control, input, (value) => {
         values[control.name] = value;
         update();
         tools();
       });
-      settings[control.name] = { values: control.values, initial: control.value, get: () => values[control.name], set };
+      const get = () => values[control.name];
+      settings[control.name] = { values: control.values, initial: control.value, get, set: moves.set };
+      if (control.axis) ruled.push({ ...control, ...moves, input });
     }
+    if (ruled.length) align = kvRules.connect(picture, ruled, () => drawn?.view, values);
 
     /** The tables behind the picture, the large ones, and their rows under the present choices. */
     function data() {
@@ -274,7 +216,7 @@
       return text.replace(/^<svg[^>]*>/, (head) => `${head}<rect width="100%" height="100%" fill="${paper}"/>`);
     }
 
-    tools = kvTools(root, settings, data, svg);
+    tools = kvTools(root, settings, data, svg, origin);
     return () => {
       busy(1);
       queue = queue.then(draw).catch(fail).finally(() => busy(-1));

@@ -137,6 +137,7 @@
     policy.addEventListener("change", moved);
     budget.addEventListener("input", moved);
     budget.value = Math.floor(data.budgets.length / 2);
+    kvSliders.ticks(budget, data.budgets.map((_, i) => i));
     const settings = {
       policy: {
         values: data.policies,
@@ -160,7 +161,7 @@
       },
     };
     shade();
-    tools = kvTools(root, settings, () => [{ rows: rows(), shown: rows() }]);
+    tools = kvTools(root, settings, () => [{ rows: rows(), shown: rows() }], undefined, data.origin);
   }
 
   for (const root of document.querySelectorAll(".kv-passage")) {

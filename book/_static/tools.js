@@ -49,28 +49,41 @@
 
   const columnsOf = (rows) => Object.keys(rows[0] || {});
 
-  function csv(rows) {
+  /** Rows as CSV, units in the headings. */
+  function csv(rows, units) {
     const cell = (value) => {
       const text = value == null ? "" : String(value);
       return /[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
     };
-    const names = columnsOf(rows);
-    return [names, ...rows.map((row) => names.map((name) => row[name]))].map((line) => line.map(cell).join(",")).join("\n") + "\n";
+    const names = columnsOf(rows).filter((name) => !HIDDEN.has(name));
+    const heads = names.map((name) => (units[name] ? `${name} (${units[name]})` : name));
+    return [heads, ...rows.map((row) => names.map((name) => row[name]))].map((line) => line.map(cell).join(",")).join("\n") + "\n";
   }
 
-  function table(rows) {
+  function table(rows, units) {
     const names = columnsOf(rows).filter((name) => !HIDDEN.has(name));
+    const heads = names.map((name) => (units[name] ? `${name} (${units[name]})` : name));
     const line = (kind, values) => element("tr", {}, ...values.map((value) => element(kind, { textContent: value ?? "" })));
     const body = rows.slice(0, SHOWN_ROWS).map((row) => line("td", names.map((name) => row[name])));
-    return element("table", {}, element("thead", {}, line("th", names)), element("tbody", {}, ...body));
+    return element("table", {}, element("thead", {}, line("th", heads)), element("tbody", {}, ...body));
+  }
+
+  /** Where data come from, and how to make them again; nothing where that isn't known. */
+  function source(origin) {
+    if (!origin) return [];
+    if (!origin.command) return [element("p", { textContent: "Computed from formulas; nothing was measured for it." })];
+    const code = (text) => element("code", { textContent: text });
+    const names = origin.tables.flatMap((name, i) => [i ? ", " : "", code(name)]);
+    return [element("p", {}, "From the stored tables ", ...names, ". To make them again: ", code(origin.command))];
   }
 
   /**
    * Puts the tools under an explorer. `settings`: {name: {values, initial, get(), set(value)}};
    * `tables(): [{name, rows, shown}]`, the data behind the picture and the part now in it;
-   * `svg(): Promise<string>` or nothing. Returns `moved()`, to be called when a control has moved.
+   * `svg(): Promise<string>` or nothing; `origin`: {tables, command, units}, of the data, or nothing. Returns `moved()`, to be called when a control has moved.
    */
-  function addTools(root, settings, tables, svg) {
+  function addTools(root, settings, tables, svg, origin) {
+    const units = origin?.units ?? {};
     const name = labelOf(root);
     const bar = element("div", { className: "kv-tools" });
     const status = element("span", { className: "kv-status", role: "status" });
@@ -98,9 +111,9 @@
       if (panel.hidden) return;
       const parts = tables().flatMap(({ rows, shown }) => {
         const count = `${Math.min(shown.length, SHOWN_ROWS)} of ${rows.length} rows: those of this setting.`;
-        return [element("p", { textContent: shown.length < rows.length ? count : `${rows.length} rows.` }), table(shown)];
+        return [element("p", { textContent: shown.length < rows.length ? count : `${rows.length} rows.` }), table(shown, units)];
       });
-      panel.replaceChildren(...parts);
+      panel.replaceChildren(...source(origin), ...parts);
     }
 
     function moved() {
@@ -156,9 +169,9 @@
     kinds.forEach(({ rows }, i) => {
       const number = kinds.length > 1 ? ` ${i + 1}` : "";
       const file = `${name}${number.replace(" ", "-")}.csv`;
-      button(`CSV${number}`, `Download the data (${rows.length} rows)`, () => download(file, "text/csv", csv(tables()[i].rows)));
+      button(`CSV${number}`, `Download the data (${rows.length} rows)`, () => download(file, "text/csv", csv(tables()[i].rows, units)));
     });
-    const toggle = button("Table", "The data behind this picture", () => {
+    const toggle = button("Data", "The data behind this picture, and the command that makes them", () => {
       panel.hidden = !panel.hidden;
       toggle.setAttribute("aria-expanded", !panel.hidden);
       fill();

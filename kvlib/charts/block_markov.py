@@ -6,7 +6,7 @@ import altair as alt
 import pandas as pd
 
 from kvlib.charts import parts
-from kvlib.charts.controls import Explorer, Slider
+from kvlib.charts.controls import Explorer, Origin, Slider
 from kvlib.charts.inks import BLUE, GREEN, GREY, ORANGE
 from kvlib.charts.parts import DASHED, DOTTED, SOLID, number
 
@@ -21,11 +21,12 @@ def blocks(block: int = 64, carry: int = 16, alpha: float = 1) -> Explorer:
     return Explorer(
         blocks_chart(),
         [
-            Slider("block", "Block length", 1, LONGEST_BLOCK, value=block, **lengths),
+            Slider("block", "Block length", 1, LONGEST_BLOCK, value=block, axis="x", **lengths),
             Slider("carry", "Carry", 0, LONGEST_CARRY, value=carry, unit="symbols"),
             Slider("alpha", "Exponent α", 0.25, 1.5, 0.05, value=alpha),
         ],
         "What is paid when context is rebuilt at block boundaries only, beside sliding windows",
+        Origin(units={"size": "symbols"}),
     )
 
 
@@ -64,7 +65,7 @@ def blocks_chart() -> alt.LayerChart:
     point = here.mark_point(color=BLUE, size=110, filled=True, shape="diamond").encode(
         x=x, y=y("excess")
     )
-    rule = here.mark_rule(color=GREY, strokeDash=DOTTED).encode(x=x)
+    rule = parts.rule_for("block", here.mark_rule(color=GREY, strokeDash=DOTTED).encode(x=x))
     key = parts.legend(
         (BLUE, SOLID, "blocks with this carry"),
         (GREEN, DOTTED, "sliding window, same mean"),

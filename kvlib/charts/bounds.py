@@ -8,7 +8,7 @@ import altair as alt
 import pandas as pd
 
 from kvlib.charts import parts
-from kvlib.charts.controls import Choice, Explorer, Slider
+from kvlib.charts.controls import Choice, Explorer, Origin, Slider
 from kvlib.charts.inks import BLUE, GREEN, KEPT, LOST, MUTED, ORANGE, PURPLE
 from kvlib.charts.parts import DASHED, DOTTED, SOLID
 
@@ -28,17 +28,38 @@ def budget(rows: pd.DataFrame, epsilon: float = 0.1, megabytes: float = 10) -> E
 
     `rows` as `budget_chart` asks for.
     """
-    allowed = {"unit": "nats", "scale": "log"}
+    allowed = {"unit": "nats", "scale": "log", "axis": "y"}
     return Explorer(
         budget_chart(rows),
         [
             Choice("source", "Model and text", parts.texts_of(rows["source"])),
             Slider("epsilon", "Distortion allowed, ε", values=EPSILONS, value=epsilon, **allowed),
             Slider("moved", "Exponent α, moved from the fitted one by", -0.15, 0.6, 0.01, value=0),
-            Slider("budget", "Budget", values=BUDGETS, value=megabytes, scale="log", unit="MB"),
+            Slider(
+                *("budget", "Budget"),
+                **{"values": BUDGETS, "value": megabytes, "scale": "log", "unit": "MB"},
+                **{"axis": "x", "aligned": False, "by": ["source"], "places": _held(rows)},
+            ),
         ],
         "How many tokens a window needs for a given distortion, and how many a budget holds",
+        Origin(["sensitivity"], parts.IN_TOKENS | parts.NATS | {"full": "bytes a token"}),
     )
+
+
+def _held(rows: pd.DataFrame) -> dict[str, list[int]]:
+    """How many tokens each budget holds on each source, from one to all that was read."""
+    found = {}
+    for source, part in rows.groupby("source", sort=False):
+        full, sliding, local, reference = (
+            float(part[name].iloc[0]) for name in ("full", "sliding", "local", "reference")
+        )
+        both = (full + sliding) * local
+        held = [
+            math.floor(size / (full + sliding) if size <= both else local + (size - both) / full)
+            for size in (1e6 * megabytes for megabytes in BUDGETS)
+        ]
+        found[source] = [max(1, min(tokens, int(reference))) for tokens in held]
+    return found
 
 
 def budget_chart(rows: pd.DataFrame) -> alt.LayerChart:
@@ -99,8 +120,10 @@ def budget_chart(rows: pd.DataFrame) -> alt.LayerChart:
     level = once.transform_calculate(level="epsilon").mark_rule(
         color=LOST, strokeDash=DOTTED, strokeWidth=1.5
     )
+    level = parts.rule_for("epsilon", level.encode(y=y("level")))
     needed = once.mark_rule(color=KEPT, strokeWidth=2).encode(x=x("needed"))
-    held = once.mark_rule(color=PURPLE, strokeDash=DASHED, strokeWidth=2).encode(x=x("held_x"))
+    held = once.mark_rule(color=PURPLE, strokeDash=DASHED, strokeWidth=2)
+    held = parts.rule_for("budget", held.encode(x=x("held_x")))
     key = parts.legend(
         (LOST, SOLID, "measured, with 95% intervals"),
         (MUTED, DASHED, "fitted law, and what the interval of α allows"),
@@ -108,7 +131,7 @@ def budget_chart(rows: pd.DataFrame) -> alt.LayerChart:
         (PURPLE, DASHED, "window that the budget holds"),
     )
     return parts.picture(
-        *(band, law, spread, measured, level.encode(y=y("level")), needed, held, *key),
+        *(band, law, spread, measured, level, needed, held, *key),
         _told(once),
         parameters=("source", "epsilon", "moved", "budget"),
     )
@@ -199,7 +222,7 @@ def _told(once: alt.Chart) -> alt.Chart:
 
 def lacunary(stairs: pd.DataFrame, alpha: float = 0.8, epsilon: float = 0.01) -> Explorer:
     """A source that needs far fewer tokens than its upper bound: ε and α to choose."""
-    allowed = {"unit": "nats", "scale": "log"}
+    allowed = {"unit": "nats", "scale": "log", "axis": "y"}
     some = EPSILONS[:-1]
     return Explorer(
         lacunary_chart(stairs),
@@ -208,6 +231,7 @@ def lacunary(stairs: pd.DataFrame, alpha: float = 0.8, epsilon: float = 0.01) ->
             Slider("alpha", "Exponent α of the upper bound", 0.4, 1.5, 0.05, value=alpha),
         ],
         "Bayes risk of a source whose dependence sits at a few distances only, and its upper bound",
+        Origin(units={"left": "tokens", "right": "tokens", "w": "tokens"}),
     )
 
 
@@ -241,9 +265,8 @@ def lacunary_chart(stairs: pd.DataFrame) -> alt.LayerChart:
         .mark_line(color=ORANGE, strokeDash=DASHED, strokeWidth=2)
         .encode(x=x("w"), y=y("bound"))
     )
-    level = curve.mark_line(color=GREEN, strokeDash=DOTTED, strokeWidth=1.5).encode(
-        x=x("w"), y=y("level")
-    )
+    level = curve.mark_line(color=GREEN, strokeDash=DOTTED, strokeWidth=1.5)
+    level = parts.rule_for("epsilon", level.encode(x=x("w"), y=y("level")))
     needs = (
         base.transform_calculate(need="datum.value > epsilon ? datum.right : 1")
         .transform_joinaggregate(needed="max(need)")

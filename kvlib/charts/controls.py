@@ -15,7 +15,7 @@ import os
 import re
 import sys
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -37,8 +37,18 @@ class Slider:
     The slider reaches ``start, start + step, …, stop``, or exactly ``values`` when they are given.
     ``scale="log"`` spaces the same numbers by their logarithms: for windows 1 to 1024 each octave
     has the same length of track, and the arrow keys go by about a hundredth of it, or to the next
-    number. ``unit`` is read out after the number. Raises ValueError for fewer than two numbers or
-    unordered ones, for a ``value`` that isn't among them, and for a log track that touches zero.
+    number. ``unit`` is read out after the number.
+
+    ``axis``: whether the chart draws a rule, in a layer named `rule_layer`, that follows the number
+    along its horizontal axis ("x") or its vertical one ("y"): on a static page that rule can be
+    dragged. ``places`` says where on the axis the rule of each number stands, if not at the number
+    itself; where that depends on other controls, ``by`` names them, and ``places`` has a list for
+    each of their settings, the values joined by "|". A slider of the horizontal axis is
+    ``aligned``: its thumb stands above the rule. Its track and the axis must then both be linear or
+    both be logarithmic.
+
+    Raises ValueError for fewer than two numbers or unordered ones, for a ``value`` that isn't among
+    them, for a log track that touches zero, and for too few or too many places.
     """
 
     name: str
@@ -50,6 +60,12 @@ class Slider:
     scale: Literal["linear", "log"] = "linear"
     unit: str = ""
     values: Sequence[float] | None = field(default=None, kw_only=True)
+    axis: Literal["", "x", "y"] = field(default="", kw_only=True)
+    places: Sequence[float] | Mapping[str, Sequence[float]] | None = field(
+        default=None, kw_only=True
+    )
+    by: Sequence[str] = field(default=(), kw_only=True)
+    aligned: bool = field(default=True, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.scale not in ("linear", "log"):
@@ -64,6 +80,9 @@ class Slider:
         if value not in values:
             reach = f"one of the {len(values)} values from {values[0]} to {values[-1]}"
             raise ValueError(f"slider {self.name!r}: expected value to be {reach}, got {value}")
+        lists = self.places.values() if isinstance(self.places, Mapping) else [self.places]
+        if wrong := [len(one) for one in lists if one is not None and len(one) != len(values)]:
+            raise ValueError(f"slider {self.name!r}: expected {len(values)} places, got {wrong[0]}")
         object.__setattr__(self, "values", values)
         object.__setattr__(self, "value", value)
 
@@ -74,6 +93,11 @@ class Slider:
             raise ValueError(f"slider {self.name!r}: expected start, stop and step > 0, got {got}")
         count = math.floor((self.stop - self.start) / self.step + 1e-9) + 1
         return tuple(_tidy(self.start + i * self.step) for i in range(count))
+
+    @property
+    def rule_layer(self) -> str:
+        """The name of the chart's layer that draws the slider's rule."""
+        return rule_layer(self.name)
 
     def text(self, value: float) -> str:
         """The value as it is read out, with its unit: 1,024 tokens, 1 token."""
@@ -107,7 +131,14 @@ class Slider:
     def to_json(self) -> dict[str, Any]:
         """What the loader needs to know."""
         kind = {"kind": "slider", "name": self.name, "value": self.value}
-        return kind | {"values": list(self.values), "scale": self.scale, "unit": self.unit}
+        kind |= {"values": list(self.values), "scale": self.scale, "unit": self.unit}
+        if not self.axis:
+            return kind
+        kind |= {"axis": self.axis, "aligned": self.aligned and self.axis == "x"}
+        if isinstance(self.places, Mapping):
+            places = {key: list(one) for key, one in self.places.items()}
+            return kind | {"by": list(self.by), "places": places}
+        return kind if self.places is None else kind | {"places": list(self.places)}
 
     def to_widget(self) -> ipywidgets.Widget:
         """The same control for a live kernel."""
@@ -167,6 +198,21 @@ class Choice:
         return ipywidgets.Dropdown(options=options, **widget_options(self))
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where a picture's data come from, for whoever takes them along: the `studies` whose tables
+    it is made of (none: it is computed from formulas), and the `units` of columns that have one."""
+
+    studies: Sequence[str] = ()
+    units: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """What the page's tools say of it; `command` makes the tables anew."""
+        said = {"units": dict(self.units), "tables": [f"{name}-…" for name in self.studies]}
+        command = f"python -m kvlib study {' '.join(self.studies)}" if self.studies else ""
+        return said | {"command": command}
+
+
 class Explorer:
     """An Altair chart whose parameters are moved by controls; show it as the last line of a cell.
 
@@ -174,10 +220,11 @@ class Explorer:
     a value or a ``bind`` of the chart's own is dropped. A choice of one thing sets its parameter
     too, and isn't shown. The label is the sentence that a screen reader says first. Leave the
     chart's width to the explorer: it is the page's on a static page, and ``LIVE_WIDTH`` in a kernel
-    unless the chart has one. The text mark of a layer named "reading" is a sentence that says what
-    the picture shows: it stands under the controls on a static page, and within it in a kernel.
-    Raises ValueError when a control names no parameter, two controls name the same one, or a
-    parameter has neither a control nor a value.
+    unless the chart has one. `origin` says where the data come from. The text mark of a layer named
+    "reading" is a sentence that says what the picture shows: it stands under the controls on a
+    static page, and within it in a kernel. Raises ValueError when a control names no parameter, two
+    controls name the same one, a parameter has neither a control nor a value, or the chart lacks
+    the rule of a slider's axis.
     """
 
     def __init__(
@@ -185,6 +232,7 @@ class Explorer:
         chart: altair.Chart | altair.LayerChart,
         controls: Sequence[Slider | Choice],
         label: str,
+        origin: Origin | None = None,
     ) -> None:
         values = {control.name: control.value for control in controls}
         if len(values) < len(controls):
@@ -192,11 +240,16 @@ class Explorer:
             raise ValueError(f"expected one control for each parameter, got {names}")
         self.controls = tuple(control for control in controls if len(control.values) > 1)
         self.label = label
+        self.origin = origin
         self.chart = chart.copy(deep=True)
         params = self.chart.params if isinstance(self.chart.params, list) else []
         by_name = {param["name"]: param for param in (param.to_dict() for param in params)}
         if unknown := [name for name in values if name not in by_name]:
             raise ValueError(f"controls must name parameters {sorted(by_name)}, got {unknown}")
+        layers = {getattr(layer, "name", None) for layer in getattr(self.chart, "layer", ())}
+        if ruled := [c.rule_layer for c in self.controls if getattr(c, "axis", "")]:
+            if absent := sorted(set(ruled) - layers):
+                raise ValueError(f"expected a layer for the rule of each slider, got no {absent}")
         unset = [name for name, param in by_name.items() if set(param) == {"name"}]
         if missing := [name for name in unset if name not in values]:
             raise ValueError(f"expected a control or a value for parameters {missing}, got none")
@@ -224,6 +277,8 @@ class Explorer:
         tables = {name: _columns(rows) for name, rows in spec.pop("datasets", {}).items()}
         controls = [control.to_json() for control in self.controls]
         payload = {"spec": spec, "tables": tables, "controls": controls}
+        if self.origin:
+            payload["origin"] = self.origin.to_json()
         data = json.dumps(payload, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
         controls = "".join(control.to_html() for control in self.controls)
         speaks = any(layer.get("name") == READING for layer in spec.get("layer", []))
@@ -267,6 +322,11 @@ def _columns(rows: list[dict[str, Any]]) -> dict[str, Any]:
         else:
             columns[name] = values
     return columns
+
+
+def rule_layer(name: str) -> str:
+    """The name of the layer that draws the rule of a slider, given the slider's own."""
+    return f"{name}_rule"
 
 
 def kernel_is_live() -> bool:

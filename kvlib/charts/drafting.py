@@ -6,7 +6,7 @@ import altair as alt
 import pandas as pd
 
 from kvlib.charts import parts
-from kvlib.charts.controls import Choice, Explorer, Slider
+from kvlib.charts.controls import Choice, Explorer, Origin, Slider
 from kvlib.charts.inks import BLUE, GREEN, GREY, ORANGE
 from kvlib.charts.parts import DASHED, DOTTED, SOLID, number
 
@@ -36,13 +36,14 @@ def speed(
         [
             Choice("setting", "Model and text", [(key, words) for key, words in settings]),
             Slider("window", "Drafter's window", values=windows, value=window, unit="entries",
-                   scale="log"),
+                   scale="log", axis="x"),
             Slider("draft", "Drafted at a time", 1, LONGEST_DRAFT, value=draft, unit="tokens"),
             Slider("context", "Context", values=CONTEXTS, value=context, unit="tokens",
                    scale="log"),
             Slider("batch", "Batch", values=BATCHES, value=batch, unit="sequences", scale="log"),
         ],
         "How much faster a model writes when its own bounded cache drafts, over the window",
+        Origin(["online"], {"window": "entries", "weights": "bytes", "token_bytes": "bytes"}),
     )  # fmt: skip
 
 
@@ -73,7 +74,7 @@ def speed_chart(table: pd.DataFrame) -> alt.LayerChart:
     even = alt.Chart(pd.DataFrame({"one": [1]})).mark_rule(color=ORANGE, strokeWidth=1.5)
     even = even.encode(y=y("one"))
     once = base.transform_filter("datum.window == window")
-    rule = once.mark_rule(color=GREEN, strokeWidth=1.5).encode(x=x)
+    rule = parts.rule_for("window", once.mark_rule(color=GREEN, strokeWidth=1.5).encode(x=x))
     dot = once.mark_point(color=BLUE, filled=True, size=90, opacity=1).encode(
         x=x,
         y=y("speed"),
@@ -172,10 +173,11 @@ def rounds(table: pd.DataFrame, window: int = 256) -> Explorer:
             Choice("setting", "Model and text", [(key, words) for key, words in settings]),
             Choice("way", "Way to write", [("sampled", "sampled"), ("greedy", "greedy")]),
             Slider("window", "Drafter's window", values=windows, value=window, unit="entries",
-                   scale="log"),
+                   scale="log", axis="x"),
             Slider("draft", "Of a draft count the first", 1, longest, value=longest),
         ],
         "Tokens a round in real runs, and what the independent formula says",
+        Origin(["drafting"], {"window": "entries", "tokens": "tokens a round"}),
     )  # fmt: skip
 
 
@@ -220,7 +222,7 @@ def rounds_chart(table: pd.DataFrame) -> alt.LayerChart:
         x=x, y=y("tokens"), tooltip=told
     )
     once = base.transform_filter("datum.window == window")
-    rule = once.mark_rule(color=GREEN, strokeWidth=1.5).encode(x=x)
+    rule = parts.rule_for("window", once.mark_rule(color=GREEN, strokeWidth=1.5).encode(x=x))
     key = parts.legend(
         (BLUE, SOLID, "counted, with 95% interval"),
         (ORANGE, DASHED, "formula, mean chance to be kept"),

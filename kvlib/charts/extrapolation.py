@@ -6,7 +6,7 @@ import altair as alt
 import pandas as pd
 
 from kvlib.charts import parts
-from kvlib.charts.controls import Choice, Explorer, Slider
+from kvlib.charts.controls import Choice, Explorer, Origin, Slider
 from kvlib.charts.inks import BLUE, GREEN, GREY, ORANGE
 from kvlib.charts.parts import DASHED, DOTTED, SOLID
 
@@ -19,7 +19,7 @@ def extrapolation(points: pd.DataFrame, rivals: pd.DataFrame, split: int) -> Exp
     """
     splits = sorted(int(value) for value in rivals["split"].unique())
     sources = points[["source", "name"]].drop_duplicates()
-    tokens = {"unit": "tokens", "scale": "log"}
+    tokens = {"unit": "tokens", "scale": "log", "axis": "x"}
     return Explorer(
         extrapolation_chart(points, rivals),
         [
@@ -28,6 +28,7 @@ def extrapolation(points: pd.DataFrame, rivals: pd.DataFrame, split: int) -> Exp
             Slider("split", "Fit windows up to", values=splits, value=split, **tokens),
         ],
         "A power law and an exponential, fitted to short windows and drawn through the long ones",
+        Origin(["sensitivity"], parts.NATS_OR_TV | {"window": "tokens", "split": "tokens"}),
     )
 
 
@@ -77,9 +78,8 @@ def extrapolation_chart(points: pd.DataFrame, rivals: pd.DataFrame) -> alt.Layer
         for far in (0, 1)
     )
     cut = alt.Chart(pd.DataFrame({"at": [0]})).transform_calculate(split_at="split")
-    rule = cut.mark_rule(color=GREY, strokeDash=DOTTED, strokeWidth=1.5).encode(
-        x=alt.X("split_at:Q", scale=x_scale)
-    )
+    rule = cut.mark_rule(color=GREY, strokeDash=DOTTED, strokeWidth=1.5)
+    rule = parts.rule_for("split", rule.encode(x=alt.X("split_at:Q", scale=x_scale)))
     reading = parts.reading(
         base.transform_filter("datum.window == datum.LONGEST"),
         "datum.name + (datum.distance == 'KL' ? ', KL divergence in nats' : ', total variation')"

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import altair as alt
 import pandas as pd
 
 from kvlib.charts import parts
-from kvlib.charts.controls import Choice, Explorer, Slider
+from kvlib.charts.controls import Choice, Explorer, Origin, Slider
 from kvlib.charts.inks import BLUE, GREEN, GREY, ORANGE
 from kvlib.charts.parts import DASHED, DOTTED, SOLID
 
+IN_BITS = {name: "bits" for name in ("without", "known", "saving", "low", "high")}
 PARTS = {"key": "keys", "value": "values"}  # of a cache
 CODED = "(" + " : ".join(f"part == '{key}' ? '{name}'" for key, name in PARTS.items()) + " : part)"
 
@@ -23,9 +26,13 @@ def side_information(table: pd.DataFrame, p: float = 0.24, distortion: float = 0
         side_information_chart(table),
         [
             Slider("p", "Share of wrong bits in the copy, p", values=tuple(table["p"]), value=p),
-            Slider("distortion", "Wrong bits allowed, D", 0.01, 0.49, 0.01, value=distortion),
+            Slider(
+                *("distortion", "Wrong bits allowed, D", 0.01, 0.49, 0.01),
+                **{"value": distortion, "axis": "x"},
+            ),
         ],
         "Bits a symbol against distortion, when nobody, the decoder or both hold a noisy copy",
+        Origin(),
     )
 
 
@@ -80,6 +87,7 @@ def side_information_chart(table: pd.DataFrame) -> alt.LayerChart:
     )
     here = rates(chosen, "distortion").transform_calculate(at="distortion")
     rule = here.mark_rule(color=GREEN, strokeDash=DOTTED, strokeWidth=1.5).encode(x=x("at"))
+    rule = parts.rule_for("distortion", rule)
     points = [
         here.mark_point(color=color, filled=True, size=60, opacity=1).encode(x=x("at"), y=y(field))
         for color, field in (
@@ -126,10 +134,11 @@ def cache_rates(summary: pd.DataFrame, layer: int = 15, distortion: float = 0.09
             Choice("part", "Coded", list(PARTS.items())),
             Choice("head", "Head", options),
             Slider("layer", "Layer", 1, int(summary["layer"].max()) + 1, value=layer),
-            _distortions(summary, distortion),
+            _distortions(summary, distortion, axis="x"),
         ],
         "Bits per token and head of a real cache against relative distortion, with the next query "
         "and without",
+        Origin(["kv_rates"], IN_BITS),
     )
 
 
@@ -168,6 +177,7 @@ def cache_rates_chart(summary: pd.DataFrame) -> alt.LayerChart:
     known = base.mark_line(color=ORANGE, strokeDash=DASHED, strokeWidth=2).encode(x=x, y=y("known"))
     here = base.transform_filter("abs(datum.distortion - distortion) < 1e-6")
     rule = here.mark_rule(color=GREEN, strokeDash=DOTTED, strokeWidth=1.5).encode(x=x)
+    rule = parts.rule_for("distortion", rule)
     points = [
         here.mark_point(color=color, filled=True, size=60, opacity=1).encode(x=x, y=y(field))
         for color, field in ((BLUE, "without"), (ORANGE, "known"))
@@ -202,6 +212,7 @@ def saving_by_layer(summary: pd.DataFrame, distortion: float = 0.09) -> Explorer
             _distortions(summary, distortion),
         ],
         "Bits per token and head that the next query saves, for each layer",
+        Origin(["kv_rates"], IN_BITS),
     )
 
 
@@ -248,9 +259,10 @@ def saving_by_layer_chart(summary: pd.DataFrame) -> alt.LayerChart:
     return parts.picture(*(other, band, line, *key, reading), parameters=("part", "distortion"))
 
 
-def _distortions(summary: pd.DataFrame, value: float) -> Slider:
+def _distortions(summary: pd.DataFrame, value: float, axis: Literal["", "x"] = "") -> Slider:
     values = sorted(round(float(d), 6) for d in set(summary["distortion"]))
-    return Slider("distortion", "Relative distortion", values=values, value=value, scale="log")
+    label = ("distortion", "Relative distortion")
+    return Slider(*label, values=values, value=value, scale="log", axis=axis)
 
 
 def _cache_rows(summary: pd.DataFrame) -> pd.DataFrame:

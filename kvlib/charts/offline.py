@@ -18,7 +18,7 @@ from kvlib.charts.compiled import compiled, library, still
 from kvlib.charts.controls import Explorer
 
 STATIC = Path(__file__).parent / "page"  # links to what the book's pages load; copies in a wheel
-SCRIPTS = ("tools.js", "explorer.js")
+SCRIPTS = ("tools.js", "sliders.js", "rules.js", "explorer.js")
 THEME = """
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const follow = () => { document.documentElement.dataset.theme = dark.matches ? "dark" : "light"; };

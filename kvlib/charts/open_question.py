@@ -6,7 +6,7 @@ import altair as alt
 import pandas as pd
 
 from kvlib.charts import parts
-from kvlib.charts.controls import Choice, Explorer, Slider
+from kvlib.charts.controls import Choice, Explorer, Origin, Slider
 from kvlib.charts.inks import BLUE, GREEN, GREY, ORANGE
 from kvlib.charts.parts import DASHED, DOTTED, SOLID
 from kvlib.charts.policies import BUDGETS
@@ -61,7 +61,7 @@ def memory(
     The tables as `memory_chart` asks for, with two exponents or more.
     """
     alphas, epsilons = (sorted(needs[name].unique().tolist()) for name in ("alpha", "epsilon"))
-    allowed = {"unit": "nats", "scale": "log"}
+    allowed = {"unit": "nats", "scale": "log", "axis": "y"}
     return Explorer(
         memory_chart(curves, needs),
         [
@@ -70,6 +70,7 @@ def memory(
             Slider("epsilon", "Distortion allowed, ε", values=epsilons, value=epsilon, **allowed),
         ],
         "Memory that a suffix window and a recurrent state need for a given distortion",
+        Origin(units={"memory": "bits or numbers", "value": "nats", "epsilon": "nats"}),
     )
 
 
@@ -113,6 +114,7 @@ def memory_chart(curves: pd.DataFrame, needs: pd.DataFrame) -> alt.LayerChart:
         .mark_line(color=GREY, strokeDash=DOTTED)
         .encode(x=x("memory"), y=y)
     )
+    level = parts.rule_for("epsilon", level)
     once = alt.Chart(every_choice(needs)).transform_filter(f"{chosen} && datum.epsilon == epsilon")
     marks = [
         once.transform_filter("isValid(datum.window)")
@@ -178,7 +180,7 @@ def three_protocols(summary: pd.DataFrame, policies: tuple[str, ...], budget: in
     `summary` (`kvlib.claims.policy_rows.summary`) is of the tokens that all three share.
     """
     table = three_protocols_rows(summary, policies)
-    entries = {"unit": "entries", "scale": "log"}
+    entries = {"unit": "entries", "scale": "log", "axis": "x"}
     return Explorer(
         three_protocols_chart(table),
         [
@@ -186,6 +188,7 @@ def three_protocols(summary: pd.DataFrame, policies: tuple[str, ...], budget: in
             Slider("budget", "Budget", values=BUDGETS, value=budget, **entries),
         ],
         "Distortion of one policy in the three protocols, against its budget",
+        Origin([*parts.POLICIES, "suffix"], parts.IN_ENTRIES | parts.NATS),
     )
 
 
@@ -224,6 +227,7 @@ def three_protocols_chart(table: pd.DataFrame) -> alt.LayerChart:
         ]
     once = base.transform_filter("datum.budget == budget && datum.protocol == 'online'")
     rule = once.mark_rule(color=GREY, strokeDash=DOTTED, strokeWidth=1.5).encode(x=x)
+    rule = parts.rule_for("budget", rule)
     key = parts.legend(*((colour, dash, words) for words, colour, dash, _ in PROTOCOLS.values()))
     return parts.picture(
         *(rule, *layers, *key, parts.reading(once)), parameters=("setting", "budget")

@@ -71,6 +71,7 @@ def curve_chart(rows: pd.DataFrame, metrics: dict[str, str], title: str) -> alt.
         )
     here = base.transform_filter(f"{PICKED} && datum.size == size")
     rule = here.mark_rule(color=KEPT, strokeDash=DOTTED, strokeWidth=1.5).encode(x=x)
+    rule = parts.rule_for("size", rule)
     dot = here.transform_filter("isValid(datum.mean) && datum.mean > 0").mark_point(
         color=LOST, size=110, filled=True, opacity=1, shape="diamond"
     )
@@ -98,6 +99,7 @@ def keeping(
     """
     series, values = _different(rows["series"]), sorted(set(answers["epsilon"].tolist()))
     tolerance = {"unit": "nats or share" if len(metrics) > 1 else _unit(metrics), "scale": "log"}
+    tolerance |= {"axis": "y"}
     return Explorer(
         keeping_chart(rows, answers, metrics, title),
         [
@@ -119,10 +121,11 @@ def keeping_chart(
     drawn = base.transform_filter("isValid(datum.mean) && datum.mean > 0")
     axes = _axes(rows, metrics, title)
     x = axes.x("size")
-    level = (
+    level = parts.rule_for(
+        "epsilon",
         drawn.transform_calculate(level="epsilon")
         .mark_line(color=LOST, strokeDash=DOTTED, strokeWidth=2, clip=True)
-        .encode(x=x, y=alt.Y("level:Q", title="", scale=axes.y_scale))
+        .encode(x=x, y=alt.Y("level:Q", title="", scale=axes.y_scale)),
     )
     answer = alt.Chart(answers).transform_filter(f"{PICKED} && datum.epsilon == epsilon")
     rule = (
@@ -183,6 +186,7 @@ def certified_chart(rows: pd.DataFrame, epsilon: float, metric: str) -> alt.Laye
     level = base.mark_rule(color=LOST, strokeDash=DOTTED, strokeWidth=2).encode(y=at("level"))
     here = base.transform_filter("datum.size == size")
     rule = here.mark_rule(color=KEPT, strokeWidth=2.5, opacity=0.8).encode(x=x)
+    rule = parts.rule_for("size", rule)
     key = parts.legend(
         (LOST, SOLID, "mean, and its upper bound"),
         (LOST, DOTTED, "loss allowed, ε"),
@@ -208,7 +212,7 @@ def _size(label: str, unit: str, sizes: Sequence[int], value: int) -> Slider | C
     """A slider over the sizes; one size alone is no choice."""
     if len(sizes) < 2:
         return Choice("size", label, [(size, f"{size:,} {unit}") for size in sizes])
-    return Slider("size", label, values=sizes, value=value, unit=unit, scale="log")
+    return Slider("size", label, values=sizes, value=value, unit=unit, scale="log", axis="x")
 
 
 def _unit(metrics: dict[str, str]) -> str:

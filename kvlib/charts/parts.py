@@ -11,10 +11,17 @@ import altair as alt
 import pandas as pd
 
 from kvlib import names
-from kvlib.charts.controls import READING, Choice, Slider
+from kvlib.charts.controls import READING, Choice, Slider, rule_layer
 
 HEIGHT = 340  # pixels of a picture
 SOLID, DASHED, DOTTED = [1, 0], [6, 4], [2, 3]
+IN_TOKENS = {name: "tokens" for name in ("window", "first", "last")}
+IN_ENTRIES = {"budget": "entries"}
+NATS, NATS_OR_TV = (
+    {name: unit for name in ("mean", "low", "high", "fit", "median", "p95", "predicted", "value")}
+    for unit in ("nats", "nats or TV")
+)
+POLICIES = ("online", "prefill", "reencode")  # studies of cache policies
 DISTANCES = {"KL": "nats", "TV": "in total variation"}  # and how a sentence goes on behind a number
 DISTANCE_NAMES = {"KL": "KL divergence", "TV": "total variation"}
 
@@ -45,6 +52,11 @@ def reading(rows: alt.Chart, sentence: str = "", dy: float = -26) -> alt.Chart:
         .encode(text="sentence:N", x=alt.value(0), y=alt.value(0))
         .properties(name=READING)
     )
+
+
+def rule_for(name: str, rule: alt.Chart) -> alt.Chart:
+    """The rule in the picture that follows the slider of that name, and can be dragged."""
+    return rule.properties(name=rule_layer(name))
 
 
 def number(field: str, digits: str = ".3~g") -> str:
@@ -122,12 +134,22 @@ def distance_title(table: pd.DataFrame) -> str:
     return "mean KL (nats)" + " or total variation" * (table["distance"].nunique() > 1)
 
 
-def window_slider(rows: pd.DataFrame, window: int) -> Slider:
-    """A slider over the `last` windows of bins, at the first that is no shorter than `window`."""
-    ends = sorted({int(last) for last in rows["last"]})
+def bin_places(rows: pd.DataFrame) -> pd.Series:
+    """Where the bin that ends at each `last` stands on the axis of windows: its mean `window`."""
+    return rows.groupby("last")["window"].mean().map(lambda mean: float(f"{steady(mean):.4g}"))
+
+
+def window_slider(rows: pd.DataFrame, window: int, **where: Any) -> Slider:
+    """A slider over the `last` windows of bins, at the first that is no shorter than `window`.
+
+    `where`: the places and what they depend on, if they are not those of `bin_places`.
+    """
+    places = bin_places(rows)
+    ends = [int(last) for last in places.index]
     value = next((end for end in ends if end >= window), ends[-1])
-    tokens = {"unit": "tokens", "scale": "log"}
-    return Slider("window", "Window kept, up to", values=ends, value=value, **tokens)
+    tokens = {"unit": "tokens", "scale": "log", "axis": "x"}
+    where = where or {"places": places.tolist()}
+    return Slider("window", "Window kept, up to", values=ends, value=value, **tokens, **where)
 
 
 def window_scale(largest: float) -> alt.Scale:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from kvlib.charts.controls import Origin
 from kvlib.charts.parts import steady
 from kvlib.names import name_of
 
@@ -61,6 +62,7 @@ class Passage:
             "shades": list(SHADES),
             "cells": cells,
             "texts": list(texts),
+            "origin": Origin(["passage"], {"budget": "entries"}).to_json(),
         }
 
     def to_html(self) -> str:

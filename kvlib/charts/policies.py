@@ -8,7 +8,7 @@ import altair as alt
 import pandas as pd
 
 from kvlib.charts import parts
-from kvlib.charts.controls import Choice, Explorer, Slider
+from kvlib.charts.controls import Choice, Explorer, Origin, Slider
 from kvlib.charts.inks import BLUE, GREY, ORANGE
 from kvlib.charts.parts import DASHED, DISTANCES, SOLID
 from kvlib.names import name_of
@@ -52,6 +52,7 @@ def ranking(summary: pd.DataFrame, budget: int = 64) -> Explorer:
         ranking_chart(table),
         [*_places(table), _budget(BUDGETS, budget)],
         "Cache policies from the one that loses least to the one that loses most",
+        Origin(parts.POLICIES, parts.IN_ENTRIES | parts.NATS_OR_TV),
     )
 
 
@@ -157,6 +158,7 @@ def curves(summary: pd.DataFrame, foretold: pd.DataFrame) -> Explorer:
         curves_chart(table),
         [*_places(table), Choice("policy", "Policy", [(p, p) for p in shared], value=first)],
         "Distortion of a cache policy against its budget, and what the law foretells",
+        Origin([*parts.POLICIES, "suffix"], parts.IN_ENTRIES | parts.NATS_OR_TV),
     )
 
 
@@ -259,6 +261,9 @@ def protection(gains: pd.DataFrame, budget: int = 256) -> Explorer:
         protection_chart(table),
         [*_places(table), _budget(budgets, start)],
         "How many times less than random retention each protected policy loses",
+        Origin(
+            ["protection_*"], parts.IN_ENTRIES | {"value": "times", "low": "times", "high": "times"}
+        ),
     )
 
 

@@ -6,7 +6,7 @@ import altair as alt
 import pandas as pd
 
 from kvlib.charts import parts
-from kvlib.charts.controls import Choice, Explorer, Slider
+from kvlib.charts.controls import Choice, Explorer, Origin, Slider
 from kvlib.charts.inks import BLUE, GREEN, GREY, ORANGE
 from kvlib.charts.parts import DASHED, DOTTED, SOLID
 from kvlib.names import name_of
@@ -26,7 +26,7 @@ def curves(tables: dict[str, pd.DataFrame]) -> Explorer:
     """
     table = curve_rows(tables)
     shared = sorted(set.intersection(*(set(part["window"]) for _, part in table.groupby("model"))))
-    middle = {"value": shared[len(shared) // 2], "scale": "log", "unit": "tokens"}
+    middle = {"value": shared[len(shared) // 2], "scale": "log", "unit": "tokens", "axis": "x"}
     return Explorer(
         curves_chart(table),
         [
@@ -35,6 +35,7 @@ def curves(tables: dict[str, pd.DataFrame]) -> Explorer:
             Slider("window", "Window kept", values=shared, **middle),
         ],
         "Divergence from the full-context law, for a suffix restarted, kept in place, or shuffled",
+        Origin(["positions"], {"window": "tokens"} | parts.NATS_OR_TV),
     )
 
 
@@ -65,6 +66,7 @@ def curves_chart(table: pd.DataFrame) -> alt.LayerChart:
     ]
     once = base.transform_filter("datum.window == window && datum.variant == 'restarted'")
     rule = once.mark_rule(color=GREY, strokeDash=DOTTED, strokeWidth=1.5).encode(x=x)
+    rule = parts.rule_for("window", rule)
     key = parts.legend(*((colour, dash, words) for words, colour, dash, _ in VARIANTS.values()))
     return parts.picture(
         *(rule, *layers, *key, parts.reading(once)), parameters=("model", "distance", "window")

@@ -6,7 +6,7 @@ import altair as alt
 import pandas as pd
 
 from kvlib.charts import parts
-from kvlib.charts.controls import Choice, Explorer, Slider
+from kvlib.charts.controls import Choice, Explorer, Origin, Slider
 from kvlib.charts.inks import BLUE, GREEN, GREY, OLIVE, ORANGE, PURPLE
 from kvlib.charts.parts import DASHED, DOTTED, SOLID, number
 from kvlib.names import name_of
@@ -15,6 +15,9 @@ LOOKS = {  # of the readers: ink and dash
     "ppmd": (ORANGE, DASHED),
     "n-gram": (PURPLE, [10, 3]),
     "recency": (BLUE, SOLID),
+}
+IN_BYTES = {"window": "bytes", "context": "bytes"} | {
+    name: "bits a byte" for name in ("mean", "low", "high", "full")
 }
 LEAST = 1e-4  # bits a byte: less is not drawn
 
@@ -28,15 +31,18 @@ def excess(table: pd.DataFrame, window: int = 128) -> Explorer:
     rows = table[table["mean"] >= LEAST]
     readers = [key for key in LOOKS if key in set(rows["reader"])]
     first = "recency" if "recency" in readers else readers[0]
-    longest = int(rows["window"].max())
+    windows = sorted({round(w) for w in rows.loc[rows["reader"].isin(readers), "window"]})
+    bytes_ = {"unit": "bytes", "scale": "log", "axis": "x"}
+    start = next((one for one in windows if one >= window), windows[-1])
     return Explorer(
         excess_chart(rows),
         [
             Choice("corpus", "Text", parts.options_of(rows["corpus"])),
             Choice("reader", "Reader", [(key, _title(key)) for key in readers], value=first),
-            Slider("window", "Window kept", 1, longest, value=window, scale="log", unit="bytes"),
+            Slider("window", "Window kept", values=windows, value=start, **bytes_),
         ],
         "What less context costs each reader of a text, in bits a byte",
+        Origin(["readers", "sensitivity"], IN_BYTES),
     )
 
 
@@ -53,11 +59,12 @@ def excess_chart(table: pd.DataFrame) -> alt.LayerChart:
     rows = rows.assign(name=rows["reader"].map(name_of), text=rows["corpus"].map(name_of))
     base = alt.Chart(rows).transform_filter("datum.corpus == corpus")
     largest = float(rows["window"].max())
-    x = alt.X(
-        "window:Q",
-        scale=parts.window_scale(largest),
-        axis=parts.window_axis(largest, "window kept (bytes)"),
-    )
+    axis = parts.window_axis(largest, "window kept (bytes)")
+
+    def x_of(field: str) -> alt.X:
+        return alt.X(f"{field}:Q", scale=parts.window_scale(largest), axis=axis)
+
+    x = x_of("window")
     y_scale = alt.Scale(type="log", nice=False)
     y = alt.Y(
         "mean:Q", scale=y_scale, axis=parts.log_axis("mean excess loss (bits a byte)", low=LEAST)
@@ -87,7 +94,10 @@ def excess_chart(table: pd.DataFrame) -> alt.LayerChart:
         ],
     )
     nearest = _nearest(chosen)
-    rule = nearest.mark_rule(color=GREEN, strokeDash=DOTTED, strokeWidth=1.5).encode(x=x)
+    rule = nearest.transform_calculate(at="window").mark_rule(
+        color=GREEN, strokeDash=DOTTED, strokeWidth=1.5
+    )
+    rule = parts.rule_for("window", rule.encode(x=x_of("at")))
     key = parts.legend(
         *((ink, dash, _title(reader)) for reader, (ink, dash) in LOOKS.items()),
         (GREY, SOLID, "models on this text"),
@@ -109,7 +119,10 @@ def _nearest(chosen: alt.Chart) -> alt.Chart:
 def _sentence() -> str:
     """What the window says of the chosen reader."""
     return (
-        f"'With its last ' + {number('datum.window', ',.0f')} + (datum.window < 1.5 ? ' byte' :"
+        "(abs(log(datum.window / window)) < 0.01 ? 'With its last ' : 'No mean is drawn at '"
+        " + format(window, ',d') + (window == 1 ? ' byte' : ' bytes')"
+        " + '. At the nearest window, with its last ')"
+        f" + {number('datum.window', ',.0f')} + (datum.window < 1.5 ? ' byte' :"
         " ' bytes') + ' alone, ' + datum.name + ' foretells ' + datum.text + ' worse by '"
         f" + {number('datum.mean')} + ' bits a byte (95% interval ' + {number('datum.low')}"
         f" + ' to ' + {number('datum.high')} + ', ' + datum.n_documents + ' documents) than with '"

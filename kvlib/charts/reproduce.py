@@ -6,7 +6,7 @@ import altair as alt
 import pandas as pd
 
 from kvlib.charts import parts
-from kvlib.charts.controls import Choice, Explorer, Slider
+from kvlib.charts.controls import Choice, Explorer, Origin, Slider
 from kvlib.charts.inks import BLUE, GREEN, GREY, ORANGE
 from kvlib.charts.parts import DASHED, DOTTED, SOLID
 
@@ -21,6 +21,7 @@ def minutes(table: pd.DataFrame) -> Explorer:
     rows = parts.rounded(with_sentences(table), 4)
     counts = sorted(set(rows["cards"]))
     middle = {"value": counts[len(counts) // 2 - 1], "scale": "log", "unit": "cards"}
+    middle |= {"axis": "x"}
     return Explorer(
         minutes_chart(rows),
         [
@@ -29,6 +30,7 @@ def minutes(table: pd.DataFrame) -> Explorer:
             Slider("cards", "Number of cards", values=counts, **middle),
         ],
         "Minutes of one study against the number of cards, for models of three sizes",
+        Origin(units={"minutes": "minutes", "longest": "minutes"}),
     )
 
 
@@ -60,6 +62,7 @@ def minutes_chart(rows: pd.DataFrame) -> alt.LayerChart:
     ]
     once = base.transform_filter("datum.model == model && datum.cards == cards")
     rule = once.mark_rule(color=GREY, strokeDash=DOTTED, strokeWidth=1.5).encode(x=x)
+    rule = parts.rule_for("cards", rule)
     key = parts.legend(*((ink, dash, model) for model, (ink, dash, _) in looks.items()))
     return parts.picture(
         *(rule, *lines, *key, parts.reading(once)), parameters=("model", "card", "cards")

@@ -6,7 +6,7 @@ import altair as alt
 import pandas as pd
 
 from kvlib.charts import parts
-from kvlib.charts.controls import Choice, Explorer, Slider
+from kvlib.charts.controls import Choice, Explorer, Origin, Slider
 from kvlib.charts.inks import BLUE, GREEN, GREY, KEPT, LOST, MUTED, ORANGE
 from kvlib.charts.parts import DASHED, DOTTED, SOLID, lookup, number
 from kvlib.names import name_of
@@ -25,6 +25,7 @@ def sensitivity(curves: pd.DataFrame, window: int = 128) -> Explorer:
             parts.window_slider(curves, window),
         ],
         "How far the next-token law given the last tokens alone is from the law given all of them",
+        Origin(["sensitivity"], parts.IN_TOKENS | parts.NATS_OR_TV),
     )
 
 
@@ -81,10 +82,13 @@ def sensitivity_chart(curves: pd.DataFrame) -> alt.LayerChart:
         )
     )
     reader = base.transform_filter(f"({here}) || ({beyond})")
-    rule = (
-        reader.transform_calculate(at="window <= datum.last ? datum.window : window")
+    places = parts.bin_places(curves).rename("at").reset_index()
+    rule = parts.rule_for(
+        "window",
+        alt.Chart(places)
+        .transform_filter("datum.last == window")
         .mark_rule(color=KEPT, strokeDash=DOTTED, strokeWidth=1.5)
-        .encode(x=alt.X("at:Q", scale=parts.window_scale(largest)))
+        .encode(x=alt.X("at:Q", scale=parts.window_scale(largest))),
     )
     read = alt.condition("window <= datum.last", alt.value(1), alt.value(0))
     point = reader.mark_point(color=LOST, size=110, filled=True, shape="diamond")
@@ -127,9 +131,14 @@ def bend(measured: pd.DataFrame, laws: pd.DataFrame, b: float = 0.3) -> Explorer
             parts.place_choice(measured),
             Choice("distance", "Distance", _those(distances, measured["distance"])),
             Choice("kind", "Reference", _those(kinds, laws["kind"])),
-            Slider("b", "Bend b, from a power law to an exponential", values=grid, value=b),
+            Slider(
+                *("b", "Bend b, from a power law to an exponential"),
+                **{"values": grid, "value": b},
+                **{"axis": "x", "places": [_track_place(measured["window"], one) for one in grid]},
+            ),
         ],
         "The measured decay, and the best law of the bend that is chosen",
+        Origin(["sensitivity", "bends"], {"window": "tokens", "mean": "nats or TV"}),
     )
 
 
@@ -258,7 +267,13 @@ def _bend_track(one: alt.Chart, first: float, last: float) -> list[alt.Chart]:
             ("one", "right", "b = 1: exponential"),
         )
     ]
-    return [whole, interval, here, *names]
+    return [whole, interval, parts.rule_for("b", here), *names]
+
+
+def _track_place(windows: pd.Series, b: float) -> float:
+    """The window that lies as far to the right as a b between 0 and 1 does."""
+    first, last = float(windows.min()), float(windows.max())
+    return parts.steady(first * (last / first) ** b)
 
 
 SETTING = "Protocol, model and text"
@@ -285,6 +300,7 @@ def data_check(table: pd.DataFrame) -> Explorer:
             Choice("policy", "Policy", [(p, p) for p in shared]),
         ],
         "Excess loss on the text over KL: one where KL is what cutting costs in prediction",
+        Origin(parts.POLICIES, parts.IN_ENTRIES | {"kl": "nats"}),
     )
 
 
@@ -380,6 +396,7 @@ def two_ways_to_forget(alpha: float = 0.5, ratio: float = 0.9) -> Explorer:
             Slider("ratio", "Share kept by the geometric law", 0.5, 0.99, 0.01, value=ratio),
         ],
         "The share of questions missed when only so many sentences are kept, for two laws",
+        Origin(units={"window": "sentences"}),
     )
 
 

@@ -6,7 +6,7 @@ import altair as alt
 import pandas as pd
 
 from kvlib.charts import parts
-from kvlib.charts.controls import Choice, Explorer, Slider
+from kvlib.charts.controls import Choice, Explorer, Origin, Slider
 from kvlib.charts.inks import BLUE, GREY, ORANGE
 from kvlib.charts.parts import DASHED, DOTTED, SOLID
 
@@ -19,9 +19,10 @@ def cache_run(run: pd.DataFrame) -> Explorer:
         cache_run_chart(table),
         [
             Choice("quantity", "Quantity", [("time", "time a token"), ("memory", "memory held")]),
-            Slider("token", "Token", values=tokens, value=tokens[len(tokens) // 2]),
+            Slider("token", "Token", values=tokens, value=tokens[len(tokens) // 2], axis="x"),
         ],
         "Time and memory of each generated token, with a bounded cache and with everything kept",
+        Origin(["cache_run"], {"value": "ms or MB"}),
     )
 
 
@@ -38,6 +39,7 @@ def cache_run_chart(table: pd.DataFrame) -> alt.LayerChart:
     ]
     once = base.transform_filter("datum.token == token && datum.cache == 'bounded'")
     rule = once.mark_rule(color=GREY, strokeDash=DOTTED, strokeWidth=1.5).encode(x=x)
+    rule = parts.rule_for("token", rule)
     key = parts.legend((BLUE, SOLID, "BoundedCache"), (ORANGE, DASHED, "everything kept"))
     return parts.picture(
         *(rule, *layers, *key, parts.reading(once)), parameters=("quantity", "token")

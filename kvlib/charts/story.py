@@ -7,7 +7,7 @@ import pandas as pd
 
 from kvlib.charts import parts
 from kvlib.charts.bounds import EPSILONS
-from kvlib.charts.controls import Choice, Explorer, Slider
+from kvlib.charts.controls import Choice, Explorer, Origin, Slider
 from kvlib.charts.inks import KEPT, LOST
 from kvlib.charts.parts import DOTTED, SOLID
 
@@ -18,7 +18,7 @@ def plan(table: pd.DataFrame, epsilon: float = 0.2) -> Explorer:
     `table` is what `kvlib.claims.story.plan_rows` returns.
     """
     epsilons = [value for value in EPSILONS if value >= 0.02]
-    allowed = {"unit": "nats", "scale": "log"}
+    allowed = {"unit": "nats", "scale": "log", "axis": "y"}
     return Explorer(
         plan_chart(table),
         [
@@ -26,6 +26,7 @@ def plan(table: pd.DataFrame, epsilon: float = 0.2) -> Explorer:
             Slider("epsilon", "Distortion allowed, ε", values=epsilons, value=epsilon, **allowed),
         ],
         "The least budget that was measured to keep a distortion, and what it weighs",
+        Origin(["online"], parts.IN_ENTRIES | parts.NATS | {"worst": "nats", "megabytes": "MB"}),
     )
 
 
@@ -54,6 +55,7 @@ def plan_chart(table: pd.DataFrame) -> alt.LayerChart:
         .mark_line(color=LOST, strokeDash=DOTTED, strokeWidth=2)
         .encode(x=x, y=alt.Y("level:Q", title="", scale=scale))
     )
+    level = parts.rule_for("epsilon", level)
     least = base.transform_calculate(
         good="datum.worst <= epsilon ? datum.budget : 1e9"
     ).transform_joinaggregate(least="min(good)", last="max(budget)")

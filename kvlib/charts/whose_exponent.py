@@ -9,7 +9,7 @@ import altair as alt
 import pandas as pd
 
 from kvlib.charts import parts
-from kvlib.charts.controls import Choice, Explorer
+from kvlib.charts.controls import Choice, Explorer, Origin
 from kvlib.charts.inks import BLUE, GREEN, GREY, OLIVE, ORANGE, PURPLE
 from kvlib.charts.parts import DASHED, DOTTED, SOLID, lookup, number
 from kvlib.names import name_of
@@ -54,6 +54,7 @@ def sizes(exponents: pd.DataFrame) -> Explorer:
             Choice("corpus", "Text", parts.options_of(rows["corpus"])),
         ],
         "The exponent of each text against the size of the model that read it",
+        Origin(["sensitivity"]),
     )
 
 
@@ -177,10 +178,24 @@ def curves(table: pd.DataFrame, window: int = 128) -> Explorer:
             ),
             Choice("distance", "Distance", those(rows)),
             Choice("unit", "Axis", [("tokens", "in tokens"), ("chars", "in characters")]),
-            parts.window_slider(rows, window),
+            parts.window_slider(rows, window, by=("unit", "setting"), places=_places_of_bins(rows)),
         ],
         "What a shortened context changes, for one model and for the others on the same text",
+        Origin(["sensitivity"], parts.IN_TOKENS | parts.NATS_OR_TV),
     )
+
+
+def _places_of_bins(rows: pd.DataFrame) -> dict[str, list[float]]:
+    """Where each bin stands on the axis: its windows, in tokens or in a setting's characters."""
+    tokens = parts.bin_places(rows)
+    found = {}
+    for (corpus, model), part in rows.groupby(["corpus", "model"], sort=False):
+        letters = float((part["chars"] / part["window"]).mean())
+        for unit, factor in (("tokens", 1.0), ("chars", letters)):
+            found[f"{unit}|{corpus}|{model}"] = [
+                float(f"{parts.steady(factor * place):.4g}") for place in tokens
+            ]
+    return found
 
 
 def _places(column: pd.Series) -> pd.Series:
@@ -264,7 +279,9 @@ def curves_chart(table: pd.DataFrame) -> alt.LayerChart:
         ],
     )
     here = base.transform_filter("datum.first <= window && window <= datum.last")
-    rule = here.mark_rule(color=GREEN, strokeDash=DOTTED, strokeWidth=1.5).encode(x=x)
+    rule = parts.rule_for(
+        "window", here.mark_rule(color=GREEN, strokeDash=DOTTED, strokeWidth=1.5).encode(x=x)
+    )
     point = here.mark_point(color=GREEN, size=110, filled=True, shape="diamond").encode(x=x, y=y)
     key = parts.legend(
         (BLUE, SOLID, "measured, with its 95% band"),
@@ -349,6 +366,7 @@ def split(components: pd.DataFrame) -> Explorer:
             Choice("of", "Variance of", [pair for pair in of if pair[0] in set(rows["of"])]),
         ],
         "How the variance of exponents splits between texts, models, documents and the rest",
+        Origin(["sensitivity"]),
     )
 
 

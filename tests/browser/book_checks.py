@@ -127,6 +127,43 @@ TOO_WIDE = """() => {
   return complaints;
 }"""
 
+# Thumbs that don't stand above their slider's rule, at up to so many values of each.
+UNALIGNED = f"""async (count) => {{
+  {UNTIL}
+  const complaints = [];
+  for (const input of document.querySelectorAll("input[data-aligned]")) {{
+    const root = input.closest(".kv-chart");
+    const before = input.value;
+    const rest = () => until(10000, () => root.getAttribute("aria-busy") !== "true");
+    const move = async (value) => {{
+      input.value = value;
+      input.dispatchEvent(new Event("input", {{ bubbles: true }}));
+      input.dispatchEvent(new Event("change", {{ bubbles: true }}));
+      await rest();
+    }};
+    const rem = parseFloat(getComputedStyle(document.documentElement).fontSize);
+    const thumb = rem * parseFloat(getComputedStyle(input).getPropertyValue("--kv-thumb"));
+    await rest();
+    for (let k = 0; k < count; k++) {{
+      const [min, max] = [Number(input.min), Number(input.max)];
+      await move(min + ((max - min) * k) / (count - 1));
+      const rules = root.querySelectorAll(`.${{CSS.escape(input.name)}}_rule_marks > *`);
+      if (rules.length !== 1) continue;
+      const rule = rules[0].getBoundingClientRect();
+      const track = input.getBoundingClientRect();
+      const part = (Number(input.value) - min) / (max - min);
+      const above = track.left + thumb / 2 + part * (track.width - thumb);
+      const off = above - (rule.left + rule.width / 2);
+      if (Math.abs(off) > 2) {{
+        const where = `${{root.ariaLabel}}: ${{input.name}} at ${{input.ariaValueText}}`;
+        complaints.push(`${{where}}: ${{off.toFixed(1)}} px`);
+      }}
+    }}
+    await move(before);
+  }}
+  return complaints;
+}}"""
+
 UNTYPESET = """async () => {
   const formulas = Array.from(document.querySelectorAll(".math"));
   if (!formulas.length) return [];

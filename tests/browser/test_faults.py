@@ -39,7 +39,7 @@ def complaints(browser, page: Path, check, **how) -> list[str]:
 
 
 def test_a_dead_slider_is_found(browser, copy):
-    spoil(copy / "_static" / "explorer.js", "moved(slider.values[at]);", "")
+    spoil(copy / "_static" / "sliders.js", "moved(slider.values[at]);", "")
     found = complaints(browser, page_with(copy, 'type="range"'), dead_controls)
     assert any("leaves the picture" in complaint for complaint in found)
 

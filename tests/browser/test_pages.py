@@ -14,6 +14,8 @@ from book_checks import (
     EXTREMES,
     FAINT,
     TOO_WIDE,
+    UNALIGNED,
+    UNFIT,
     UNTYPESET,
     at_link,
     dead_controls,
@@ -127,6 +129,17 @@ def test_reset_undoes_and_a_link_restores_the_setting(page, browser, address, na
             root = seen.page.query_selector_all(EXPLORERS)[-1]
             assert draw(root) == []
             assert settings(root) == moved
+
+
+def test_thumbs_stand_above_their_rules_on_screens_and_phones(page):
+    draw_all(page)
+    size = page.viewport_size
+    complaints = page.evaluate(UNALIGNED, 6)
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert lasting(page, UNFIT) == []
+    complaints += page.evaluate(UNALIGNED, 4)
+    page.set_viewport_size(size)
+    assert complaints == []
 
 
 def test_downloads_hold_the_picture_and_all_of_its_data(page):

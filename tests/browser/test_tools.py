@@ -75,10 +75,14 @@ def test_the_table_shows_the_rows_of_the_setting(browser, address):
     with open_page(browser, address, "notebooks/policies") as seen:
         draw_all(seen.page)
         root = seen.page.query_selector("#fig-ranking .kv-chart")
-        button = tool(root, "Table")
+        button = tool(root, "Data")
         assert button.get_attribute("aria-expanded") == "false"
         button.click()
         assert button.get_attribute("aria-expanded") == "true"
+        assert (
+            "python -m kvlib study online prefill" in root.query_selector(".kv-table").inner_text()
+        )
+        assert "mean (nats or TV)" in root.query_selector(".kv-table thead").inner_text()
         chosen = root.query_selector("select").evaluate("s => s.options[s.selectedIndex].text")
         cells = root.evaluate(
             "root => Array.from(root.querySelectorAll('tbody tr'), row => row.cells[0].textContent)"

@@ -12,7 +12,7 @@ import altair as alt
 import pandas as pd
 import pytest
 
-from kvlib.charts.controls import LIVE_STOPS, Choice, Explorer, Slider
+from kvlib.charts.controls import LIVE_STOPS, Choice, Explorer, Origin, Slider
 
 WINDOWS = Slider("window", "Window", 1, 1024, value=64, scale="log", unit="tokens")
 MODELS = Choice("model", "Model", [("small", "Small one"), ("large", "Large one")])
@@ -74,6 +74,8 @@ def test_live_stops_are_values_even_on_the_log_track_with_ends_and_start_value()
         ({"start": 1}, "expected start, stop and step > 0"),
         ({"start": 8, "stop": 1}, r"two or more rising values, got \[\]"),
         ({"values": [1, 3, 2]}, r"two or more rising values, got \[1, 3, 2\]"),
+        ({"values": [1, 3], "axis": "x", "places": [1]}, "expected 2 places, got 1"),
+        ({"values": [1, 3], "axis": "x", "places": {"a": [1, 2, 3]}}, "expected 2 places, got 3"),
     ],
 )
 def test_a_slider_that_cannot_work_raises_one_clear_line(settings, complaint):
@@ -199,3 +201,36 @@ def test_without_a_kernel_there_is_html_only(monkeypatch):
 def test_importing_the_module_is_light():
     code = "import kvlib, sys; print({'torch', 'altair', 'ipywidgets'} & set(sys.modules))"
     assert output_of(code) == "set()\n"
+
+
+# --- rules in the picture, and where data come from ----------------------------------------------
+
+
+def ruled(**where) -> Slider:
+    return Slider("window", "Window", values=[1, 64], value=64, scale="log", **where)
+
+
+def test_a_slider_says_where_its_rule_stands_only_if_the_picture_has_one():
+    assert not {"axis", "places", "by", "aligned"} & ruled().to_json().keys()
+    assert ruled(axis="y").to_json().items() >= {"axis": "y", "aligned": False}.items()
+    across = ruled(axis="x", places=[2, 60]).to_json()
+    assert across.items() >= {"axis": "x", "aligned": True, "places": [2, 60]}.items()
+    either = ruled(axis="x", aligned=False, by=["model"], places={"a": (1, 2)}).to_json()
+    assert either.items() >= {"aligned": False, "by": ["model"], "places": {"a": [1, 2]}}.items()
+
+
+def test_an_explorer_without_the_rule_of_its_slider_raises():
+    with pytest.raises(ValueError, match=r"rule of each slider, got no \['window_rule'\]"):
+        Explorer(chart("window"), [ruled(axis="x")], "x")
+    bare = chart("window")
+    bare.layer[0].name = "window_rule"
+    Explorer(bare, [ruled(axis="x")], "x")
+
+
+def test_an_explorer_says_which_tables_it_is_made_of_and_by_which_command():
+    assert "origin" not in payload(explorer().to_html())
+    origin = Origin(["online", "suffix"], {"kl": "nats"})
+    said = payload(Explorer(chart("window"), [WINDOWS], "x", origin).to_html())["origin"]
+    assert said["command"] == "python -m kvlib study online suffix"
+    assert said["tables"] == ["online-…", "suffix-…"] and said["units"] == {"kl": "nats"}
+    assert Origin().to_json()["command"] == ""

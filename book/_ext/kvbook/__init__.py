@@ -43,8 +43,9 @@ def add_scripts(app: Sphinx, pagename: str, templatename: str, context: dict, do
     here = {name for tag in tags for name in tag.classes}
     charts, passages = "kv-chart" in here, "kv-passage" in here
     app.add_js_file("clicks.js", defer="defer")
-    wanted = {"tools.js": charts or passages, VEGA: charts, "inks.js": charts}
-    wanted |= {"explorer.js": charts, "passage.js": passages}
+    either = charts or passages
+    wanted = {"tools.js": either, "sliders.js": either, VEGA: charts, "inks.js": charts}
+    wanted |= {"rules.js": charts, "explorer.js": charts, "passage.js": passages}
     for file in [name for name, needed in wanted.items() if needed]:
         app.add_js_file(file, priority=FIRST, defer="defer")
     if "kv-try" in here:

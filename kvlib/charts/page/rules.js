@@ -1,0 +1,1 @@
+../../../book/_static/rules.js
