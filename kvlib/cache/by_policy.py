@@ -117,9 +117,18 @@ class PolicyCache(BoundedCache):
             "cannot be stored"
         )
 
+    @classmethod
+    def from_state(cls, state: dict[str, Any], *, model: Any) -> PolicyCache:
+        """Refused, as `state` is."""
+        raise ValueError(
+            "state: expected BoundedCache.from_state, for a cache of sinks and recent tokens; one "
+            "with another policy cannot be stored"
+        )
+
     def planned(self, query: Int[Tensor, "batch queries"]) -> Plan:
         """The plan of the next forward; refuses what the policy cannot follow."""
         batch, n = query.shape
+        _check_weights(self.policy, self.model)  # it may be switched at any time
         if bool((query < 0).any()):
             raise ValueError(f"{self.policy.title}: expected texts without padding, got some")
         if self.policy.kind == "scored" and n >= self.budget:
@@ -232,7 +241,7 @@ class Entries:
             weights = keys.new_zeros(1).expand(batch, kv_heads, 1, n)
         old = keys.new_zeros(batch, kv_heads, 0) if self.scores is None else self.scores
         rows = zip(old, weights, keys, strict=True)
-        self.scores = torch.stack([policy.step_scores(*row) for row in rows])
+        self.scores = torch.stack([policy.step_scores(*row) for row in rows]).detach()
 
     def cut(self, layer: Any, index: Int[Tensor, "batch heads kept"]) -> None:
         """Keep the entries at `index`."""
@@ -323,6 +332,11 @@ def _check(
             )
     if n_sink not in (None, policy.n_sink):
         raise ValueError(f"n_sink: expected the policy's own {policy.n_sink}, got {n_sink}")
+    _check_weights(policy, model)
+
+
+def _check_weights(policy: Any, model: Any) -> None:
+    """Refuses attention that hides what a policy looks at."""
     kind = getattr(getattr(model, "config", None), "_attn_implementation", "eager")
     if isinstance(policy, Stepwise) and policy.needs_attention and kind != "eager":
         raise ValueError(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import io
+import pickle
 
 import numpy as np
 import pytest
@@ -257,3 +259,59 @@ def test_long_forwards_padding_and_crops_are_refused(tiny_eager):
     mask = torch.tensor([[0, 1, 1]])
     with pytest.raises(ValueError, match="TOVA: expected texts without padding"):
         tiny_eager.model(random_ids(1, 3), attention_mask=mask, past_key_values=cache)
+
+
+@pytest.mark.parametrize("policy", [TOVA(), RandomRetention()], ids=key)
+def test_what_a_policy_cannot_do_is_one_line(tiny_eager, policy):
+    def made() -> BoundedCache:
+        return BoundedCache(BUDGET, policy=policy, model=tiny_eager.model)
+
+    ids, mask = random_ids(2, 9), torch.ones(2, 9, dtype=torch.long)
+    mask[0, :3] = 0
+    plain = BoundedCache(BUDGET, n_sink=2, model=tiny_eager.model).state()
+    given = {"do_sample": False, "pad_token_id": 0, "min_new_tokens": 8, "max_new_tokens": 8}
+    tried = [
+        (lambda: made().state(), "state: expected a cache of sinks and recent tokens"),
+        (lambda: pickle.dumps(made()), "state: expected a cache of sinks and recent tokens"),
+        (lambda: torch.save(made(), io.BytesIO()), "it cannot be stored"),
+        (lambda: type(made()).from_state(plain, model=tiny_eager.model), "cannot be stored"),
+        (lambda: made().attach(tiny_eager.model), "attach: expected a cache that was unpickled"),
+        (lambda: made().crop(-3), "crop: expected 0 with .*, got -3"),
+        (
+            lambda: tiny_eager.model.generate(
+                ids, attention_mask=mask, past_key_values=made(), **given
+            ),
+            "expected texts without padding",
+        ),
+        (
+            lambda: tiny_eager.model.generate(
+                ids[:1], past_key_values=made(), prompt_lookup_num_tokens=3, **given
+            ),
+            "crop: expected 0 with",
+        ),
+    ]
+    for attempt, message in tried:
+        with pytest.raises(ValueError, match=message) as caught:
+            attempt()
+        assert len(str(caught.value).splitlines()) == 1
+
+
+def test_attention_that_is_switched_under_way_is_refused(tiny_eager):
+    cache = BoundedCache(BUDGET, policy=TOVA(), model=tiny_eager.model)
+    fed(tiny_eager, random_ids(5), cache, [5])
+    tiny_eager.model.set_attn_implementation("sdpa")
+    try:
+        with pytest.raises(ValueError, match="TOVA: expected eager attention, .* got sdpa"):
+            fed(tiny_eager, random_ids(3), cache, [3])
+    finally:
+        tiny_eager.model.set_attn_implementation("eager")
+
+
+def test_a_cache_that_scores_is_copied_where_gradients_are_wanted(tiny_eager):
+    cache = BoundedCache(BUDGET, policy=TOVA(), model=tiny_eager.model)
+    model, ids = tiny_eager.model, random_ids(1, 11)
+    embedded = model.get_input_embeddings()(ids).requires_grad_()
+    model(inputs_embeds=embedded, past_key_values=cache)
+    twin = copy.deepcopy(cache)
+    steps = [model(ids[:, :1], past_key_values=one).logits for one in (cache, twin)]
+    assert torch.equal(*steps)

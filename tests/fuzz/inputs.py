@@ -161,6 +161,7 @@ def sound(draw: Draw, command: str, name: str, annotation: Any) -> list[str]:
     }
     if command == "plan":
         known |= {"protocol": "online", "dtype": "auto", "seq_len": 40}
+        known |= dict.fromkeys(("text", "more"), draw.stock / "short.txt")
     if name in known:
         return [str(known[name])]
     return [str(1)] if annotation in (int, float) else ["x"]

@@ -144,7 +144,9 @@ class Runner:
         new = self.root / "new stock"
         shutil.rmtree(new, ignore_errors=True)
         shutil.copytree(FOLDER, new / "model")
-        (new / "text.txt").write_text(" ".join(str(k * k % 9973) for k in range(2500))[:9000])
+        text = " ".join(str(k * k % 9973) for k in range(2500))[:9000]
+        (new / "text.txt").write_text(text)
+        (new / "short.txt").write_text(text[:2700])  # 48 documents of 40 tokens, and some more
         new.rename(self.stock)
         draw = inputs.Draw(None, self.stock, self.stock)  # type: ignore[arg-type]
         os.chdir(self.stock)
