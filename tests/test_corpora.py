@@ -7,13 +7,16 @@ import gzip
 import hashlib
 import json
 import re
+import threading
 from itertools import pairwise
 
 import numpy as np
 import pytest
+from tokenizers import Regex, Tokenizer, normalizers
+from tokenizers.models import WordLevel
 
 from kvlib import corpora
-from kvlib.corpora import CORPORA, ON_DEMAND, Corpus, load_corpus, recipes
+from kvlib.corpora import CORPORA, ON_DEMAND, Corpus, load_corpus, reading, recipes
 from kvlib.models import small_gpt2
 
 
@@ -411,3 +414,56 @@ def test_an_unknown_corpus_gives_one_line_that_names_the_known(name):
 def test_a_folder_is_no_corpus(tmp_path):
     with pytest.raises(ValueError, match="unknown corpus"):
         load_corpus(str(tmp_path))
+
+
+# --- tokenizers that do not do their work -----------------------------------------------------
+
+
+class Panic(BaseException):
+    """As the panic of a tokenizer: no Exception."""
+
+
+def test_a_tokenizer_without_an_end_is_one_line(monkeypatch):
+    enough = threading.Event()
+
+    def endless(text: str, **options: object) -> None:
+        while not enough.is_set():
+            pass
+
+    monkeypatch.setattr(reading, "MOST_SECONDS", 0.05)
+    try:
+        with pytest.raises(ValueError, match="tokenizer: expected 4 characters to be read within"):
+            reading.tokens_of(endless, "text")
+    finally:
+        enough.set()
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (Panic("too long\nmore"), ValueError, "tokenizer: expected rules .*, got: too long$"),
+        (Panic(), ValueError, "got: Panic$"),
+        (TypeError("no text"), TypeError, "^no text$"),
+    ],
+    ids=repr,
+)
+def test_a_tokenizer_that_fails_is_one_line(error, kind, message):
+    def failing(text: str, **options: object) -> None:
+        raise error
+
+    with pytest.raises(kind, match=message) as caught:
+        reading.tokens_of(failing, "text")
+    assert "\n" not in str(caught.value)
+
+
+def test_rules_that_go_back_too_often_are_one_line():
+    """Each of 40 letters belongs to this repetition or to the next: 2^40 ways to try."""
+    rules = Tokenizer(WordLevel({"a": 0}, unk_token="a"))
+    rules.normalizer = normalizers.Replace(Regex("(a+)+$"), "b")
+
+    def tokenizer(text: str, **options: object) -> dict[str, list[int]]:
+        return {"input_ids": rules.encode(text).ids}
+
+    assert reading.tokens_of(tokenizer, "aab") == {"input_ids": [0]}
+    with pytest.raises(ValueError, match="tokenizer: expected rules that this text can be read by"):
+        reading.tokens_of(tokenizer, "a" * 40 + "b")

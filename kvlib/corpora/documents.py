@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kvlib.corpora.reading import tokens_of
+
 STRETCHES = 24  # evenly spaced along a text: the documents that all models read
 STRETCH_CHARS = 6144  # over 1,024 tokens of the small GPT-2, and cut out of its training
 SHIFTS = (0.5, 0.0, 0.25, 0.75)  # where in their parts the first, second, … 24 begin
@@ -114,7 +116,7 @@ def documents_of(
 def _stretch(tokenizer: Any, text: str, begin: int, seq_len: int) -> Stretch:
     """The `seq_len` tokens from a character on, or as many as there are."""
     piece = text[begin : begin + MOST_CHARS_A_TOKEN * seq_len]
-    read = tokenizer(piece, add_special_tokens=False, verbose=False, return_offsets_mapping=True)
+    read = tokens_of(tokenizer, piece, return_offsets_mapping=True)
     ids = np.asarray(read["input_ids"][:seq_len], dtype=np.int64)
     end = begin + read["offset_mapping"][:seq_len][-1][1]
     return Stretch(begin, end, ids)
@@ -123,5 +125,4 @@ def _stretch(tokenizer: Any, text: str, begin: int, seq_len: int) -> Stretch:
 @cache
 def _token_ids(tokenizer: Any, text: str) -> np.ndarray:
     """Token ids of the whole text, without special tokens; kept, for it takes seconds."""
-    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    return np.asarray(ids, dtype=np.int64)
+    return np.asarray(tokens_of(tokenizer, text)["input_ids"], dtype=np.int64)

@@ -17,6 +17,7 @@ import torch
 
 from kvlib import corpora, fit, measure, models, names
 from kvlib.cache import policies, protocols
+from kvlib.corpora.reading import tokens_of
 from kvlib.live.pictures import curve_rows
 from kvlib.measure.divergences import kl_divergence, total_variation
 from kvlib.models import masks
@@ -89,7 +90,7 @@ class Lab:
         """Token ids of a text, as many as the bench reads."""
         if not text.strip():
             raise ValueError("text: expected some words, got an empty text")
-        ids = self.lm.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        ids = tokens_of(self.lm.tokenizer, text)["input_ids"]
         room = getattr(self.lm.model.config, "max_position_embeddings", None) or LONGEST
         return np.asarray(ids[: min(LONGEST, room - len(self.lm.prefix_ids))], dtype=np.int64)
 
@@ -139,7 +140,7 @@ class Lab:
 
     def _stretches(self, text: str, max_window: int, documents: int) -> list[np.ndarray]:
         self.ids(text)  # refuses an empty one
-        ids = self.lm.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        ids = tokens_of(self.lm.tokenizer, text)["input_ids"]
         length = min(len(ids) // documents, 4 * max_window)
         if length < 2 * max_window:
             raise ValueError(

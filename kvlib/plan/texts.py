@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kvlib import corpora
+from kvlib.corpora.reading import tokens_of
 
 ENDINGS = (".txt", ".md", ".rst")  # of the files of a folder that are read
 LENGTHS = (1024, 512, 256, 128)  # tokens of a document, where none are asked for
@@ -42,8 +43,8 @@ def read(names: Sequence[str], tokenizer: Any) -> list[Text]:
         for place in _files(name):
             text = corpora.load_corpus(place)
             if text.sha256 not in found:
-                ids = tokenizer(text.text, add_special_tokens=False, verbose=False)["input_ids"]
-                found[text.sha256] = Text(text.name, text.sha256, np.asarray(ids, dtype=np.int64))
+                ids = np.asarray(tokens_of(tokenizer, text.text)["input_ids"], dtype=np.int64)
+                found[text.sha256] = Text(text.name, text.sha256, ids)
     if not found:
         raise ValueError("text: expected files or a folder with texts, got none")
     return list(found.values())
@@ -51,6 +52,8 @@ def read(names: Sequence[str], tokenizer: Any) -> list[Text]:
 
 def _files(name: str) -> list[str]:
     """A name or file as it is; the texts of a folder, in the order of their names."""
+    if not name.strip():  # as a path it would be the folder one is in
+        raise ValueError(f"text: expected a name, a file or a folder, got {name!r}")
     folder = Path(name)
     if name in corpora.CORPORA or not folder.is_dir():
         return [name]

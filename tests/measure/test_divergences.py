@@ -56,6 +56,14 @@ def test_kl_is_infinite_when_support_is_missing():
     assert kl_divergence(log(0.5, 0.5), log(1.0, 0.0)) == np.inf
 
 
+def test_a_vocabulary_that_is_filled_up_with_tokens_that_cannot_come_changes_nothing():
+    p, q = log(0.5, 0.3, 0.2), log(0.1, 0.3, 0.6)
+    wide = [np.append(law, np.full(61, -np.inf)) for law in (p, q)]
+    for divergence in (kl_divergence, total_variation, jensen_shannon):
+        assert divergence(*wide) == pytest.approx(divergence(p, q), rel=1e-14)
+    assert entropy(wide[0]) == pytest.approx(entropy(p), rel=1e-14)
+
+
 def test_kl_holds_where_the_ratio_of_the_laws_overflows():
     log_p = np.array([np.log1p(-np.exp(-800)), -800.0])
     assert kl_divergence(log_p, log(0.5, 0.5)) == pytest.approx(np.log(2), rel=1e-14)

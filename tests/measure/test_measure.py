@@ -69,6 +69,25 @@ def test_windows_beyond_a_sliding_layer_equal_the_naive_loop(random_model, numbe
     assert np.abs(other["kl_nats"] - table["kl_nats"]).max() > 1e-3
 
 
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("phi", {"partial_rotary_factor": 0.5}),
+        ("llama", {"tie_word_embeddings": True}),
+        ("llama", {"tie_word_embeddings": False}),
+    ],
+    ids=["with a bias", "tied", "untied"],
+)
+def test_laws_of_states_and_head_are_the_models_own(random_model, numbers, kind, settings):
+    lm = random_model(kind, num_hidden_layers=1, **settings)
+    head = lm.model.get_output_embeddings()
+    if kind == "phi":
+        head.bias += torch.linspace(-3, 3, len(head.bias))
+    assert (head.bias is not None) == (kind == "phi")
+    table = measure_document(lm, numbers[:40], doc=0, max_window=12, pairs_per_octave=3)
+    assert_equals_naive(lm, numbers[:40], table)
+
+
 def test_a_whole_context_of_pairs_equals_the_naive_loop(small, passage):
     document = passage(small, 1024)
     table = measure_document(small, document, doc=0, max_window=512, pairs_per_octave=1)

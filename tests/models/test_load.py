@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import shutil
 import textwrap
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, Gemma3TextConfig, Llam
 from kvlib.measure import next_token_law
 from kvlib.models import EMBEDDED, OneDnnLinear, about, cache_bytes, load, load_model
 from kvlib.models.files import sha256
+from kvlib.models.load import _prefix_ids
 
 
 def one_line(error: pytest.ExceptionInfo) -> str:
@@ -87,6 +89,26 @@ def test_qwen_composes_accents_and_puts_nothing_before_a_context(request, model)
     composed, apart = (lm.tokenizer(text)["input_ids"] for text in ("na\u00efve", "nai\u0308ve"))
     assert composed == apart == [3376, 37572, 586]
     assert lm.prefix_ids == ()
+
+
+@pytest.mark.parametrize(
+    ("bos", "of_nothing", "prefix"),
+    [
+        (None, [], ()),
+        (None, [2], ()),  # an end mark alone
+        (1, [], ()),
+        (1, [1], (1,)),
+        (1, [1, 2], (1,)),
+        (2, [2], (2,)),  # one token begins and ends
+    ],
+)
+def test_before_a_context_stands_what_the_tokenizer_begins_texts_with(bos, of_nothing, prefix):
+    def tokenizer(text: str) -> SimpleNamespace:
+        assert text == ""
+        return SimpleNamespace(input_ids=of_nothing)
+
+    tokenizer.bos_token_id = bos
+    assert _prefix_ids(tokenizer) == prefix
 
 
 # --- weights ----------------------------------------------------------------------------------

@@ -65,6 +65,8 @@ def test_what_stands_twice_in_texts_is_one_document():
     ("names", "said"),
     [
         ([], "text: expected files or a folder with texts, got none"),
+        ([""], "text: expected a name, a file or a folder, got ''"),
+        ([" "], "text: expected a name, a file or a folder, got ' '"),
         (["nowhere.txt"], "expected one of .* or a text file, got 'nowhere.txt'"),
     ],
 )
