@@ -396,7 +396,10 @@ def test_the_text_of_the_recipe_can_be_made():
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.md"))
 OF_NO_CLAIM = ("drafting", "lab", "reproduce", "story", "try_it", "whose_exponent")  # one predicts
 CLAIM_PAGES = [page for page in NOTEBOOKS if page.stem not in OF_NO_CLAIM]
-PARTS = ("## Claim", "## Intuition", "## Measure", "## Check", "## What we found", "## Exercises")
+PARTS = (  # in this order; what follows on trust is folded
+    *("## Claim", "## Intuition", "## Explore", "## What we found", "## How far to trust this"),
+    *("### Measure", "### Check", "## Exercises"),
+)
 
 
 def prose_words(text: str) -> int:
@@ -411,6 +414,8 @@ def test_a_page_of_a_claim_keeps_its_shape(page):
     text = page.read_text(encoding="utf-8")
     assert "{admonition} What you will learn" in text and "What this does not show" in text
     assert [part for part in PARTS if f"\n{part}" not in text] == []
+    places = [text.index(f"\n{part}\n") for part in PARTS]
+    assert places == sorted(places)
     assert text.index("The paper says") < text.index("Our verdict")
 
 

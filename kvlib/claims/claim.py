@@ -193,12 +193,3 @@ def spread(what: str, estimates: pd.Series, rows: pd.DataFrame) -> str:
         f"{what} from {lowest:.2g} to {highest:.2g}; {len(rows)} pairs of {models} models and "
         f"{corpora} texts, {rows['documents'].min()} or more documents each"
     )
-
-
-def named(rows: pd.DataFrame) -> pd.DataFrame:
-    """A table for a page: models, corpora and policies by name, estimates with their intervals."""
-    shown = rows.copy()
-    for column in {"model", "corpus", "policy"} & set(shown):
-        shown[column] = shown[column].map(names.name_of)
-    shown = shown.astype(str).set_index("model")
-    return shown.rename_axis(index=None, columns="model")

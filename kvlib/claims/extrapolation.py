@@ -26,8 +26,7 @@ from kvlib.names import name_of
 
 CLAIM = Claim(
     "C3",
-    "Fitted on short windows, a power law foretells long ones ten times better than an "
-    "exponential.",
+    "Fitted on short windows, a power law predicts long ones ten times better than an exponential.",
     "extrapolation",
 )
 CLAIMS = (CLAIM,)

@@ -431,22 +431,22 @@ def side_by_side(table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     ours = titled(placed(table[table["policy"].isin(RECENCY)]))
     keys = ["where", "policy", "distance"]
     wide = worded(ours.set_index(keys)[columns]).unstack("distance", sort=False)
-    return wide.rename_axis(index=[None, None], columns=[None, None])
+    return wide.rename_axis(columns=[None, None])
 
 
 def mean_table(means: pd.DataFrame) -> pd.DataFrame:
     """Geometric means over budgets and tables: a row a protocol and policy, a column a distance."""
     ours = titled(means[means["policy"].isin(RECENCY)])
     keys = ["protocol", "policy", "distance"]
-    cells = {key: f"{over_tables(part):.2g}" for key, part in ours.groupby(keys, sort=False)}
+    cells = {key: f"{over_tables(part):t}" for key, part in ours.groupby(keys, sort=False)}
     wide = pd.Series(cells).unstack(sort=False)
-    return wide.rename_axis(index=[None, None], columns="geometric mean")
+    return wide.rename_axis(index=["protocol", "policy"])
 
 
 def words(readings: dict[str, str]) -> pd.DataFrame:
     """Readings "protocol, distance" → word as a table: a row a protocol, a column a distance."""
     cells = {tuple(name.split(", ")): word for name, word in readings.items()}
-    return pd.Series(cells).unstack(sort=False).rename_axis(index=None, columns="word")
+    return pd.Series(cells).unstack(sort=False).rename_axis(index="protocol")
 
 
 # --- verdicts; without a measurement each is "to come" --------------------------------------------

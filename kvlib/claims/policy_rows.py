@@ -198,15 +198,15 @@ def titled(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def worded(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with its estimates in words, to two digits."""
-    return table.map(lambda item: f"{item:.2g}" if isinstance(item, fit.Estimate) else item)
+    """The table with its estimates in words."""
+    return table.map(lambda item: f"{item:t}" if isinstance(item, fit.Estimate) else item)
 
 
 def by_budget(table: pd.DataFrame, column: str, keys: Sequence[str]) -> pd.DataFrame:
-    """A column of estimates with a column a budget, to two digits; blank where there is none."""
+    """A column of estimates with a column a budget; blank where there is none."""
     cells = worded(titled(table)).set_index([*keys, "budget"])[column]
     wide = cells.unstack("budget", sort=False)
-    return wide[sorted(wide)].fillna("").rename_axis(index=[None] * len(keys))
+    return wide[sorted(wide)].fillna("").rename_axis(columns=None)
 
 
 def documents_behind(table: pd.DataFrame, column: str = "") -> str:

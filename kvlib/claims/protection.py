@@ -204,7 +204,7 @@ def shown(means: pd.DataFrame, kinds: dict[str, Weights], distance: str = "KL") 
     columns = [f"{r.protocol}, {place(r.model, r.corpus)}" for r in ours.itertuples()]
     wide = worded(ours.assign(where=columns).set_index(["effect", "where"])[["ratio"]])["ratio"]
     wide = wide.unstack("where", sort=False).reindex([k for k in kinds if k in set(ours["effect"])])
-    return wide.fillna("").rename_axis(index=None, columns=f"times less {distance}")
+    return wide.fillna("").rename_axis(index="what is protected", columns=None)
 
 
 def nothing() -> pd.DataFrame:

@@ -158,9 +158,9 @@ def fall(one: Read, low: float, high: float) -> fit.Estimate:
 
 def exponents(tables: Tables, models: Tables) -> pd.DataFrame:
     """A row a reader or model and text: `reader, corpus, documents, bits a byte` (with its longest
-    context), the fall over each of SPANS, `exponent`, and `less models`, the paired difference from
-    the mean of the models on that text whose windows are long (an `Estimate` each); None of a model
-    itself."""
+    context), the fall over each of SPANS, `exponent`, and `minus models`, the paired difference
+    from the mean of the models on that text whose windows are long (an `Estimate` each); None of a
+    model itself."""
     rows = []
     for (reader, corpus), one in _by_text(tables | models):
         others = [
@@ -174,7 +174,7 @@ def exponents(tables: Tables, models: Tables) -> pd.DataFrame:
             | {"bits a byte": fit.mean_of(pd.Series(one.full))}
             | {span_name(span): fall(one, *span) for span in SPANS}
             | {"exponent": exponent(one)}
-            | {"less models": difference(one, others) if counts else None}
+            | {"minus models": difference(one, others) if counts else None}
         )
     return pd.DataFrame(rows)
 
@@ -229,7 +229,7 @@ def curves_table(tables: Tables) -> pd.DataFrame:
 def shown(rows: pd.DataFrame) -> pd.DataFrame:
     """`exponents` for a page: readers and texts by name, numbers as text."""
     table = rows.assign(**{name: rows[name].map(name_of) for name in ("reader", "corpus")})
-    for column in ("bits a byte", *map(span_name, SPANS), "exponent", "less models"):
+    for column in ("bits a byte", *map(span_name, SPANS), "exponent", "minus models"):
         table[column] = ["" if item is None else f"{item:.2f}" for item in table[column]]
     return table.set_index("reader").rename_axis(index=None, columns="reader")
 
@@ -238,7 +238,7 @@ def facts(rows: pd.DataFrame, tables: Tables) -> dict[str, str]:
     """What the page's prose glues: of `exponents` and of the readers' tables."""
     ours = rows[rows["reader"].isin(list(names.READERS))]
     strict = ours[ours["reader"] == STRICT]
-    gaps = [item for item in strict["less models"] if item is not None and not item.flat]
+    gaps = [item for item in strict["minus models"] if item is not None and not item.flat]
     sure = [gap for gap, flag in zip(gaps, surely(gaps), strict=True) if flag]
     steeper = [near_is_steeper(tables, corpus) for corpus in strict["corpus"]]
     ends = [reach(tables[reader, c]) for reader in ("ppmd", "n-gram") for c in strict["corpus"]]

@@ -135,4 +135,4 @@ def word(ratio: fit.Estimate, foretold: float) -> str:
     else:
         side = "not surely other than one"
     holds = "holds" if ratio.low <= foretold <= ratio.high else "does not hold"
-    return f"{side}, and its interval {holds} what the bracket foretells"
+    return f"{side}, and its interval {holds} what the bracket predicts"

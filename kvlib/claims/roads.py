@@ -64,9 +64,9 @@ def growth_of_law(alpha: float, last: float) -> float:
 def roads(tables: Tables) -> pd.DataFrame:
     """Other roads to the exponent, a row a table, an `Estimate` each.
 
-    `model, corpus, KL, excess loss`; `excess less KL`, paired; `excess / KL`, of the means over
+    `model, corpus, KL, excess loss`; `excess minus KL`, paired; `excess / KL`, of the means over
     windows from LONG on; `1 - α` of KL; `blocks`, the growth exponent of the information between
-    neighbouring blocks; `law`, that of KL's law at the same lengths; and `blocks less law`, paired.
+    neighbouring blocks; `law`, that of KL's law at the same lengths; `blocks minus law`, paired.
     """
     rows = []
     for (model, corpus), one in tables.items():
@@ -78,10 +78,10 @@ def roads(tables: Tables) -> pd.DataFrame:
         rows.append(
             {"model": model, "corpus": corpus}
             | {KL: estimate_of(alphas), LOSS: estimate_of(loss)}
-            | {"excess less KL": estimate_of(gap) if np.isnan(gap).any() else _shift(gap)}
+            | {"excess minus KL": estimate_of(gap) if np.isnan(gap).any() else _shift(gap)}
             | {"excess / KL": _worth(one)}
             | {"1 - α": _shift(1 - alphas), "blocks": _shift(grown), "law": _shift(law)}
-            | {"blocks less law": _shift(grown - law)}
+            | {"blocks minus law": _shift(grown - law)}
         )
     return pd.DataFrame(rows)
 
@@ -113,7 +113,7 @@ def _shift(values: np.ndarray) -> fit.Estimate:
 
 
 def facts(tables: Tables, other: pd.DataFrame) -> dict[str, str]:
-    gaps = [item for item in other["excess less KL"] if not item.flat]
+    gaps = [item for item in other["excess minus KL"] if not item.flat]
     worth = fit.extremes(other["excess / KL"])
     least, most = (
         other.loc[[item is end for item in other["excess / KL"]]].iloc[0] for end in worth
@@ -138,8 +138,8 @@ def facts(tables: Tables, other: pd.DataFrame) -> dict[str, str]:
         "block-first": f"{lengths[0]}",
         "block-last": f"{lengths[-1]}",
         "blocks-naive": count_of(naive),
-        "blocks-law": count_of(item.low <= 0 <= item.high for item in other["blocks less law"]),
-        "blocks-below": count_of(surely(other["blocks less law"], -1)),
+        "blocks-law": count_of(item.low <= 0 <= item.high for item in other["blocks minus law"]),
+        "blocks-below": count_of(surely(other["blocks minus law"], -1)),
     }
 
 

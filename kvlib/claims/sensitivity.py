@@ -367,18 +367,17 @@ def bend_table(bent: pd.DataFrame, strong: pd.DataFrame) -> pd.DataFrame:
     for sign, column in (("b", "reference"), ("λ", "λ")):
         for distance in DISTANCES:
             part = rows[rows["distance"] == distance].set_index(["model", "corpus"])[column]
-            columns[f"{sign}, {distance}"] = part.map("{:.2g}".format)
+            columns[f"{sign}, {distance}"] = part
     return pd.DataFrame(columns).reset_index()
 
 
 def bends_by_first(bent: pd.DataFrame) -> pd.DataFrame:
     """b with the bracket, a row a table and distance, a column a first window of the fit."""
     keys = ["model", "corpus", "distance"]
-    shown = bent.assign(b=bent["reference"].map("{:.2g}".format))
-    wide = shown.pivot(index=keys, columns="from", values="b")
+    wide = bent.pivot(index=keys, columns="from", values="reference")
     order = bent[keys].drop_duplicates()
     wide = wide.loc[list(map(tuple, order.to_numpy()))].reset_index()
-    return wide.rename(columns={first: f"from {first}" for first in shown["from"].unique()})
+    return wide.rename(columns={first: f"from {first}" for first in bent["from"].unique()})
 
 
 # --- what would have changed the word -------------------------------------------------------------

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from kvlib import fit, names, store
-from kvlib.claims.claim import MIN_WINDOW, named
+from kvlib.claims.claim import MIN_WINDOW
 
 KL, TV, LOSS = "KL", "TV", "excess loss"
 DISTANCES = {KL: "kl_nats", TV: "tv", LOSS: "nll_excess_nats"}  # by the columns that hold them
@@ -158,17 +158,6 @@ def difference(one: Shared, others: Sequence[Shared], distance: str) -> fit.Esti
     mean = np.mean([left_out(other, distance, docs) for other in others], axis=0)
     gap = left_out(one, distance, docs) - mean
     return fit.jackknife(gap[0], gap[1:])
-
-
-def shown(rows: pd.DataFrame) -> pd.DataFrame:
-    """A table for the page: estimates with two digits behind the point, numbers with two in all."""
-
-    def text(item: object) -> object:
-        if isinstance(item, fit.Estimate):
-            return f"{item:.2f}"
-        return f"{item:.2g}" if isinstance(item, float) else item
-
-    return named(rows.map(text))
 
 
 # --- for the explorers ----------------------------------------------------------------------------

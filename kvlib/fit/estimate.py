@@ -33,17 +33,39 @@ class Estimate:
         return format(self, ".3g")
 
     def __format__(self, spec: str) -> str:
-        """The value and its interval, each formatted by `spec`; no line breaks in an interval."""
+        """The value and its interval, each formatted by `spec`; no line breaks in an interval.
+
+        `t` is the format of tables: as many places as show the width of the interval to two digits.
+        It stands in where `spec` makes one text of two of them, as in 1 [1, 1].
+        """
         if self.flat:
             return "no exponent"
-        value, low, high = (_plain(x, spec or ".3g") for x in (self.value, self.low, self.high))
+        numbers = self.value, self.low, self.high
+        tabular = f",.{places(self.high - self.low, self.low)}f"
+        texts = [_plain(x, tabular if spec == "t" else spec or ".3g") for x in numbers]
+        if len(set(texts)) < len(set(numbers)):
+            texts = [_plain(x, tabular) for x in numbers]
+        value, low, high = texts
         return f"{value} [{low},\u00a0{high}]".replace("-", "\u2212")
+
+
+def places(width: float, low: float) -> int:
+    """How many places after the point show an interval's width to two digits, and no positive
+    lower end as zero; six at most."""
+    if not 0 < width < np.inf:
+        return 2
+    wanted = 1 - np.floor(np.log10(width))
+    if low > 0:
+        wanted = max(wanted, -np.floor(np.log10(low)))
+    return int(np.clip(wanted, 0, 6))
 
 
 def _plain(number: float, spec: str) -> str:
     """A number as `spec` has it, but 160 rather than 1.6e+02."""
     text = format(number, spec)
-    return f"{float(text):,.0f}" if "e+" in text else text
+    if "e+" in text:
+        return f"{float(text):,.0f}"
+    return text.lstrip("-") if float(text.replace(",", "")) == 0 else text
 
 
 def estimate(value: float, samples: np.ndarray, n_documents: int) -> Estimate:

@@ -93,7 +93,7 @@ def test_a_table_for_a_page_has_a_column_a_budget_and_blanks():
     )
     wide = claims.policy_rows.by_budget(table, "ratio", ["policy"])
     assert list(wide) == [16, 256]
-    assert wide.loc["a", 16] == "0.12 [\u22120.1,\u00a04]" and wide.loc["b", 256] == ""
+    assert wide.loc["a", 16] == "0.1 [\u22120.1,\u00a04.0]" and wide.loc["b", 256] == ""
 
 
 def test_the_stored_tables_are_whole_and_large_enough():

@@ -155,15 +155,15 @@ def test_a_row_a_reader_and_facts_that_count_them():
     ours, models = made_up()
     rows = here.exponents(ours, models)
     assert rows["reader"].tolist() == [*names.READERS, MODEL, OTHER]
-    assert [item is None for item in rows["less models"]] == [False] * 3 + [True] * 2
-    assert rows["less models"][0].value == pytest.approx(-0.2, abs=0.1)
+    assert [item is None for item in rows["minus models"]] == [False] * 3 + [True] * 2
+    assert rows["minus models"][0].value == pytest.approx(-0.2, abs=0.1)
     found = here.facts(rows, ours)
     assert found["readers-sure"] == "1 of 1 texts, surely above on 0"
     assert found["readers-word"] == "the reader's too" and found["readers-steeper"] == "0 of 1"
     assert found["readers-strict"].startswith("0.40 [")
     assert "SmolLM2-135M-Instruct 0." in found["readers-bits"]
     shown = here.shown(rows)
-    assert shown["less models"].tolist()[3:] == ["", ""]
+    assert shown["minus models"].tolist()[3:] == ["", ""]
     assert all(isinstance(x, str) for x in shown["exponent"])
 
 
@@ -173,13 +173,13 @@ def test_a_model_whose_windows_end_sooner_is_not_among_those_to_differ_from():
     more = here.of_models(shared_tables({(short, "c"): 2.0}), {"c": 1.0})
     with_it, without = here.exponents(ours, models | more), here.exponents(ours, models)
     assert short in set(with_it["reader"]) - set(without["reader"])
-    assert with_it["less models"][0] == without["less models"][0]
+    assert with_it["minus models"][0] == without["minus models"][0]
 
 
 def test_without_models_there_is_nothing_to_differ_from():
     ours, _ = made_up()
     rows = here.exponents(ours, {})
-    assert rows["less models"].isna().all()
+    assert rows["minus models"].isna().all()
     found = here.facts(rows, ours)
     assert found["readers-gaps"] == "none" and found["readers-word"] == "to come"
 

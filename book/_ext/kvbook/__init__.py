@@ -11,6 +11,8 @@
 - No script holds the page up: all but the one that sets the theme wait until it has been read, and
   the explorers' come first.
 - Each executed page can be downloaded as a notebook, and each page says of which version it is.
+- A page's part on how far to trust it is folded, and a link into it opens it.
+- References are listed under the names that the text uses.
 - Docstrings of kvlib, which are plain text, are put into the markup that Sphinx reads.
 - A notebook is executed again when a module of kvlib that it imports, the data or the requirements
   changed, which Jupyter's cache, looking only at the notebooks' own cells, would not notice.
@@ -25,6 +27,8 @@ from sphinx.application import Sphinx
 from kvbook import markup
 from kvbook.cache import bring_outputs, choose_cache
 from kvbook.docstrings import prepare
+from kvbook.folds import fold
+from kvbook.labels import offer_style
 from kvbook.libraries import VEGA, write_libraries, write_model
 from kvbook.notebooks import offer_notebook
 from kvbook.pages import address_card, finish_pages
@@ -37,12 +41,14 @@ FIRST = 100  # a script's place among others, which stand at 200 and above
 
 def add_scripts(app: Sphinx, pagename: str, templatename: str, context: dict, doctree) -> None:
     """Vega and the explorers' loader, ahead of all else, on pages that have an explorer."""
-    body = define_terms(context.get("body", ""), definitions(app))
+    body = fold(define_terms(context.get("body", ""), definitions(app)))
     context["body"] = body
     tags = markup.read(body).tags
     here = {name for tag in tags for name in tag.classes}
     charts, passages = "kv-chart" in here, "kv-passage" in here
     app.add_js_file("clicks.js", defer="defer")
+    if "kv-fold" in here or "kv-more" in here:
+        app.add_js_file("folds.js", priority=FIRST, defer="defer")
     either = charts or passages
     wanted = {"tools.js": either, "sliders.js": either, VEGA: charts, "inks.js": charts}
     wanted |= {"rules.js": charts, "explorer.js": charts, "passage.js": passages}
@@ -61,6 +67,7 @@ def add_scripts(app: Sphinx, pagename: str, templatename: str, context: dict, do
 def setup(app: Sphinx) -> dict[str, bool]:
     """Registers the above, and keeps widget state out of the notebooks' outputs."""
     os.environ["KVLIB_STATIC"] = "1"
+    offer_style()
     app.connect("config-inited", choose_cache)
     app.connect("autodoc-process-docstring", prepare, priority=100)  # before napoleon
     app.connect("env-get-outdated", bring_outputs)
