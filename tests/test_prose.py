@@ -287,6 +287,12 @@ def test_sensitivity_either_way_one_lies_outside_every_interval(bent):
     assert all(item.high < 1 for item in [*judged["plain"], *judged["reference"]])
 
 
+def test_sensitivity_an_exponential_is_excluded_and_a_clean_power_law_is_not_what_is_left(bent):
+    judged = claims.sensitivity.starting_at(bent)
+    for _, part in judged.groupby("distance"):
+        assert part["not geometric"].mean() > 0.75 and part["power law"].mean() < 0.75
+
+
 def test_sensitivity_fitted_late_two_octaves_of_seven_are_gone(bible):
     early, late = (bible.between(first) for first in (8, claims.sensitivity.FIRSTS[-1]))
     assert np.log2(late.first[0] / early.first[0]) == pytest.approx(2, abs=0.2)
@@ -556,6 +562,10 @@ def test_extrapolation_where_the_scores_stop_the_finite_reference_bends_the_curv
 def test_extrapolation_on_most_tables_it_is_open_which_of_the_two_foretells_better(far):
     held = [item.low <= 1 <= item.high for item in far["stretched / finite"]]
     assert np.mean(held) > 0.8
+
+
+def test_extrapolation_the_power_law_wins_on_geometric_mean(mean_factors):
+    assert all(item.low > 1 for item in mean_factors["factor"])
 
 
 def test_extrapolation_the_finite_context_law_foretold_no_better_as_a_rule(far):

@@ -19,7 +19,7 @@ import numpy as np
 from playwright.sync_api import sync_playwright
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "browser"))
-from book_checks import PAGES, draw_all  # noqa: E402
+from book_checks import PAGES, UNFOLD, draw_all  # noqa: E402
 from conftest import BOOK, FLAGS, QuietHandler, chromium  # noqa: E402
 
 MOVES = 60
@@ -76,6 +76,7 @@ def main() -> None:
             page.add_init_script(FIRST)
             page.goto(f"{root}/{name}.html", wait_until="networkidle")
             first = page.evaluate("window.firstPicture ?? NaN")
+            page.evaluate(UNFOLD)
             draw_all(page)
             found = []
             for slider in page.query_selector_all(".kv-chart input[type=range]"):

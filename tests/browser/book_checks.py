@@ -36,6 +36,10 @@ const until = async (milliseconds, done) => {
 };
 """
 
+UNFOLD = """() => document
+  .querySelectorAll("details.kv-fold, details.kv-more")
+  .forEach((fold) => (fold.open = true))"""
+
 DRAWN = f"""async chart => {{
   {UNTIL}
   const picture = chart.querySelector(".kv-picture");
@@ -197,8 +201,12 @@ def visit(
     width: int = 1280,
     dark: bool = False,
     leads_to: str | None = None,
+    folded: bool = False,
 ) -> Iterator[Visit]:
-    """Opens a page and listens: console, errors, failed requests, requests that leave ``root``."""
+    """Opens a page and listens: console, errors, failed requests, requests that leave ``root``.
+
+    Its folds are opened, unless it is to be seen as it is first: ``folded``.
+    """
     scheme = "dark" if dark else "light"
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
     page = context.new_page()
@@ -224,6 +232,8 @@ def visit(
     page.goto(url)
     page.wait_for_url(leads_to or url)
     page.evaluate("window.MathJax?.startup?.promise?.then(() => true)")
+    if not folded:
+        page.evaluate(UNFOLD)
     yield seen
     context.close()
 

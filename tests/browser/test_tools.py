@@ -114,6 +114,8 @@ def test_without_scripts_a_still_picture_and_its_sentence_stand_there(browser, a
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(f"{address['file']}/{name}.html")
+    for fold in page.query_selector_all(".kv-fold > summary"):
+        fold.click()
     for root in page.query_selector_all(".kv-chart"):
         still = root.query_selector("noscript img")
         assert still and still.bounding_box()["height"] > 150
