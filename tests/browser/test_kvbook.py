@@ -9,7 +9,8 @@ import altair as alt
 import pandas as pd
 import pytest
 from book_checks import ROOT
-from kvbook import markup, pages, pictures, terms
+from kvbook import folds, labels, markup, pages, pictures, terms
+from pybtex.database import parse_string
 
 from kvlib.charts import inks, parts
 from kvlib.charts.controls import Explorer, Slider
@@ -217,3 +218,38 @@ def test_a_shared_link_shows_a_picture_by_its_whole_address(base, found):
     context = {"metatags": '<meta property="og:image" content="../_static/card.png" />'}
     pages.address_card(app, "book/index", "page.html", context, None)
     assert f'content="{found}"' in context["metatags"]
+
+
+SIGN = '<a class="headerlink" href="#a">#</a>'
+TRUST = (
+    '<section id="how-far-to-trust-this"><h2>How far to trust this' + SIGN + "</h2><p>Said.</p>"
+    f'<section id="measure"><h3>Measure <em>it</em>{SIGN}</h3><p>So.</p></section></section>'
+)
+
+
+def test_the_part_on_trust_is_folded_and_its_summary_says_what_is_in_it():
+    page = f'<section id="claim"><h2>Claim{SIGN}</h2></section>{TRUST}<p>After.</p>'
+    said = folds.fold(page)
+    heading = "<summary><h2>How far to trust this</h2>"
+    assert f'<details class="kv-fold">{heading}<span class="kv-inside">Measure it</span>' in said
+    assert said.endswith("</section></details></section><p>After.</p>")
+    assert said.count(SIGN) == 2 and said.count("<details") == 1
+
+
+def test_a_page_without_such_a_part_stays_as_it_is():
+    page = f'<section id="claim"><h2>How far to trust this{SIGN}</h2></section>'
+    assert folds.fold(page) == page
+
+
+def test_a_reference_is_listed_under_the_name_that_the_text_uses():
+    authors = ["Kim, Munsik", "Wyner, Aaron and Ziv, Jacob", "Li, A and van Oren, B and C, D"]
+    authors += ["{{arXiv:2609.03430}}", "Kim, Other"]
+    entries = [
+        f"@misc{{k{n}, author = {{{who}}}, title = {{T}}, year = {{2026}}}}"
+        for n, who in enumerate(authors)
+    ]
+    entries = parse_string("\n".join(entries), "bibtex").entries.values()
+    assert list(labels.Labels().format_labels(entries)) == [
+        *("Kim, 2026a", "Wyner and Ziv, 2026", "Li et al., 2026", "arXiv:2609.03430, 2026"),
+        "Kim, 2026b",
+    ]
