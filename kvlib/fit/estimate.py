@@ -10,6 +10,7 @@ import pandas as pd
 from scipy.special import stdtrit
 
 MARGIN = 0.1  # exponents closer than this are called the same
+AS_GOOD_AS_ZERO = 5e-5  # in a table
 
 
 # --- estimates with intervals -----------------------------------------------------------------
@@ -41,7 +42,7 @@ class Estimate:
         if self.flat:
             return "no exponent"
         numbers = self.value, self.low, self.high
-        tabular = f",.{places(self.high - self.low, self.low)}f"
+        tabular = f",.{places(*numbers)}f"
         texts = [_plain(x, tabular if spec == "t" else spec or ".3g") for x in numbers]
         if len(set(texts)) < len(set(numbers)):
             texts = [_plain(x, tabular) for x in numbers]
@@ -49,10 +50,11 @@ class Estimate:
         return f"{value} [{low},\u00a0{high}]".replace("-", "\u2212")
 
 
-def places(width: float, low: float) -> int:
-    """How many places after the point show an interval's width to two digits, and no positive
-    lower end as zero; six at most."""
-    if not 0 < width < np.inf:
+def places(value: float, low: float, high: float) -> int:
+    """How many places after the point show the width of an interval to two digits, and no positive
+    lower end as zero; six at most, and two where all three are as good as zero."""
+    width = high - low
+    if not 0 < width < np.inf or max(abs(value), abs(low), abs(high)) < AS_GOOD_AS_ZERO:
         return 2
     wanted = 1 - np.floor(np.log10(width))
     if low > 0:
