@@ -20,7 +20,7 @@ from kvlib.names import name_of
 MOST = 8  # rows that stand open
 DIGITS = 3
 NAMED = ("model", "corpus", "policy", "reader")  # columns of keys, which are shown by name
-HEADS = {"corpus": "text", "where": "model and text"}
+HEADS = {"corpus": "text", "where": "model and text", "kl_nats": "KL, nats", "tv": "TV"}
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -99,11 +99,15 @@ def flat(rows: pd.DataFrame) -> tuple[list[list[Any]], list[list[str]], int]:
     heads = []
     for level in range(last + 1):
         of_index = names if level == last else [""] * len(names)
-        heads.append(
-            [HEADS.get(str(head), str(head)) for head in [*of_index, *(top[level] for top in tops)]]
-        )
+        heads.append([headed(head) for head in [*of_index, *(top[level] for top in tops)]])
     leading = sum(takewhile(bool, (column in NAMED for column in rows)))
     return cells, heads, len(names) or max(1, leading)
+
+
+def headed(head: Any) -> str:
+    """A heading as it is read; a number, such as a budget, like any other."""
+    text = shown(head) if isinstance(head, Real) else str(head)
+    return HEADS.get(text, text.replace("_", " "))
 
 
 def _index(rows: pd.DataFrame) -> tuple[list[str], list[tuple]]:

@@ -376,7 +376,7 @@ def bends_by_first(bent: pd.DataFrame) -> pd.DataFrame:
     keys = ["model", "corpus", "distance"]
     wide = bent.pivot(index=keys, columns="from", values="reference")
     order = bent[keys].drop_duplicates()
-    wide = wide.loc[list(map(tuple, order.to_numpy()))].reset_index()
+    wide = wide.loc[list(map(tuple, order.to_numpy()))].reset_index().rename_axis(columns=None)
     return wide.rename(columns={first: f"from {first}" for first in bent["from"].unique()})
 
 

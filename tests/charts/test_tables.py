@@ -47,6 +47,7 @@ def test_a_number_has_the_digits_that_are_asked_for():
         ((0.3, 0.02, 35.0), "0.30 [0.02,\u00a035.00]"),
         ((0.0, -0.004, 2.0), "0.0 [0.0,\u00a02.0]"),
         ((1.0, 1.0, 1.0), "1.00 [1.00,\u00a01.00]"),
+        ((1e-6, 0.0, 2e-6), "0.00 [0.00,\u00a00.00]"),
     ],
 )
 def test_an_interval_has_as_many_places_as_it_is_wide(ends, text):
@@ -103,3 +104,9 @@ def test_what_is_typed_is_no_markup_and_a_table_says_what_it_shows():
 
 def test_without_html_it_is_plain_text():
     assert str(Table(rows_of(1), "A caption.")).splitlines()[0] == "A caption."
+
+
+def test_headings_are_words_and_numbers_as_they_are_read():
+    page = Table(pd.DataFrame([[1, 2, 3]], columns=[1024, "kl_nats", "upper_miss"]), "A caption.")
+    heads = re.findall(r'<th scope="col">(.*?)</th>', page._repr_html_())
+    assert heads == ["1,024", "KL, nats", "upper miss"]

@@ -19,7 +19,7 @@ RAW = {
     "yes or no": re.compile(r"<td[^>]*>\s*(?:True|False)\s*<"),
     "a float": re.compile(r"<td[^>]*>\s*[-−]?[\d.]+e[-+]\d+"),
     "a hyphen": re.compile(r"<td[^>]*>\s*-\d"),
-    "three times the same": re.compile(r"<td[^>]*>\s*([\d.]+) \[\1,\s\1\]"),
+    "three times the same": re.compile(r"<td[^>]*>\s*([\d.]*[1-9][\d.]*) \[\1,\s\1\]"),
 }
 
 
