@@ -19,6 +19,7 @@ from kvlib.names import name_of
 
 MOST = 8  # rows that stand open
 DIGITS = 3
+LONG = 45  # characters of a cell that is prose, and goes on in the next line
 NAMED = ("model", "corpus", "policy", "reader")  # columns of keys, which are shown by name
 HEADS = {"corpus": "text", "where": "model and text", "kl_nats": "KL, nats", "tv": "TV"}
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -73,7 +74,8 @@ class Table:
         found, same = [], True
         for place, text in enumerate(row):
             if place >= self.firsts:
-                found.append(f"<td>{html.escape(text)}</td>")
+                long = ' class="kv-long"' if len(text) > LONG else ""
+                found.append(f"<td{long}>{html.escape(text)}</td>")
                 continue
             same = same and text == above[place] and place < self.firsts - 1
             quiet = ' class="kv-same"' if same else ""
