@@ -11,7 +11,7 @@ import pytest
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 WORDS = 900  # of prose outside folds
-LONGER = {"story": 1445}  # a tour of the whole book
+LONGER = {"story": 1500}  # a tour of the whole book, with what to move on the way
 PAGES = sorted(path.stem for path in (ROOT / "notebooks").glob("*.md"))
 FENCE = re.compile(r"^( *)(`{3,}|:{3,})\{?([\w-]*)[^\n]*\n(.*?)^\1\2$", re.S | re.M)
 TRUST = re.compile(r"^## How far to trust this\n.*?(?=^## |\Z)", re.S | re.M)
