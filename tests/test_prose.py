@@ -1611,7 +1611,8 @@ def test_whose_exponent_the_small_gpt2_has_shorter_windows_than_all_others():
 def test_the_facts_of_try_it_are_what_its_prose_glues():
     from kvlib.live import try_it
 
-    assert_all_is_said("notebooks/try_it", try_it.facts(np.array([0.003, 0.004]), 3.9))
+    facts = try_it.facts(np.array([0.003, 0.004]), 3.9) | try_it.training_facts()
+    assert_all_is_said("notebooks/try_it", facts)
 
 
 # --- lab ------------------------------------------------------------------------------------------

@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 
 from kvlib import corpora
 from kvlib.measure.divergences import kl_divergence
 from kvlib.measure.laws import log_laws
-from kvlib.models import in_page, load_model
+from kvlib.models import in_page, load_model, small_gpt2
 from kvlib.models.small_gpt2 import CORPORA, NAME, held_out_documents, split
 
 DOCUMENTS, TOKENS = 4, 512  # of each text, where the cost of few levels is measured
@@ -134,4 +135,15 @@ def facts(lost: np.ndarray, size: float) -> dict[str, str]:
         "cost": f"{lost.mean():.2g}",
         "worst-cost": f"{lost.max():.2g}",
         "documents": str(len(lost)),
+    }
+
+
+def training_facts() -> dict[str, str]:
+    """What the page says of the training: of the curve on stretches that were cut out."""
+    taught = small_gpt2.learning(pd.read_csv(small_gpt2.FOLDER / "held_out.csv"))
+    return {
+        "trained-tokens": f"{taught.tokens / 1e6:.1f}",
+        "unseen-bits": f"{taught.bits:.2f}",
+        "last-tokens": f"{taught.last_tokens / 1e6:.1f}",
+        "last-change": f"{taught.last_change:+.2f}".replace("-", "−"),
     }

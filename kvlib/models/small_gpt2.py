@@ -255,6 +255,31 @@ class Training:
         return optimiser.state[parameter]
 
 
+class Learning(NamedTuple):
+    """What training taught: bits a token on stretches that were cut out, and how that ended."""
+
+    tokens: int
+    bits: float
+    last_tokens: int
+    last_change: float  # in bits a token, over the last `last_tokens`
+
+
+def learning(curve: pd.DataFrame) -> Learning:
+    """The end of `held_out.csv`: columns `tokens`, `bits_per_token`, a row a look.
+
+    Raises ValueError for fewer than two looks.
+    """
+    if len(curve) < 2:
+        raise ValueError(f"held_out.csv: expected two looks or more, got {len(curve)}")
+    before, end = curve.iloc[-1 - max(len(curve) // 10, 1)], curve.iloc[-1]
+    return Learning(
+        int(end["tokens"]),
+        float(end["bits_per_token"]),
+        int(end["tokens"] - before["tokens"]),
+        float(end["bits_per_token"] - before["bits_per_token"]),
+    )
+
+
 def config_for(vocabulary: int, context: int = CONTEXT, **shape: int) -> Any:
     """A GPT-2 without dropout, for `vocabulary` tokens and `context` positions."""
     return GPT2Config(
@@ -296,6 +321,7 @@ def export(training: Training, tokenizer: Any, folder: Path, text_tokens: int) -
         held_out = pd.DataFrame(training.held_out, columns=["update", "bits_per_token"])
         held_out["tokens"] = held_out["update"] * BATCH * training.config.n_positions
         held_out.round(4).to_csv(work / "held_out.csv", index=False)
+        taught = learning(held_out)
         model.float()
         bits = {
             name: bits_per_token(
@@ -303,7 +329,7 @@ def export(training: Training, tokenizer: Any, folder: Path, text_tokens: int) -
             )
             for name in CORPORA
         }
-        (work / "README.md").write_text(card(training, bits, text_tokens), encoding="utf-8")
+        (work / "README.md").write_text(card(training, bits, text_tokens, taught), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         work.replace(folder)
     except BaseException:
@@ -311,7 +337,7 @@ def export(training: Training, tokenizer: Any, folder: Path, text_tokens: int) -
         raise
 
 
-def card(training: Training, bits: dict[str, float], text_tokens: int) -> str:
+def card(training: Training, bits: dict[str, float], text_tokens: int, taught: Learning) -> str:
     """The model card; every figure is computed."""
     shape, model = training.config, training.model
     seen = training.update * BATCH * shape.n_positions
@@ -329,8 +355,8 @@ the question of claim C5 answers itself; and because tests need a real model tha
 - {seen:,} training tokens in {training.update:,} updates of {BATCH} stretches, seed
   {training.seed}; Muon for the matrices of the layers (peak rate {MATRIX_RATE}), AdamW for the rest
   ({PEAK_RATE}), cosine; bfloat16 autocast on a CPU. `loss.csv` is the training loss, `held_out.csv`
-  that on the first {LOOKED_AT} stretches of each text that were cut out: at the end it had
-  {_still_falls(training.held_out)}.
+  that on the first {LOOKED_AT} stretches of each text that were cut out. The last
+  {taught.last_tokens:,} tokens changed it by {taught.last_change:+.3f} bits a token.
 - Trained on {", ".join(CORPORA)}, each drawn equally often; {text_tokens:,} tokens of text in
   all. {cut} were cut out first, for tokenizer and model. Docstrings repeat themselves, so a
   stretch may still resemble what was seen.
@@ -345,15 +371,6 @@ It knows little: good for studying positions and for testing, for nothing else. 
 English Bible (public domain), docstrings of SciPy and source of SymPy (BSD-3-Clause). Licence of
 the weights: MIT, as the project.
 """
-
-
-def _still_falls(held_out: list[tuple[int, float]]) -> str:
-    """What the last tenth of the looks at held-out documents did, in words, in bits a token."""
-    if len(held_out) < 2:
-        return "not been looked at twice"
-    before = held_out[-1 - max(len(held_out) // 10, 1)]
-    change, updates = held_out[-1][1] - before[1], held_out[-1][0] - before[0]
-    return f"changed by {change:+.3f} bits a token over the last {updates:,} updates"
 
 
 def train(tokens: float, seed: int = 0) -> None:

