@@ -105,13 +105,20 @@ def to_json(items: list[Verdict]) -> str:
 
 
 def to_markdown(items: list[Verdict]) -> str:
-    """Claim, verdict and sentence as a Markdown table, a line a claim."""
+    """Claim, verdict and sentence as a Markdown table, a line a claim; its figures are folded."""
     rows = [
-        ("", "the paper, in our words", "verdict", "what it rests on"),
+        ("", "the paper, in our words", "verdict", "what we found"),
         ("---",) * 4,
-        *((item.claim.id, item.claim.text, f"**{item.word}**", item.sentence) for item in items),
+        *((item.claim.id, item.claim.text, f"**{item.word}**", _found(item)) for item in items),
     ]
     return "\n".join(f"| {' | '.join(' '.join(cell.split()) for cell in row)} |" for row in rows)
+
+
+def _found(item: Verdict) -> str:
+    plain = tracks.plain(item)
+    if not plain:
+        return item.sentence
+    return f"{plain} <details><summary>Figures</summary>{item.sentence}</details>"
 
 
 def to_text(items: list[Verdict]) -> str:
