@@ -12,6 +12,7 @@ import pytest
 
 from kvlib import corpora, models, names, store, study
 from kvlib.models.about import licence
+from kvlib.study import here
 
 DECLARED = study.studies()
 ROWS = {  # SHA-256 of the tables whose manifests were once of an older layout
@@ -464,3 +465,12 @@ def test_names_of_files_do_not_matter(tmp_path):
     for ending in (".json", ".parquet"):
         shutil.copy(table.path.with_suffix(ending), tmp_path / f"elsewhere{ending}")
     assert [found.path.stem for found in store.tables(tmp_path, kind="cache_run")] == ["elsewhere"]
+
+
+@pytest.mark.parametrize("name", ["a\nb.txt", "[/x].txt", "[red]x", "a\u202eb", "\x1b[31m"])
+def test_a_bar_stands_behind_one_line_whatever_a_text_is_called(name, capfd):
+    with here.bars() as bars:
+        bars.advance(bars.add_task(name, total=1))
+    (line,) = capfd.readouterr().err.rstrip().splitlines()
+    shown = "".join(sign if sign.isprintable() else "\ufffd" for sign in name)
+    assert line.startswith(shown) and "1/1" in line and line.isprintable()

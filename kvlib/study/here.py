@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 import rich.progress
@@ -16,7 +16,7 @@ from kvlib.study import items
 from kvlib.study.declared import Study
 
 COLUMNS = (  # of the progress that a run shows
-    rich.progress.TextColumn("{task.description}"),
+    rich.progress.TextColumn("{task.description}", markup=False),  # names of files are no markup
     rich.progress.BarColumn(bar_width=10),
     rich.progress.MofNCompleteColumn(),
     rich.progress.TimeElapsedColumn(),
@@ -28,6 +28,11 @@ TENTHS = 10  # lines at most that a task writes where there is no terminal to dr
 
 class Bars(rich.progress.Progress):
     """Bars on a terminal; in a file or a pipe a line whenever another tenth is done."""
+
+    def add_task(self, description: str, *given: Any, **more: Any) -> rich.progress.TaskID:
+        """A bar, behind one line whatever a file is called."""
+        line = "".join(sign if sign.isprintable() else "\ufffd" for sign in description)
+        return super().add_task(line, *given, **more)
 
     def advance(self, task_id: rich.progress.TaskID, advance: float = 1) -> None:
         """So many documents more are done."""
