@@ -1088,6 +1088,7 @@ def texts(draw: Draw) -> Input:
         path = odd_path(draw)
     else:
         kind = draw.one(sorted(TEXTS))
+        path.parent.mkdir(exist_ok=True)
         path.write_bytes(TEXTS[kind](draw))
         if draw.chance(0.1):
             path.write_bytes(path.read_bytes() + TEXTS[draw.one(sorted(TEXTS))](draw))
