@@ -103,6 +103,7 @@ def test_files_beside_the_output_are_noticed(tmp_path, change, names):
     [
         (0, "", False),
         (0, "UserWarning: odd\n", True),
+        (0, "note: t.parquet: expected finite numbers\n", False),
         (1, "error: expected this, got that\n", False),
         (1, "error: expected this\ngot that\n", True),
         (1, "that\n", True),

@@ -258,8 +258,9 @@ def wrong_words(command: str, code: int, err: str) -> list[str]:
     lines = [line for line in err.splitlines() if line.strip() and not bar.search(line)]
     if "Traceback" in err:
         return [f"traceback: {lines[-1][:200]}"]
-    if code == 0:
-        return [f"said {lines[0][:200]!r}"] if lines else []
+    if code == 0:  # a table that was there, and that there is nothing to be said of, has one note
+        odd = [line for line in lines if not line.startswith("note: ")]
+        return [f"said {odd[0][:200]!r}"] if odd else []
     if code == 2 and lines and re.match(r"Usage:|╭─ Error", lines[0].lstrip()):
         return []
     if command in ("study", "merge", "status", "verify", "plan") and not lines:
