@@ -71,6 +71,7 @@
   /** Where data come from, and how to make them again; nothing where that isn't known. */
   function source(origin) {
     if (!origin) return [];
+    if (origin.note) return [element("p", { textContent: origin.note })];
     if (!origin.command) return [element("p", { textContent: "Computed from formulas; nothing was measured for it." })];
     const code = (text) => element("code", { textContent: text });
     const names = origin.tables.flatMap((name, i) => [i ? ", " : "", code(name)]);
@@ -78,7 +79,7 @@
   }
 
   /**
-   * Puts the tools under an explorer. `settings`: {name: {values, initial, get(), set(value)}};
+   * Puts the tools under an explorer. `settings`: {name: {values, initial, get(), set(value)}}, without values if any text will do;
    * `tables(): [{name, rows, shown}]`, the data behind the picture and the part now in it;
    * `svg(): Promise<string>` or nothing; `origin`: {tables, command, units}, of the data, or nothing. Returns `moved()`, to be called when a control has moved.
    */
@@ -131,7 +132,7 @@
     function apply(wanted) {
       for (const [key, setting] of Object.entries(settings)) {
         const text = wanted.get(key) ?? String(setting.initial);
-        const value = setting.values.find((one) => String(one) === text);
+        const value = setting.values ? setting.values.find((one) => String(one) === text) : text;
         if (value !== undefined && value !== setting.get()) setting.set(value);
       }
     }
@@ -169,7 +170,7 @@
     kinds.forEach(({ rows }, i) => {
       const number = kinds.length > 1 ? ` ${i + 1}` : "";
       const file = `${name}${number.replace(" ", "-")}.csv`;
-      button(`CSV${number}`, `Download the data (${rows.length} rows)`, () => download(file, "text/csv", csv(tables()[i].rows, units)));
+      button(`CSV${number}`, `Download the data${rows.length ? ` (${rows.length} rows)` : ""}`, () => download(file, "text/csv", csv(tables()[i].rows, units)));
     });
     const toggle = button("Data", "The data behind this picture, and the command that makes them", () => {
       panel.hidden = !panel.hidden;
@@ -178,7 +179,7 @@
     });
     toggle.setAttribute("aria-expanded", false);
     button("Keys", "How to move it from the keyboard", () => {
-      status.textContent = root.matches(".kv-passage")
+      status.textContent = root.matches(".kv-passage, .kv-try")
         ? "Tab goes from control to control. In the text, arrow keys go from word to word and line to line; Escape leaves it."
         : "Tab goes from control to control. Arrow keys move a slider, Page Up and Page Down by more, Home and End to its ends.";
     });
@@ -195,7 +196,9 @@
     const wanted = asked(root);
     if (wanted) {
       apply(wanted);
-      if (isFirst(root)) window.addEventListener("load", () => root.scrollIntoView({ block: "start" }));
+      const show = () => isFirst(root) && root.scrollIntoView({ block: "start" });
+      if (document.readyState === "complete") show();
+      else window.addEventListener("load", show);
     }
     return moved;
   }

@@ -110,6 +110,59 @@ def test_terms_and_signs_say_what_they_mean(browser, address):
         assert seen.complaints == []
 
 
+def test_a_tap_on_a_term_says_what_it_means_and_a_second_one_leads_there(browser, address):
+    context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True)
+    page = context.new_page()
+    page.goto(f"{address['file']}/notebooks/story.html")
+    term = page.locator("a[data-definition]").first
+    term.scroll_into_view_if_needed()
+    where, tip = page.url, page.locator("#kv-tip")
+    term.tap()
+    assert page.url == where and tip.inner_text().startswith(term.get_attribute("data-definition"))
+    box = tip.bounding_box()
+    assert box["x"] >= 0 and box["x"] + box["width"] <= 390
+    page.locator("h1").tap()
+    assert not tip.is_visible()
+    term.tap()
+    tip.locator("a").tap()
+    page.wait_for_url("**/glossary.html#term-*")
+    page.go_back()
+    term.tap()
+    term.tap()
+    page.wait_for_url("**/glossary.html#term-*")
+    context.close()
+
+
+FOCUS = """() => {
+  const at = document.activeElement;
+  if (!at || at === document.body) return null;
+  const ringed = (element) => {
+    const { outlineStyle, outlineWidth, visibility } = getComputedStyle(element);
+    const { width, height } = element.getBoundingClientRect();
+    const seen = visibility === "visible" && width > 1 && height > 1;
+    return seen && outlineStyle !== "none" && parseFloat(outlineWidth) >= 2;
+  };
+  const card = at.closest(".sd-card");
+  return { ring: ringed(at) || (card !== null && ringed(card)), what: at.outerHTML.slice(0, 120) };
+}"""
+
+
+@pytest.mark.parametrize("name", ["book/index", "notebooks/story", "notebooks/try_it"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_wherever_tab_leads_one_sees_it(browser, address, name, width):
+    with open_page(browser, address, name, width=width) as seen:
+        draw_all(seen.page)
+        stops, unseen = set(), []
+        for _ in range(400):
+            seen.page.keyboard.press("Tab")
+            found = seen.page.evaluate(FOCUS)
+            if found is None:
+                break
+            stops.add(found["what"])
+            unseen += [] if found["ring"] else [found["what"]]
+        assert unseen == [] and len(stops) > 15
+
+
 def test_without_scripts_a_still_picture_and_its_sentence_stand_there(browser, address, name):
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()

@@ -207,6 +207,7 @@ def test_the_dice_are_even_and_the_same_for_the_same_seed(bare):
 
 # --- the page -------------------------------------------------------------------------------------
 
+TOOLS = ("tools.js", "sliders.js")
 TEXT = "Jacob boiled stew. Esau came in from the field. Esau said to Jacob, Feed me."
 STAGE = ".kv-try-stage:not([hidden], [data-reading])"
 READ = f"() => document.querySelector('{STAGE} .kv-try-summary:not(:empty)')"
@@ -226,20 +227,27 @@ def place(tmp_path_factory) -> Path:
     """A folder with one page in which the model runs, under the book's policy."""
     folder = tmp_path_factory.mktemp("place")
     shutil.copytree(ROOT / "book" / "_static" / "try", folder / "try")
-    shutil.copy(ROOT / "book" / "_static" / "book.css", folder)
+    for name in ("book.css", *TOOLS):
+        shutil.copy(ROOT / "book" / "_static" / name, folder)
     (folder / "try" / "small-gpt2").mkdir()
     for name, text in in_page.scripts().items():
         (folder / "try" / "small-gpt2" / name).write_text(text, encoding="utf-8")
     styles = "".join(f'<link rel="stylesheet" href="{f}">' for f in ("book.css", "try/try.css"))
-    tags = "".join(f'<script src="try/{name}.js" defer></script>' for name in kvbook.TRY)
+    scripts = [*TOOLS, *(f"try/{name}.js" for name in kvbook.TRY)]
+    tags = "".join(f'<script src="{name}" defer></script>' for name in scripts)
     policy = f'<meta http-equiv="Content-Security-Policy" content="{pages.POLICY}">'
-    head = f'<meta charset="utf-8">{policy}<title>place</title><link rel="icon" href="data:,">'
-    here = try_it.TryIt([{"title": "stew", "text": TEXT}], 4.0).to_html()
-    (folder / "index.html").write_text(
-        f'<!doctype html><html lang="en"><head>{head}{styles}{tags}</head>'
-        f"<body><main><h1>A place</h1>{here}</main></body></html>",
-        encoding="utf-8",
+    view = '<meta name="viewport" content="width=device-width, initial-scale=1">'
+    head = (
+        f'<meta charset="utf-8">{view}{policy}<title>place</title><link rel="icon" href="data:,">'
     )
+    texts = [{"title": "stew", "text": TEXT}]
+    small = try_it.TryIt([{"title": "long", "text": 6 * TEXT}], 4.0, compact=True, ask=True)
+    for name, here in (("index", try_it.TryIt(texts, 4.0)), ("small", small)):
+        (folder / f"{name}.html").write_text(
+            f'<!doctype html><html lang="en"><head>{head}{styles}{tags}</head>'
+            f"<body><main><h1>A place</h1>{here.to_html()}</main></body></html>",
+            encoding="utf-8",
+        )
     return folder
 
 
@@ -350,6 +358,68 @@ def test_a_text_of_ones_own_is_read_and_too_short_a_one_asks_for_more(opened):
     waits(page, "() => document.querySelector('.kv-try-says').textContent.includes('After')")
     waits(page, READ)
     assert serious(page, AXE) == []
+
+
+def test_a_link_holds_every_setting_and_the_data_can_be_taken_along(opened):
+    page = opened.page
+    page.locator("[name=text]").select_option("0")
+    waits(page, READ)
+    tools = {
+        name: page.locator(f".kv-tools :text-is('{name}')") for name in ("Reset", "CSV", "Data")
+    }
+    tools["Reset"].click()
+    waits(page, READ)
+    first = page.inner_text(SAYS)
+    choose(page, "tova")
+    page.locator("[name=measure]").select_option("tv")
+    page.locator("[name=step]").press("Home")
+    waits(page, "() => document.querySelector('[name=step]').ariaValueText.startsWith('1 of ')")
+    link = page.locator(".kv-tools a").get_attribute("href")
+    assert {"policy=tova", "measure=tv", "step=1"} <= set(link.partition(":")[2].split("&"))
+    said = page.inner_text(SAYS)
+    tools["Reset"].click()
+    waits(page, READ)
+    waits(page, f"text => document.querySelector('{SAYS}').textContent === text", first)
+    page.evaluate("link => { location.hash = link; }", link)
+    waits(page, f"text => document.querySelector('{SAYS}').textContent === text", said)
+    assert page.locator("[name=policy]").input_value() == "tova"
+    with page.expect_download() as download:
+        tools["CSV"].click()
+    head, *lines = Path(download.value.path()).read_text(encoding="utf-8").splitlines()
+    assert head.startswith("position,token,policy,budget (entries),kl (nats),tv,share_full")
+    assert len(lines) == len(page.locator(".kv-try-words .kv-try-cell").all()) - 1
+    tools["Data"].click()
+    assert "by the small GPT-2" in page.inner_text(".kv-table")
+    tools["Data"].click()
+    tools["Reset"].click()
+    waits(page, READ)
+
+
+def test_on_a_phone_it_waits_to_be_asked_and_what_a_tap_says_is_on_the_screen(browser, place):
+    asked: list[str] = []
+    context = browser.new_context(
+        viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True
+    )
+    page = context.new_page()
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(f"{place.as_uri()}/small.html")
+    button = page.get_by_role("button", name="Load the model (4 MB)")
+    button.wait_for()
+    assert not any("small-gpt2" in url for url in asked)
+    button.tap()
+    waits(page, READ)
+    assert any("small-gpt2" in url for url in asked)
+    assert page.locator(".kv-try-writing, [name=layer]").count() == 0
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    word = page.locator(".kv-try-words .kv-try-cell").nth(30)
+    word.evaluate("word => word.scrollIntoView({ block: 'center' })")
+    word.tap()
+    page.evaluate(FRAMES)
+    assert word.get_attribute("aria-selected") == "true"
+    for part in (SAYS, ".kv-try-lists"):
+        box = page.locator(part).bounding_box()
+        assert box["y"] > 0 and box["y"] + box["height"] <= 844
+    context.close()
 
 
 def test_a_piece_that_is_missing_is_said_on_the_page(browser, place, tmp_path):

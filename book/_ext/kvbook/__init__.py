@@ -45,16 +45,16 @@ def add_scripts(app: Sphinx, pagename: str, templatename: str, context: dict, do
     context["body"] = body
     tags = markup.read(body).tags
     here = {name for tag in tags for name in tag.classes}
-    charts, passages = "kv-chart" in here, "kv-passage" in here
+    charts, passages, model = (name in here for name in ("kv-chart", "kv-passage", "kv-try"))
     app.add_js_file("clicks.js", defer="defer")
     if "kv-fold" in here or "kv-more" in here:
         app.add_js_file("folds.js", priority=FIRST, defer="defer")
-    either = charts or passages
-    wanted = {"tools.js": either, "sliders.js": either, VEGA: charts, "inks.js": charts}
+    moves = charts or passages or model
+    wanted = {"tools.js": moves, "sliders.js": moves, VEGA: charts, "inks.js": charts}
     wanted |= {"rules.js": charts, "explorer.js": charts, "passage.js": passages}
     for file in [name for name, needed in wanted.items() if needed]:
         app.add_js_file(file, priority=FIRST, defer="defer")
-    if "kv-try" in here:
+    if model:
         app.add_css_file("try/try.css")
         for name in TRY:
             app.add_js_file(f"try/{name}.js", defer="defer")

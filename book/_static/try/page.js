@@ -4,6 +4,7 @@
 (function () {
   "use strict";
   const kvTry = (/** @type {any} */ (globalThis).kvTry ??= {});
+  const book = /** @type {any} */ (window); // its scripts: tools.js, sliders.js; there may be none
 
   const BUDGETS = [6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256];
   const FIRST = 24; // the budget at first
@@ -41,6 +42,20 @@
   const short = (value) => (value < 0.0005 ? "0.000" : value >= 10 ? value.toFixed(0) : value.toPrecision(2));
   const entries = (/** @type {number} */ count) => `${count} ${count === 1 ? "entry" : "entries"}`;
 
+  /** Sets a control, as its reader would. @param {HTMLInputElement | HTMLSelectElement} control @param {string} value @param {string} kind */
+  function tell(control, value, kind) {
+    control.value = value;
+    control.dispatchEvent(new Event(kind, { bubbles: true }));
+  }
+
+  /** A list as a setting of the tools. @param {HTMLSelectElement} list @returns {any} */
+  const chosenIn = (list) => ({
+    values: Array.from(list.options, (option) => option.value),
+    initial: list.value,
+    get: () => list.value,
+    set: (/** @type {string} */ value) => tell(list, value, "change"),
+  });
+
   class Try {
     /** @param {HTMLElement} root */
     constructor(root) {
@@ -63,6 +78,8 @@
       this.ids = [];
       [this.at, this.looked, this.job, this.timer, this.playing] = [0, -1, 0, 0, 0];
       this.chosen = false; // whether the reader chose a word
+      this.wanted = 0; // a word that a link asks for, until its text has been read
+      this.moved = () => {}; // says to the tools below that a setting has changed
       this.build();
     }
 
@@ -79,7 +96,8 @@
       this.film = new kvTry.Film(this.canvas, (/** @type {number} */ row) => this.choose(row + 1));
       const picture = element("div", { className: "kv-try-film" }, this.canvas);
       const text = element("div", { className: "kv-try-read" }, this.wordKey(), this.words, this.summary);
-      this.stage.append(this.controls(), picture, this.steps(), this.filmKey(), text, this.says, this.lists);
+      const said = element("div", { className: "kv-try-said" }, this.says, this.lists);
+      this.stage.append(this.controls(), picture, this.steps(), this.filmKey(), text, said);
       if (!this.compact) this.stage.append(this.details());
       if (!this.compact) this.stage.append(this.writing());
       this.root.append(this.start, this.stage);
@@ -130,7 +148,10 @@
     controls() {
       const titles = Object.fromEntries(this.passages.map(({ title }, i) => [String(i), title]));
       this.own = element("textarea", { name: "own", rows: 4, spellcheck: false, hidden: true, "aria-label": "your own text" });
-      this.own.addEventListener("input", () => this.later(() => this.encode(this.own.value), REST.text));
+      this.own.addEventListener("input", () => {
+        this.later(() => this.encode(this.own.value), REST.text);
+        this.moved();
+      });
       const passage = this.choice("text", "Text", { ...titles, own: "your own: type or paste" }, "0", (value) => {
         this.own.hidden = value !== "own";
         if (value === "own") {
@@ -138,16 +159,20 @@
           this.own.focus();
         }
         this.encode(value === "own" ? this.own.value : this.passages[Number(value)].text);
+        this.moved();
       });
       const policy = this.choice("policy", "Policy", POLICIES, this.policy, (value) => {
         this.policy = value;
         this.read();
+        this.moved();
       });
       const budget = this.slider("budget", "Budget", BUDGETS.length - 1, (at) => {
         this.budget = BUDGETS[at];
         budget.set(at, entries(this.budget));
         this.later(() => this.read(), REST.budget);
+        this.moved();
       });
+      book.kvSliders?.ticks(budget.input, BUDGETS.map((_, i) => i));
       budget.set(BUDGETS.indexOf(this.budget), entries(this.budget));
       const bar = element("div", { className: "kv-controls" }, passage, policy);
       bar.append(budget.whole);
@@ -270,9 +295,53 @@
         this.start.hidden = true;
         this.stage.hidden = false;
         this.encode(this.passages[0].text);
+        this.equip();
       }
       if (told.done === "read") this.finish();
       if (told.done === "write") this.write.disabled = false;
+    }
+
+    // --- tools -----------------------------------------------------------------------------------
+
+    /** Link, data and reset, as under every other picture. */
+    equip() {
+      if (!book.kvTools) return;
+      /** @type {Record<string, any>} */
+      const settings = Object.fromEntries(
+        Array.from(this.root.querySelectorAll("select"), (list) => [list.name, chosenIn(list)]),
+      );
+      const [own, budget] = [this.own, /** @type {HTMLInputElement} */ (this.root.querySelector("[name=budget]"))];
+      settings.own = {
+        initial: "",
+        get: () => (own.hidden ? "" : own.value),
+        set: (/** @type {string} */ text) => tell(own, text, "input"),
+      };
+      settings.budget = {
+        values: BUDGETS,
+        initial: FIRST,
+        get: () => this.budget,
+        set: (/** @type {number} */ value) => tell(budget, String(BUDGETS.indexOf(value)), "input"),
+      };
+      settings.step = {
+        initial: "",
+        get: () => (this.chosen ? String(this.at) : ""),
+        set: (/** @type {string} */ at) => {
+          [this.wanted, this.chosen] = [Number(at) || 0, false];
+          if (!("reading" in this.stage.dataset)) this.finish();
+        },
+      };
+      const data = () => [{ rows: this.data(), shown: this.data() }];
+      const origin = { units: { budget: "entries", kl: "nats" }, note: "Computed in this page, by the small GPT-2." };
+      this.moved = book.kvTools(this.root, settings, data, undefined, origin);
+    }
+
+    /** What is known of each word: how far the answers are apart, and its share in either. */
+    data() {
+      const setting = { policy: this.policy, budget: this.budget };
+      return this.rows.slice(0, -1).map(({ t, kl, tv, full, bounded }) => {
+        const shares = { share_full: full.own, share_bounded: bounded.own };
+        return { position: t + 1, token: this.texts[t + 1], ...setting, kl, tv, ...shares };
+      });
     }
 
     // --- reading ---------------------------------------------------------------------------------
@@ -356,6 +425,8 @@
     /** All is read: the word that lost most is looked at, unless the reader chose one. */
     finish() {
       const told = this.rows.slice(0, -1);
+      if (!told.length) return;
+      if (this.wanted) [this.at, this.chosen, this.wanted] = [Math.min(this.wanted, this.ids.length - 1), true, 0];
       if (!this.chosen) this.at = told.reduce((best, row) => (row.kl > this.rows[best].kl ? row.t : best), 0) + 1;
       const hurt = told.filter((row) => row.kl >= 0.1).length;
       const mean = told.reduce((sum, row) => sum + row.kl, 0) / told.length;
@@ -374,6 +445,7 @@
       Object.assign(this, change);
       this.rows.forEach((row) => this.shade(row));
       this.restart();
+      this.moved();
     }
 
     /** A word that is pointed at, until the pointer leaves. @param {number} i */
@@ -388,6 +460,7 @@
       this.chosen = true;
       this.at = Math.min(Math.max(i, 1), this.ids.length - 1, this.rows.length);
       this.draw();
+      if (!this.playing) this.moved();
     }
 
     /** @param {boolean} on */
