@@ -102,6 +102,7 @@
     root.addEventListener("keydown", (event) => {
       if (event.key === "Escape") leave();
     });
+    root.addEventListener("kv-reset", leave);
     root.querySelector(".kv-words").addEventListener("pointerleave", (event) => {
       if (event.pointerType === "mouse" && !root.querySelector(".kv-words").contains(document.activeElement)) leave();
     });

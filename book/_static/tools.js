@@ -139,6 +139,7 @@
 
     button("Reset", "Back to the first setting", () => {
       apply(new URLSearchParams());
+      root.dispatchEvent(new Event("kv-reset"));
       status.textContent = "Back at the first setting.";
     });
     const link = element("a", { textContent: "Link to this setting", href: fragment() });

@@ -47,10 +47,9 @@ def blocks_chart() -> alt.LayerChart:
         type="log",
         domainMin=alt.ExprRef(f"{PREFACTOR / 1.5} * pow({last}, -alpha)"),
         domainMax=1.5 * PREFACTOR,
-        clamp=True,
         nice=False,
     )
-    y_axis = alt.Axis(title="excess (nats a symbol)", format="~g", tickCount=6)
+    y_axis = parts.log_axis("excess (nats a symbol)")
 
     def y(field: str) -> alt.Y:
         return alt.Y(f"{field}:Q", scale=y_scale, axis=y_axis)

@@ -246,7 +246,7 @@ def lacunary_chart(stairs: pd.DataFrame) -> alt.LayerChart:
     ticks = [4**k for k in range(largest.bit_length() // 2 + 1)]
     x_axis = alt.Axis(title="window kept (tokens)", values=ticks, format=",d")
     scale = alt.Scale(type="log", domain=[1e-4, 1], clamp=True, nice=False)
-    y_axis = alt.Axis(title="Bayes risk (nats)", format="~g", tickCount=5)
+    y_axis = parts.log_axis("Bayes risk (nats)", 1e-4, 1)
 
     def x(field: str) -> alt.X:
         return alt.X(f"{field}:Q", scale=x_scale, axis=x_axis)

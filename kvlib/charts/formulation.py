@@ -105,7 +105,7 @@ def side_information_chart(table: pd.DataFrame) -> alt.LayerChart:
         " + (distortion >= p ? ' The copy alone is good enough.' : ' The encoder not seeing it"
         " costs ' + format(datum.decoder - datum.both, '.3f') + ' bits.')",
     )
-    key = parts.upper_right(
+    key = parts.legend(
         (GREY, DOTTED, "nobody has the copy"),
         (ORANGE, SOLID, "the decoder has it"),
         (BLUE, DASHED, "both have it"),
@@ -193,7 +193,7 @@ def cache_rates_chart(summary: pd.DataFrame) -> alt.LayerChart:
         " + '), ' + format(datum.saving / max(datum.without, 0.01), '.0%') + '. The query is a"
         " genie\u2019s: it has seen the whole context.'",
     )
-    key = parts.upper_right(
+    key = parts.legend(
         (BLUE, SOLID, "without the query"),
         (ORANGE, DASHED, "with the genie's query"),
     )
@@ -255,7 +255,7 @@ def saving_by_layer_chart(summary: pd.DataFrame) -> alt.LayerChart:
         f" + {CODED} + ', mean over layers; most in layer ' + datum.layer + ', '"
         " + format(datum.MOST, '.1f') + ' bits.'",
     )
-    key = parts.upper_right((BLUE, SOLID, "chosen, with 95% band"), (GREY, SOLID, "the other"))
+    key = parts.legend((BLUE, SOLID, "chosen, with 95% band"), (GREY, SOLID, "the other"))
     return parts.picture(*(other, band, line, *key, reading), parameters=("part", "distortion"))
 
 

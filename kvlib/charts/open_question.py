@@ -86,9 +86,9 @@ def memory_chart(curves: pd.DataFrame, needs: pd.DataFrame) -> alt.LayerChart:
     y_scale = alt.Scale(type="log", domain=[3e-6, 1], clamp=True, nice=False)
     ticks = [10.0**k for k in range(-1, 7)]
     x_axis = alt.Axis(
-        title="memory (bits or numbers)", values=ticks, format=",~g", labelOverlap=True
+        title="memory (bits or numbers)", values=ticks, format=",~f", labelOverlap=True
     )
-    y_axis = alt.Axis(title="distortion (nats)", format="~g", tickCount=6)
+    y_axis = parts.log_axis("distortion (nats)", 3e-6, 1)
     y = alt.Y("value:Q", scale=y_scale, axis=y_axis)
 
     def x(field: str) -> alt.X:

@@ -55,12 +55,11 @@ def curve_chart(rows: pd.DataFrame, metrics: dict[str, str], title: str) -> alt.
     drawn = base.transform_filter("isValid(datum.mean) && datum.mean > 0")
     axes = _axes(rows, metrics, title)
     x, y = axes.x("size"), axes.y("mean")
-    others = (
-        drawn.transform_filter("datum.metric == metric")
-        .mark_line(color=GREY, opacity=0.35, strokeWidth=1.5)
-        .encode(x=x, y=y, detail="series:N")
+    others = parts.named_lines(
+        drawn.transform_filter("datum.metric == metric").encode(x=x, y=y, detail="series:N"),
+        "datum.series",
     )
-    layers = [others, *_measured(drawn.transform_filter(PICKED), axes)]
+    layers = [*others, *_measured(drawn.transform_filter(PICKED), axes)]
     band, law = (bool(rows[name].notna().any()) for name in ("low", "fit"))
     if law:
         fitted = drawn.transform_filter(PICKED).transform_filter("isValid(datum.fit)")

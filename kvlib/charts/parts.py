@@ -12,8 +12,10 @@ import pandas as pd
 
 from kvlib import names
 from kvlib.charts.controls import READING, Choice, Slider, rule_layer
+from kvlib.charts.inks import GREY
 
 HEIGHT = 340  # pixels of a picture
+FAINT = 0.5  # opacity of what stands in grey behind the rest
 SOLID, DASHED, DOTTED = [1, 0], [6, 4], [2, 3]
 IN_TOKENS = {name: "tokens" for name in ("window", "first", "last")}
 IN_ENTRIES = {"budget": "entries"}
@@ -173,20 +175,22 @@ def log_axis(title: str, low: float = 0, high: float = math.inf) -> alt.Axis:
     return alt.Axis(title=title, format="~g", values=ticks, labelOverlap="greedy")
 
 
+def named_lines(lines: alt.Chart, name: str) -> list[alt.Chart]:
+    """Grey lines behind the rest that say their `name`, an expression, when pointed at: each has a
+    broad one over it that isn't seen."""
+    lines = lines.transform_calculate(who=name)
+    told = [alt.Tooltip("who:N", title="line")]
+    return [
+        lines.mark_line(color=GREY, opacity=FAINT, strokeWidth=1.5),
+        lines.mark_line(color=GREY, opacity=0, strokeWidth=9, tooltip=True).encode(tooltip=told),
+    ]
+
+
 def legend(*entries: tuple[str, list[int], str]) -> list[alt.Chart]:
     """Lines and their names, below the horizontal axis, where nothing crosses them."""
     layers = []
     for k, entry in enumerate(entries):
         layers += _entry(entry, HEIGHT + 56 + 18 * k, (10, 34, 40))
-    return layers
-
-
-def upper_right(*entries: tuple[str, list[int], str]) -> list[alt.Chart]:
-    """A legend in the upper right corner, which a curve that falls to the right leaves empty."""
-    places = tuple(alt.ExprRef(f"width - {left}") for left in (190, 166, 160))
-    layers = []
-    for k, entry in enumerate(entries):
-        layers += _entry(entry, 10 + 18 * k, places)
     return layers
 
 
@@ -196,7 +200,12 @@ def _entry(entry: tuple[str, list[int], str], height: float, places: tuple) -> l
     left, right, word = map(alt.value, places)
     one, y = alt.Chart(pd.DataFrame({"text": [text]})), alt.value(height)
     return [
-        one.mark_rule(color=color, strokeDash=dash, strokeWidth=2).encode(x=left, x2=right, y=y),
+        one.mark_rule(
+            color=color,
+            strokeDash=dash,
+            strokeWidth=2,
+            opacity=FAINT if (color, dash) == (GREY, SOLID) else 1,
+        ).encode(x=left, x2=right, y=y),
         one.mark_text(align="left", baseline="middle", fontSize=12).encode(
             x=word, y=y, text="text:N"
         ),

@@ -154,9 +154,12 @@ def curves(summary: pd.DataFrame, foretold: pd.DataFrame) -> Explorer:
         **{"setting": settings, "distance": distances, "policy": shared},
     )
     first = BEST_KNOWN if BEST_KNOWN in shared else None
+    label = "Policy" + ", of those that every setting has" * (
+        len(shared) < table["policy"].nunique()
+    )
     return Explorer(
         curves_chart(table),
-        [*_places(table), Choice("policy", "Policy", [(p, p) for p in shared], value=first)],
+        [*_places(table), Choice("policy", label, [(p, p) for p in shared], value=first)],
         "Distortion of a cache policy against its budget, and what the law foretells",
         Origin([*parts.POLICIES, "suffix"], parts.IN_ENTRIES | parts.NATS_OR_TV),
     )
@@ -180,9 +183,7 @@ def curves_chart(table: pd.DataFrame) -> alt.LayerChart:
     scale = alt.Scale(type="log", nice=False)
     axis = parts.log_axis(parts.distance_title(table))
     y = alt.Y("mean:Q", scale=scale, axis=axis)
-    others = base.mark_line(color=GREY, opacity=0.35, strokeWidth=1.5).encode(
-        x=x, y=y, detail="policy:N"
-    )
+    others = parts.named_lines(base.encode(x=x, y=y, detail="policy:N"), "datum.policy")
     band = picked.mark_area(color=BLUE, opacity=0.2).encode(
         x=x, y=alt.Y("low:Q", title="", scale=scale), y2="high:Q"
     )
@@ -207,7 +208,7 @@ def curves_chart(table: pd.DataFrame) -> alt.LayerChart:
         (GREY, SOLID, "other policies"),
     )
     return parts.picture(
-        *(others, band, law, measured, *key, parts.reading(picked)),
+        *(*others, band, law, measured, *key, parts.reading(picked)),
         parameters=("setting", "distance", "policy"),
     )
 

@@ -78,8 +78,8 @@ def excess_chart(table: pd.DataFrame) -> alt.LayerChart:
     ]
     if models := sorted(set(rows["reader"]) - LOOKS.keys()):
         of_models = base.transform_filter(alt.FieldOneOfPredicate("reader", models))
-        grey = of_models.mark_line(color=GREY, strokeWidth=1.2)
-        lines.insert(0, grey.encode(x=x, y=y, detail="reader:N"))
+        grey = of_models.encode(x=x, y=y, detail="reader:N")
+        lines = [*parts.named_lines(grey, "datum.name"), *lines]
     chosen = base.transform_filter("datum.reader == reader")
     band = chosen.mark_area(color=OLIVE, opacity=0.2).encode(
         x=x, y=alt.Y("low:Q", title="", scale=y_scale), y2="high:Q"

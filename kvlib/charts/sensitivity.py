@@ -53,10 +53,9 @@ def sensitivity_chart(curves: pd.DataFrame) -> alt.LayerChart:
         scale=alt.Scale(type="log", nice=False),
         axis=parts.log_axis(title),
     )
-    others = (
-        base.transform_filter(same)
-        .mark_line(color=GREY, opacity=0.35, strokeWidth=1.5)
-        .encode(x=x, y=y, detail=["model:N", "corpus:N"])
+    others = parts.named_lines(
+        base.transform_filter(same).encode(x=x, y=y, detail=["model:N", "corpus:N"]),
+        f"{lookup('datum.model')} + ' on ' + {lookup('datum.corpus')}",
     )
     band = (
         base.transform_filter(picked)
@@ -112,7 +111,7 @@ def sensitivity_chart(curves: pd.DataFrame) -> alt.LayerChart:
         (KEPT, DOTTED, "window kept"),
     )
     return parts.picture(
-        *(others, band, law, measured, rule, point, *key, reading),
+        *(*others, band, law, measured, rule, point, *key, reading),
         parameters=("setting", "divergence", "window"),
     )
 
@@ -415,7 +414,7 @@ def two_ways_to_forget_chart(largest: int = 1024) -> alt.LayerChart:
         axis=parts.window_axis(largest, "sentences kept"),
     )
     scale = alt.Scale(type="log", domain=[1e-4, 1], clamp=True, nice=False)
-    axis = alt.Axis(title="share of questions missed", format="~g", tickCount=4)
+    axis = parts.log_axis("share of questions missed", 1e-4, 1)
 
     def y(field: str) -> alt.Y:
         return alt.Y(f"{field}:Q", scale=scale, axis=axis)

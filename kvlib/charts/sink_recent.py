@@ -30,7 +30,7 @@ def cache_run_chart(table: pd.DataFrame) -> alt.LayerChart:
     """Time and memory of a token, bounded and unbounded. Parameters: `quantity`, `token`."""
     base = alt.Chart(table).transform_filter("datum.quantity == quantity")
     x = alt.X("token:Q", axis=alt.Axis(title="tokens generated", format=",d"))
-    y = alt.Y("value:Q", axis=alt.Axis(title="per token (ms), or held (MB)", format="~g"))
+    y = alt.Y("value:Q", axis=alt.Axis(title=None, format="~g"))
     layers = [
         base.transform_filter(f"datum.cache == '{name}'")
         .mark_line(color=colour, strokeWidth=2, strokeDash=dash)
@@ -40,9 +40,15 @@ def cache_run_chart(table: pd.DataFrame) -> alt.LayerChart:
     once = base.transform_filter("datum.token == token && datum.cache == 'bounded'")
     rule = once.mark_rule(color=GREY, strokeDash=DOTTED, strokeWidth=1.5).encode(x=x)
     rule = parts.rule_for("token", rule)
+    title = (
+        alt.Chart(pd.DataFrame({"at": [0]}))
+        .transform_calculate(title="quantity == 'time' ? 'ms a token' : 'MB held'")
+        .mark_text(align="left", baseline="bottom", fontWeight=600)
+        .encode(x=alt.value(0), y=alt.value(-6), text="title:N")
+    )
     key = parts.legend((BLUE, SOLID, "BoundedCache"), (ORANGE, DASHED, "everything kept"))
     return parts.picture(
-        *(rule, *layers, *key, parts.reading(once)), parameters=("quantity", "token")
+        *(rule, *layers, title, *key, parts.reading(once)), parameters=("quantity", "token")
     )
 
 
@@ -51,14 +57,15 @@ def cache_run_rows(run: pd.DataFrame) -> pd.DataFrame:
     both = run.groupby("token")["cache"].transform("nunique") == 2
     run, tables = run[both], []
     for quantity, values, unit in (
-        ("time", 1000 * run["cpu_seconds"], "ms of processor time"),
+        ("time", 1000 * run["cpu_seconds"], "ms"),
         ("memory", run["cache_bytes"] / 1e6, "MB"),
     ):
         part = run[["cache", "token"]].assign(quantity=quantity, value=values)
         wide = part.pivot(index="token", columns="cache", values="value")
         words = {
-            token: f"At token {token:,} the bounded cache takes {row['bounded']:.3g} {unit}, "
-            f"the unbounded one {row['unbounded']:.3g}."
+            token: f"At token {token:,} the bounded cache takes {row['bounded']:.3g} {unit}"
+            f"{' of processor time' * (quantity == 'time')}, the unbounded one "
+            f"{row['unbounded']:.3g} {unit}."
             for token, row in wide.iterrows()
         }
         tables.append(part.assign(sentence=part["token"].map(words)))
