@@ -121,7 +121,7 @@ def test_a_tap_on_a_term_says_what_it_means_and_a_second_one_leads_there(browser
     assert page.url == where and tip.inner_text().startswith(term.get_attribute("data-definition"))
     box = tip.bounding_box()
     assert box["x"] >= 0 and box["x"] + box["width"] <= 390
-    page.locator("h1").tap()
+    page.locator(".bd-article h1").tap()
     assert not tip.is_visible()
     term.tap()
     tip.locator("a").tap()
@@ -147,10 +147,10 @@ FOCUS = """() => {
 }"""
 
 
-@pytest.mark.parametrize("name", ["book/index", "notebooks/story", "notebooks/try_it"])
+@pytest.mark.parametrize("page", ["book/index", "notebooks/story", "notebooks/try_it"])
 @pytest.mark.parametrize("width", [1280, 390])
-def test_wherever_tab_leads_one_sees_it(browser, address, name, width):
-    with open_page(browser, address, name, width=width) as seen:
+def test_wherever_tab_leads_one_sees_it(browser, address, page, width):
+    with open_page(browser, address, page, width=width) as seen:
         draw_all(seen.page)
         stops, unseen = set(), []
         for _ in range(400):
@@ -160,7 +160,7 @@ def test_wherever_tab_leads_one_sees_it(browser, address, name, width):
                 break
             stops.add(found["what"])
             unseen += [] if found["ring"] else [found["what"]]
-        assert unseen == [] and len(stops) > 15
+        assert unseen == [] and len(stops) > 8
 
 
 def test_without_scripts_a_still_picture_and_its_sentence_stand_there(browser, address, name):
