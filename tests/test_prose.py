@@ -287,10 +287,10 @@ def test_sensitivity_either_way_one_lies_outside_every_interval(bent):
     assert all(item.high < 1 for item in [*judged["plain"], *judged["reference"]])
 
 
-def test_sensitivity_an_exponential_is_excluded_and_a_clean_power_law_is_not_what_is_left(bent):
+def test_sensitivity_an_exponential_is_excluded_and_a_power_law_describes_most_tables(bent):
     judged = claims.sensitivity.starting_at(bent)
     for _, part in judged.groupby("distance"):
-        assert part["not geometric"].mean() > 0.75 and part["power law"].mean() < 0.75
+        assert part["not geometric"].mean() > 0.75 and part["power law"].mean() > 0.5
 
 
 def test_sensitivity_fitted_late_two_octaves_of_seven_are_gone(bible):
