@@ -231,3 +231,19 @@ def test_the_passage_fits_a_phone_and_shows_what_is_stored(browser, address):
         )
         assert shown == "".join(tokens)
         assert seen.page.evaluate(TOO_WIDE) == []
+
+
+@pytest.mark.parametrize("page", ["notebooks/story", "notebooks/policies"])
+def test_what_a_tap_on_a_word_says_is_on_the_screen_of_a_phone(browser, address, page):
+    size = {"width": 390, "height": 844}
+    context = browser.new_context(viewport=size, has_touch=True, is_mobile=True)
+    phone = context.new_page()
+    phone.goto(f"{address['file']}/{page}.html")
+    word = phone.locator(WORDS).nth(40)
+    word.evaluate("word => word.scrollIntoView({ block: 'center' })")
+    word.tap()
+    until(phone, "() => document.querySelector('.kv-guesses li')")
+    for part in (".kv-reading", ".kv-guesses"):
+        box = phone.locator(f".kv-passage {part}").bounding_box()
+        assert box["y"] > 0 and box["y"] + box["height"] <= 844
+    context.close()
