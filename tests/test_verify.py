@@ -175,6 +175,20 @@ def test_another_model_or_text_is_refused(here, folder, tmp_path, key):
     assert lines[0].startswith(f"plain: refused: {key}: expected 000000000000… by the manifest")
 
 
+@pytest.mark.parametrize("column", ["doc", "position", "window", "kl_nats"])
+def test_a_table_that_lacks_a_column_or_has_another_in_its_place_is_refused(
+    here, folder, tmp_path, column
+):
+    for change in (
+        lambda table: table.pop(column),
+        lambda table: table.__setitem__(column, pd.Timestamp("2026-01-01")),
+    ):
+        path = copied(folder, "plain", tmp_path)
+        rewrite(path, change)
+        code, lines = here(path)
+        assert code == 1 and len(lines) == 1 and lines[0].startswith("plain: refused: ")
+
+
 def test_a_damaged_table_is_refused_and_the_next_one_is_looked_at(here, folder, tmp_path):
     path = copied(folder, "plain", tmp_path)
     with store.table_file(path).open("ab") as file:

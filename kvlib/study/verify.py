@@ -15,6 +15,7 @@ from kvlib import corpora, store
 from kvlib.measure import distortion, floor, positions, truncation
 from kvlib.models import EMBEDDED, ON_DEMAND, LanguageModel, load_model
 from kvlib.models.embedded import folder_of
+from kvlib.models.files import first_line
 
 ROWS_AT_ONCE = 4  # of one document, or of one document, policy and budget
 EXACT, SHARE = 2e-5, 1e-4  # float32: nats (or TV), and a share of the value, on top of each other
@@ -125,6 +126,9 @@ def verified(
             yield _verified(table, held[wanted], corpus, rows, seed)
         except (ValueError, OSError, ArithmeticError) as error:
             yield Found(name, "refused", str(error))
+        except (KeyError, TypeError) as error:
+            kind, got = table.settings["kind"], first_line(error)
+            yield Found(name, "refused", f"expected the columns of {kind}, got others ({got})")
 
 
 def _verified(table: store.Stored, lm: LanguageModel, corpus: str, rows: int, seed: int) -> Found:

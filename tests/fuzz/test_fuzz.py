@@ -106,6 +106,7 @@ def test_files_beside_the_output_are_noticed(tmp_path, change, names):
         (0, "note: t.parquet: expected finite numbers\n", False),
         (1, "error: expected this, got that\n", False),
         (1, "error: expected this\ngot that\n", True),
+        (1, "petrogold: fetching  0.0/22.8 MB 0:00:14\nerror: expected this\n", False),
         (1, "that\n", True),
         (1, "", True),
         (1, "Traceback (most recent call last)\nValueError: x\n", True),

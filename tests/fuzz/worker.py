@@ -254,7 +254,7 @@ def spent_seconds() -> float:
 
 def wrong_words(command: str, code: int, err: str) -> list[str]:
     """What is wrong with what was said: more than a line, or something beside the progress."""
-    bar = re.compile(r"━|/\d+ documents · elapsed|bytes? .*\d:\d\d:\d\d|\d/\d+ [kMG]?B|0:00:0")
+    bar = re.compile(r"━|/\d+ documents · elapsed|bytes? .*\d:\d\d:\d\d|\d/[\d.]+ [kMG]?B|0:00:0")
     lines = [line for line in err.splitlines() if line.strip() and not bar.search(line)]
     if "Traceback" in err:
         return [f"traceback: {lines[-1][:200]}"]
