@@ -10,7 +10,7 @@ export OPENBLAS_NUM_THREADS := 1
 export PYTHONWARNINGS := ignore::DeprecationWarning
 
 .DEFAULT_GOAL := help
-.PHONY: help book test check references measure calibrate train bench fuzz peers live clean
+.PHONY: help book test check references measure calibrate train bench fuzz deaths peers live clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
@@ -79,6 +79,10 @@ bench: $(READY) ## where each make's time goes; the fast measurement and the nai
 
 fuzz: $(READY) ## 2,000 clumsy or hostile inputs over the command line, each watched (an hour)
 	$(BIN)/python tests/fuzz/run.py
+
+MODELS ?=
+deaths: $(READY) ## all studies in little while workers are killed (an hour); of some: make deaths MODELS="small-gpt2"
+	PYTHONPATH=tests $(BIN)/python tests/bench/deaths.py $(MODELS)
 
 LIVE := $(CURDIR)/_build/live
 LAB_FLAGS ?=

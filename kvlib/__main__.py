@@ -206,12 +206,16 @@ def verify(
     corpus: Annotated[str, typer.Option(help="where the text is now, if elsewhere")] = "",
     device: Annotated[str, typer.Option(help=DEVICE)] = "auto",
     dtype: Annotated[str, typer.Option(help="another than the table's own")] = "",
+    record: Annotated[
+        bool, typer.Option("--record", help="keep what was found, in checks/ beside the tables")
+    ] = False,
 ) -> None:
     """Measure a random sample of stored rows anew, and fail where they differ: a line a table.
 
     What is allowed stands in the line. A table whose model or text is not here is skipped; the exit
     code is 0 when all others are as they were, and one at least was looked at.
     """
+    from kvlib.study import checks
     from kvlib.study import verify as verifying
 
     words = set()
@@ -219,6 +223,8 @@ def verify(
     for found in verifying.verified(tables, rows, seed, device, dtype, model, corpus):
         print(found.line(), flush=True)
         words.add(found.word)
+        if record and found.figures:
+            checks.keep(found.figures, "table", checks.file_of("verified", folder))
     if words & {"differs", "refused"} or "ok" not in words:
         raise typer.Exit(1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import time
 from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -30,11 +31,12 @@ HALF = ("bfloat16", "float16")
 class Found(NamedTuple):
     """What became of one table: `ok`, `differs`, `refused` (another's hash, a damaged file),
     `skipped` (model or text is not here) or `not verified` (its kind); `why` is the rest of its
-    line."""
+    line. `figures`, of a table that was looked at, are what `kvlib.study.checks` keeps of it."""
 
     table: str
     word: str
     why: str
+    figures: dict[str, Any] | None = None
 
     def line(self) -> str:
         """The line that the command prints."""
@@ -114,7 +116,7 @@ def verified(
             kinds = ", ".join(AGAIN)
             yield Found(name, "not verified", f"{table.settings.get('kind')}: only {kinds} are")
             continue
-        if why := _not_here(table.settings, model, corpus):
+        if why := not_here(table.settings, model, corpus):
             yield Found(name, "skipped", why)
             continue
         wanted = (model or table.settings["model"], dtype or table.settings["dtype"])
@@ -123,7 +125,10 @@ def verified(
                 held.clear()
                 gc.collect()  # a model is large
                 held[wanted] = load_model(wanted[0], device, wanted[1])
-            yield _verified(table, held[wanted], corpus, rows, seed)
+            begin = time.monotonic()
+            found = _verified(table, held[wanted], corpus, rows, seed)
+            took = {"seconds": round(time.monotonic() - begin, 1)}
+            yield found._replace(figures=_subject(table) | (found.figures or {}) | took)
         except (ValueError, OSError, ArithmeticError) as error:
             yield Found(name, "refused", str(error))
         except (KeyError, TypeError) as error:
@@ -142,6 +147,12 @@ def _verified(table: store.Stored, lm: LanguageModel, corpus: str, rows: int, se
     return judged(table.path.stem, both, allowed(s, whole, lm, text, both.scored), lm)
 
 
+def _subject(table: store.Stored) -> dict[str, Any]:
+    """Which table that is, and of what."""
+    said = {key: table.settings[key] for key in ("kind", "model", "corpus")}
+    return {"table": table.path.stem, "sha256": table.manifest["sha256"]} | said
+
+
 def judged(name: str, both: Both, most: Allowed, lm: LanguageModel) -> Found:
     """`ok` if no row differs by more than is allowed, and the row that comes nearest to it. Where
     scores rank entries the means over the rows are compared."""
@@ -153,13 +164,19 @@ def judged(name: str, both: Both, most: Allowed, lm: LanguageModel) -> Found:
     unit = ("nats", "in TV")[column]
     mean = " of the mean" if both.scored else ""
     docs = both.now["doc"].nunique()
+    word = "ok" if (gap <= room).all() else "differs"
+    largest = dict(zip(VALUES, map(float, gap.max(axis=0)), strict=True))
+    figures = {"word": word, "rows": len(both.now), "documents": docs, "of_means": both.scored}
+    figures |= {"gap": largest, "share": float(gap[row, column] / room[row, column])}
+    figures |= {"allowed": most.said, "device": str(lm.device)}
     return Found(
         name,
-        "ok" if (gap <= room).all() else "differs",
+        word,
         f"{len(both.now)} rows of {docs} document{'s' * (docs != 1)}; largest gap{mean} "
         f"{gap[row, column]:.2g} {unit} at {now.iat[row, column]:.3g}, allowed "
         f"{room[row, column]:.2g} ({most.said}); {str(lm.dtype).removeprefix('torch.')} on "
         f"{lm.device}",
+        figures | {"dtype": str(lm.dtype).removeprefix("torch.")},
     )
 
 
@@ -311,16 +328,16 @@ def _drawn(table: pd.DataFrame, rows: int, rng: np.random.Generator) -> pd.DataF
     return pd.concat([part.sample(min(each, len(part)), random_state=rng) for part in parts])
 
 
-def _not_here(settings: dict[str, Any], model: str, corpus: str) -> str:
-    """Why a table cannot be verified here, and what would help; "" where model and text are."""
-    lm, text = settings["model"], settings["corpus"]
+def not_here(settings: dict[str, Any], model: str = "", corpus: str = "") -> str:
+    """Why a table cannot be measured here, and what would help; "" where model and text are."""
+    lm, text = settings.get("model", ""), settings.get("corpus", "")
     if not model and lm in ON_DEMAND and not folder_of(lm).is_dir():
         return f"its model is not here: kvlib fetch {lm}"
     if not model and lm not in EMBEDDED and Path(lm).is_absolute() and not Path(lm).is_dir():
         return f"its model is not here: --model FOLDER says where {lm} is now"
     if not corpus and text in corpora.ON_DEMAND and not corpora.path_of(text).is_file():
         return f"its text is not here: kvlib fetch {text}"
-    if not corpus and text not in corpora.CORPORA and not Path(text).is_file():
+    if not corpus and text and text not in corpora.CORPORA and not Path(text).is_file():
         return f"its text is not here: --corpus FILE says where {text} is"
     return ""
 
