@@ -16,7 +16,7 @@ import pytest
 
 from kvlib import claims, fit, names, store
 from kvlib.claims.policy_rows import CORPUS, DISTANCES, MODEL, RANDOM, SINKS, SLIDING
-from kvlib.study import architectures, reproduce
+from kvlib.study import architectures, checks, reproduce
 from kvlib.theory import bounds, closed_forms
 from kvlib.theory import drafting as theory_of_drafting
 
@@ -1698,7 +1698,8 @@ def many_workers() -> pd.DataFrame:
 
 @pytest.fixture(scope="session")
 def estimated(priced, many_workers) -> dict[str, str]:
-    return reproduce.facts(priced, many_workers)
+    seen = checks.facts(checks.verified(), checks.killed())
+    return reproduce.facts(priced, many_workers) | seen
 
 
 def test_the_facts_of_reproduce_are_what_its_prose_glues(estimated):
@@ -1741,3 +1742,12 @@ def test_reproduce_the_two_changes_win_back_most(many_workers):
 def test_reproduce_workers_a_tenth_as_many_are_well_used():
     """Those would need ten times the documents: so many workers a document, and no more."""
     assert reproduce.efficiencies(workers=[100]).loc["and weights on each node", 100] > 0.85
+
+
+def test_reproduce_no_table_differs_and_nothing_is_left(estimated):
+    assert estimated["died-different"] == "None" and estimated["died-left"] == "nothing"
+    assert int(estimated["died-deaths"]) >= 1
+
+
+def test_reproduce_all_that_were_looked_at_were_within_what_is_allowed(estimated):
+    assert int(estimated["verified"]) == len(checks.verified())
