@@ -1745,7 +1745,7 @@ def test_reproduce_workers_a_tenth_as_many_are_well_used():
 
 
 def test_reproduce_no_table_differs_and_nothing_is_left(estimated):
-    assert estimated["died-different"] == "None" and estimated["died-left"] == "nothing"
+    assert estimated["died-different"] == "none" and estimated["died-left"] == "nothing"
     assert int(estimated["died-deaths"]) >= 1
 
 

@@ -99,6 +99,6 @@ def facts(rows: Rows, died: Rows) -> dict[str, str]:
         "died-of": f"{len(study.studies())}",
         "died-rows": f"{total['rows']:,}",
         "died-deaths": f"{total['deaths']}",
-        "died-different": f"{wrong or 'None'}",
+        "died-different": f"{wrong or 'none'}",
         "died-left": f"{left or 'nothing'}",
     }
