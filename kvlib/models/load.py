@@ -67,7 +67,7 @@ TRAINED = {  # made by this project (`kvlib.models.small_gpt2`)
     "small-gpt2": TrainedModel(
         Path(__file__).parents[1] / "data" / "small-gpt2",
         "GPT-2 with learned absolute positions, five million parameters, trained by this project",
-        "d58804c96a9ad07330d2775294bdd84c6e2a2e14ab52fad1bc5db5de649f0aba",
+        "bb9e65d0ccc23076883fa0a37038d821ce1d6710c1743c87fcf3c237c1031da2",
     )
 }
 
