@@ -230,12 +230,12 @@ def facts(laws: Laws, grid: pd.DataFrame, budget: int) -> dict[str, str]:
     `laws` are those with the last `budget` tokens kept, `grid` the recorded run.
     """
     first = laws.table[laws.table["rank"] == 1].set_index("side")
-    by_suffix = grid[grid["policy"] == label(SUFFIX)].groupby("budget")["kl_nats"].first()
+    sliding = grid[grid["policy"] == label("sliding")].groupby("budget")["kl_nats"].first()
     return {
         "budget": str(budget),
         **{f"first-{side}": first.loc[side, "token"].replace("·", " ") for side in first.index},
         **{f"share-{side}": f"{first.loc[side, 'share']:.2f}" for side in first.index},
-        "kl": f"{laws.kl_nats:.1f}",
+        "kl": f"{laws.kl_nats:.2f}",
         "tv": f"{laws.tv:.2f}",
-        **{f"at-{kept}": f"{by_suffix[kept]:.1f}" for kept in (6, 8)},
+        **{f"at-{kept}": f"{sliding[kept]:.2f}" for kept in (6, 8)},
     }

