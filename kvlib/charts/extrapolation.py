@@ -84,7 +84,7 @@ def extrapolation_chart(points: pd.DataFrame, rivals: pd.DataFrame) -> alt.Layer
         base.transform_filter("datum.window == datum.LONGEST"),
         "datum.name + (datum.distance == 'KL' ? ', KL divergence in nats' : ', total variation')"
         " + (!isFinite(datum.power_error) ? ': no window beyond ' + format(split, ',d')"
-        " + ' tokens was measured, so nothing can be foretold.'"
+        " + ' tokens was measured, so nothing can be predicted.'"
         " : ': fitted on windows up to ' + format(split, ',d') + ' tokens, the power law"
         " misses the longer ones by ' + format(datum.power_error, '.2f')"
         " + ' and the exponential by ' + format(datum.exponential_error, '.2f')"

@@ -160,7 +160,7 @@ def curves(summary: pd.DataFrame, foretold: pd.DataFrame) -> Explorer:
     return Explorer(
         curves_chart(table),
         [*_places(table), Choice("policy", label, [(p, p) for p in shared], value=first)],
-        "Distortion of a cache policy against its budget, and what the law foretells",
+        "Distortion of a cache policy against its budget, and what the law predicts",
         Origin([*parts.POLICIES, "suffix"], parts.IN_ENTRIES | parts.NATS_OR_TV),
     )
 
@@ -198,13 +198,13 @@ def curves_chart(table: pd.DataFrame) -> alt.LayerChart:
         tooltip=[
             alt.Tooltip("budget:Q"),
             alt.Tooltip("mean:Q", title="measured", format=".3g"),
-            alt.Tooltip("predicted:Q", title="foretold", format=".3g"),
-            alt.Tooltip("off:Q", title="measured / foretold", format=".2f"),
+            alt.Tooltip("predicted:Q", title="predicted", format=".3g"),
+            alt.Tooltip("off:Q", title="measured / predicted", format=".2f"),
         ],
     )
     key = parts.legend(
         (BLUE, SOLID, "measured, with 95% band"),
-        (ORANGE, DASHED, "foretold by the law of suffixes"),
+        (ORANGE, DASHED, "predicted by the law of suffixes"),
         (GREY, SOLID, "other policies"),
     )
     return parts.picture(
@@ -230,7 +230,7 @@ def curve_rows(summary: pd.DataFrame, foretold: pd.DataFrame) -> pd.DataFrame:
         setting, distance, policy = place
         first, last = part.iloc[0], part.iloc[-1]
         sentences[place] = (
-            f"{setting}: {policy} has {first['off']:.2f} of the {distance} that the law foretells "
+            f"{setting}: {policy} has {first['off']:.2f} of the {distance} that the law predicts "
             f"at {first['budget']:,} entries and {last['off']:.2f} of it at {last['budget']:,} "
             f"(95% intervals {_span(first)} and {_span(last)}, {first['documents']} documents)."
         )

@@ -123,7 +123,7 @@ def _sentence() -> str:
         " + format(window, ',d') + (window == 1 ? ' byte' : ' bytes')"
         " + '. At the nearest window, with its last ')"
         f" + {number('datum.window', ',.0f')} + (datum.window < 1.5 ? ' byte' :"
-        " ' bytes') + ' alone, ' + datum.name + ' foretells ' + datum.text + ' worse by '"
+        " ' bytes') + ' alone, ' + datum.name + ' predicts ' + datum.text + ' worse by '"
         f" + {number('datum.mean')} + ' bits a byte (95% interval ' + {number('datum.low')}"
         f" + ' to ' + {number('datum.high')} + ', ' + datum.n_documents + ' documents) than with '"
         f" + {number('datum.context', ',.0f')} + ' bytes, where it needs '"

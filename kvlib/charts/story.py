@@ -81,7 +81,7 @@ def plan_chart(table: pd.DataFrame) -> alt.LayerChart:
     key = parts.legend(
         (LOST, SOLID, "measured, with 95% band"),
         (LOST, DOTTED, "distortion allowed, ε"),
-        (KEPT, SOLID, "least budget vouched for"),
+        (KEPT, SOLID, "least budget surely within it"),
     )
     return parts.picture(
         *(band, measured, level, rule, *key, reading), parameters=("source", "epsilon")

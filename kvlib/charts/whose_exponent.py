@@ -311,7 +311,7 @@ def _curve_reading(base: alt.Chart) -> alt.Chart:
     """
     inside = "datum.first <= window && window <= datum.last"
     what = (
-        "(distance == 'excess loss' ? ' foretells the next token of the text worse by '"
+        "(distance == 'excess loss' ? ' predicts the next token of the text worse by '"
         " : ' is, by ' + (distance == 'TV' ? 'total variation' : 'KL divergence') + ', ')"
     )
     unit = "(distance == 'TV' ? '' : ' nats')"

@@ -201,7 +201,7 @@ def findings(plan: Plan) -> list[str]:
             f"{digits(100 * cap.share_bound)}% of all."
         )
     if (law := plan.law) is not None:
-        foretold = "" if law.budget is None else f"; the law foretold {entries(law.budget)}"
+        foretold = "" if law.budget is None else f"; the law predicted {entries(law.budget)}"
         said.append(
             f"The loss falls with exponent {digits(law.exponent)} (95% interval {digits(law.low)} "
             f"to {digits(law.high)}){foretold}."

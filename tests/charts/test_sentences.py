@@ -226,7 +226,7 @@ def test_a_curve_is_read_with_its_interval_and_what_the_others_span(distance, un
     heard = iter(numbers(said))
     assert [one for one in heard if one in expected] == expected
     assert said.endswith("characters." if unit == "chars" else "tokens.")
-    assert ("foretells the next token" in said) == (distance == "excess loss")
+    assert ("predicts the next token" in said) == (distance == "excess loss")
 
 
 def test_a_window_that_a_model_was_not_read_at_is_said_to_have_no_mean():
@@ -671,7 +671,7 @@ def test_the_curves_say_how_far_each_distance_is_from_what_was_foretold(distance
     alone = claims.policy_laws.predictions(rows, suffixes, distance)
     alone = alone[alone["policy"] == "sinks"]["factor"].tolist()
     first, last = alone[0], alone[-1]
-    assert f"has {first.value:.2f} of the {distance} that the law foretells at 16 entries" in said
+    assert f"has {first.value:.2f} of the {distance} that the law predicts at 16 entries" in said
     assert f"and {last.value:.2f} of it at" in said
     for item in (first, last):
         assert f"{item.low:.2f} to {item.high:.2f}" in said
@@ -716,7 +716,7 @@ def test_settings_that_share_no_policy_offer_all_of_them(lacking):
     curves = charts.policies.curves(claims.policy_rows.summaries(rows), foretold)
     check = charts.sensitivity.data_check(claims.data_check.excess_over_kl(rows))
     for explorer, heard in (
-        (curves, "that the law foretells"),
+        (curves, "that the law predicts"),
         (check, "the loss on the text grows"),
     ):
         offered = [control.values for control in explorer.controls if control.name == "policy"]
