@@ -49,6 +49,9 @@
 
   const columnsOf = (rows) => Object.keys(rows[0] || {});
 
+  /** Names of columns, with their units. */
+  const headings = (names, units) => names.map((name) => (units[name] ? `${name} (${units[name]})` : name));
+
   /** Rows as CSV, units in the headings. */
   function csv(rows, units) {
     const cell = (value) => {
@@ -56,13 +59,13 @@
       return /[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
     };
     const names = columnsOf(rows).filter((name) => !HIDDEN.has(name));
-    const heads = names.map((name) => (units[name] ? `${name} (${units[name]})` : name));
+    const heads = headings(names, units);
     return [heads, ...rows.map((row) => names.map((name) => row[name]))].map((line) => line.map(cell).join(",")).join("\n") + "\n";
   }
 
   function table(rows, units) {
     const names = columnsOf(rows).filter((name) => !HIDDEN.has(name));
-    const heads = names.map((name) => (units[name] ? `${name} (${units[name]})` : name));
+    const heads = headings(names, units);
     const line = (kind, values) => element("tr", {}, ...values.map((value) => element(kind, { textContent: value ?? "" })));
     const body = rows.slice(0, SHOWN_ROWS).map((row) => line("td", names.map((name) => row[name])));
     return element("table", {}, element("thead", {}, line("th", heads)), element("tbody", {}, ...body));

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from itertools import takewhile
 from numbers import Integral, Real
 from typing import Any
@@ -22,6 +23,7 @@ DIGITS = 3
 LONG = 45  # characters of a cell that is prose, and goes on in the next line
 NAMED = ("model", "corpus", "policy", "reader")  # columns of keys, which are shown by name
 HEADS = {"corpus": "text", "where": "model and text", "kl_nats": "KL, nats", "tv": "TV"}
+FLOAT = re.compile(r"(\d(?:\.\d+)?)e([-+]\d+)")  # of Python, within a cell of words
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -150,7 +152,8 @@ def shown(cell: Any, digits: int = DIGITS) -> str:
         return f"{int(cell):,}".replace("-", "−")
     if isinstance(cell, Real):
         return number(float(cell), digits)
-    return str(cell).replace(" -", " −") if str(cell).strip() else "–"
+    text = FLOAT.sub(lambda found: _power(*found.groups()), str(cell))
+    return text.replace(" -", " −") if text.strip() else "–"
 
 
 def number(value: float, digits: int = DIGITS) -> str:
@@ -160,8 +163,12 @@ def number(value: float, digits: int = DIGITS) -> str:
     if abs(value) < 1e-4:
         power, _, exponent = f"{value:.{digits - 1}e}".partition("e")
         power = power.rstrip("0").rstrip(".") if "." in power else power
-        return f"{power} × 10{str(int(exponent)).translate(SUPERSCRIPT)}".replace("-", "−")
+        return _power(power, exponent).replace("-", "−")
     places = max(0, digits - 1 - math.floor(math.log10(abs(value))))
     text = f"{value:,.{places}f}"
     text = text.rstrip("0").rstrip(".") if "." in text else text
     return text.replace("-", "−")
+
+
+def _power(factor: str, exponent: str) -> str:
+    return f"{factor} × 10{str(int(exponent)).translate(SUPERSCRIPT)}"

@@ -46,6 +46,14 @@ def test_hardening_moves_scripts_and_clicks_out_and_sets_the_policy_once():
     assert hardened(hard) == (hard, {})
 
 
+def test_what_searches_is_loaded_on_the_page_of_the_search_alone():
+    """The theme puts it on every page, for a search while one types, which is off."""
+    tags = [f'<script src="../{name}"></script>' for name in ("_static/a.js", "searchindex.js")]
+    everywhere = pages.harden(body("".join(tags)), "page.html", "../", {})
+    assert "a.js" in everywhere and "searchindex.js" not in everywhere
+    assert "searchindex.js" in pages.harden(body("".join(tags)), "search.html", "../", {})
+
+
 @pytest.mark.parametrize(
     "script",
     [

@@ -107,8 +107,6 @@ def test_reset_undoes_and_a_link_restores_the_setting(page, browser, address, na
     """Each explorer is moved as far as it goes; its link shows the same, on the page itself and,
     for the last one, in a new window."""
     link = None
-    if name in ("notebooks/story", "notebooks/policies"):
-        pytest.xfail("the passage says less after a link than before it")
     for root in page.query_selector_all(EXPLORERS):
         first = settings(root)
         unmoved = tool(root, "Link").get_attribute("href")
@@ -120,6 +118,7 @@ def test_reset_undoes_and_a_link_restores_the_setting(page, browser, address, na
         )
         at_link(page, link)
         tool(root, "Reset").click()
+        page.mouse.move(0, 0)  # or it points at whatever comes to lie under it
         at_link(page, unmoved)
         assert settings(root) == first
         page.evaluate("link => { location.hash = link; }", link)

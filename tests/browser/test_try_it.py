@@ -360,7 +360,6 @@ def test_a_text_of_ones_own_is_read_and_too_short_a_one_asks_for_more(opened):
     assert serious(page, AXE) == []
 
 
-@pytest.mark.xfail(reason="the page of a link waits for a word too long", strict=False)
 def test_a_link_holds_every_setting_and_the_data_can_be_taken_along(opened):
     page = opened.page
     page.locator("[name=text]").select_option("0")
@@ -369,6 +368,7 @@ def test_a_link_holds_every_setting_and_the_data_can_be_taken_along(opened):
         name: page.locator(f".kv-tools :text-is('{name}')") for name in ("Reset", "CSV", "Data")
     }
     tools["Reset"].click()
+    page.mouse.move(0, 0)  # or it points at the word that comes to lie under it
     waits(page, READ)
     first = page.inner_text(SAYS)
     choose(page, "tova")
@@ -379,6 +379,7 @@ def test_a_link_holds_every_setting_and_the_data_can_be_taken_along(opened):
     assert {"policy=tova", "measure=tv", "step=1"} <= set(link.partition(":")[2].split("&"))
     said = page.inner_text(SAYS)
     tools["Reset"].click()
+    page.mouse.move(0, 0)
     waits(page, READ)
     waits(page, f"text => document.querySelector('{SAYS}').textContent === text", first)
     page.evaluate("link => { location.hash = link; }", link)

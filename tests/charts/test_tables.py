@@ -21,6 +21,7 @@ from kvlib.charts.tables import MOST, Table, number, shown
         (-0.25, "−0.25"),
         (6e-9, "6 × 10⁻⁹"),
         (2.5e-5, "2.5 × 10⁻⁵"),
+        ("2e-05 + 0.1 of it", "2 × 10⁻⁵ + 0.1 of it"),
         (np.int64(12345), "12,345"),
         (0.30000000000000004, "0.3"),
         (np.nan, "–"),

@@ -43,6 +43,7 @@ def read_output(output: NotebookNode) -> NotebookNode:
         output.text = rounded(output.text)
     elif "data" in output:
         output.data = NotebookNode(read_data(output.data, output.metadata))
+        output.metadata = NotebookNode()  # of glue, whose name now stands before its value
     return output
 
 
@@ -53,7 +54,7 @@ def read_data(data: dict[str, Any], metadata: dict[str, Any]) -> dict[str, Any]:
     name = metadata.get("scrapbook", {}).get("name")
     said = {}
     for kind, value in data.items():
-        if kind.startswith(GLUED) and not value.startswith(f"{name} = "):
+        if kind.startswith(GLUED) and name and not value.startswith(f"{name} = "):
             value = f"{name} = {value}"
         said[kind] = rounded(value) if isinstance(value, str) else value
     return said

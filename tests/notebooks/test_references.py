@@ -12,7 +12,7 @@ import references
 from kvbook import outputs
 
 PAGES = outputs.pages()
-KILOBYTES = 900  # of all references; with what is in their charts it would be thousands
+KILOBYTES = 750  # of all references; with what is in their charts it would be thousands
 
 
 def stored(page):

@@ -44,8 +44,6 @@ def complaints(notebook: NotebookNode) -> list[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_table_has_a_caption_and_is_not_raw(page):
-    if page.stem == "reproduce":
-        pytest.xfail("its table of noise floors has numbers as 1e-06")
     assert complaints(outputs.executed(page)) == []
 
 

@@ -40,6 +40,9 @@ const dark = matchMedia("(prefers-color-scheme: dark)").matches;
 const asked = document.documentElement.dataset.theme;
 if (asked === "auto") document.documentElement.dataset.theme = dark ? "dark" : "light";
 """  # the theme does so too, but later: what is drawn before would have no colours
+UNUSED = ("fontawesome.js",)  # 1.5 MB for signs that the fonts have
+OF_SEARCH = ("searchtools.js", "language_data.js", "searchindex.js")  # used on one page alone
+SEARCH_PAGE = "search.html"
 KNOWN_CLICKS = ("window.print()", "toggleFullScreen()")  # what book/_static/clicks.js can do
 ADDRESSES = {"href", "src", "action", "formaction", "xlink:href", "data", "srcdoc"}
 STALE_ROLES = {"doc-biblioentry": "", "list": "citation-list"}  # docutils'; a class that has it
@@ -60,7 +63,8 @@ def harden(page: str, name: str, to_root: str, files: dict[str, str]) -> str:
         if any(_is_policy(tag) for tag in found.tags):
             return page
         edits = [(start, end, "") for start, end in found.asides]
-        edits += _policy(found.tags) + _scripts(found.tags, to_root, files)
+        unused = UNUSED if name == SEARCH_PAGE else UNUSED + OF_SEARCH
+        edits += _policy(found.tags) + _scripts(found.tags, to_root, files, unused)
         edits += _styles(found.tags, to_root, files) + _attributes(found.tags)
         return markup.edited(page, edits)
     except ValueError as error:
@@ -83,7 +87,9 @@ def _policy(tags: list[Tag]) -> list[Edit]:
     return [(charset.end, charset.end, f"\n    {policy}"), *again]
 
 
-def _scripts(tags: list[Tag], to_root: str, files: dict[str, str]) -> list[Edit]:
+def _scripts(
+    tags: list[Tag], to_root: str, files: dict[str, str], unused: tuple[str, ...]
+) -> list[Edit]:
     """Scripts from files alone, which wait until the page is read, but for the one of the theme."""
     edits: list[Edit] = []
     settings, waiting = [], []
@@ -107,8 +113,8 @@ def _scripts(tags: list[Tag], to_root: str, files: dict[str, str]) -> list[Edit]
             edits.append((tag.start, tag.after, script))
             if not sets_theme:
                 waiting.append(tag.start)
-        elif source is not None and source.partition("?")[0].endswith("/fontawesome.js"):
-            edits.append((tag.start, tag.after, ""))  # 1.5 MB for signs that the fonts have
+        elif source is not None and source.partition("?")[0].rpartition("/")[2] in unused:
+            edits.append((tag.start, tag.after, ""))
         elif source is not None and tag.attributes.get("type") != "module":
             waits = {"defer", "async"} & set(tag.attributes)
             script = tag.written() if waits else tag.written(defer="")
