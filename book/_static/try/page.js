@@ -346,8 +346,9 @@
 
     // --- reading ---------------------------------------------------------------------------------
 
-    /** @param {() => void} act @param {number} rest */
+    /** Reads once the reader's hand rests; what is shown is old from now on. @param {() => void} act @param {number} rest */
     later(act, rest) {
+      this.stage.dataset.reading = "";
       clearTimeout(this.timer);
       this.timer = setTimeout(act, rest);
     }
@@ -369,6 +370,7 @@
         this.says.textContent = "Type a few words more: one token has no next one.";
         this.lists.replaceChildren();
         this.summary.textContent = "";
+        delete this.stage.dataset.reading;
         return;
       }
       this.scrubber.input.max = String(this.ids.length - 2);
