@@ -224,7 +224,7 @@ def rounds_chart(table: pd.DataFrame) -> alt.LayerChart:
     once = base.transform_filter("datum.window == window")
     rule = parts.rule_for("window", once.mark_rule(color=GREEN, strokeWidth=1.5).encode(x=x))
     key = parts.legend(
-        (BLUE, SOLID, "counted, with 95% interval"),
+        (BLUE, SOLID, "counted mean, with its 95% interval"),
         (ORANGE, DASHED, "formula, mean chance to be kept"),
         (GREY, DOTTED, "formula, TV on the text"),
     )

@@ -255,7 +255,7 @@ def saving_by_layer_chart(summary: pd.DataFrame) -> alt.LayerChart:
         f" + {CODED} + ', mean over layers; most in layer ' + datum.layer + ', '"
         " + format(datum.MOST, '.1f') + ' bits.'",
     )
-    key = parts.legend((BLUE, SOLID, "chosen, with 95% band"), (GREY, SOLID, "the other"))
+    key = parts.legend((BLUE, SOLID, "chosen: mean, with its 95% band"), (GREY, SOLID, "the other"))
     return parts.picture(*(other, band, line, *key, reading), parameters=("part", "distortion"))
 
 

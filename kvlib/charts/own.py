@@ -60,7 +60,7 @@ def curve_chart(rows: pd.DataFrame, metrics: dict[str, str], title: str) -> alt.
         "datum.series",
     )
     layers = [*others, *_measured(drawn.transform_filter(PICKED), axes)]
-    band, law = (bool(rows[name].notna().any()) for name in ("low", "fit"))
+    law = bool(rows["fit"].notna().any())
     if law:
         fitted = drawn.transform_filter(PICKED).transform_filter("isValid(datum.fit)")
         layers.append(
@@ -74,13 +74,18 @@ def curve_chart(rows: pd.DataFrame, metrics: dict[str, str], title: str) -> alt.
     dot = here.transform_filter("isValid(datum.mean) && datum.mean > 0").mark_point(
         color=LOST, size=110, filled=True, opacity=1, shape="diamond"
     )
-    key = [(LOST, SOLID, "measured" + ", with 95% band" * band)]
+    key = [(LOST, SOLID, _solid_line(rows))]
     key += [(MUTED, DASHED, "fitted power law, finite context")] * law
     key += [(GREY, SOLID, "other policies")] * (rows["series"].nunique() > 1)
     return parts.picture(
         *(*layers, rule, dot.encode(x=x, y=y), *parts.legend(*key), parts.reading(here)),
         parameters=("series", "metric", "size"),
     )
+
+
+def _solid_line(rows: pd.DataFrame) -> str:
+    """What the solid line is, and its band, where there is one."""
+    return "mean over documents" + ", with its 95% band" * bool(rows["low"].notna().any())
 
 
 def keeping(
@@ -133,7 +138,7 @@ def keeping_chart(
         .encode(x=axes.x("least"))
     )
     key = parts.legend(
-        (LOST, SOLID, "measured" + ", with 95% band" * bool(rows["low"].notna().any())),
+        (LOST, SOLID, _solid_line(rows)),
         (LOST, DOTTED, "loss allowed, ε"),
         (KEPT, SOLID, "least that keeps it"),
     )

@@ -203,7 +203,7 @@ def curves_chart(table: pd.DataFrame) -> alt.LayerChart:
         ],
     )
     key = parts.legend(
-        (BLUE, SOLID, "measured, with 95% band"),
+        (BLUE, SOLID, "mean over documents, with its 95% band"),
         (ORANGE, DASHED, "predicted by the law of suffixes"),
         (GREY, SOLID, "other policies"),
     )

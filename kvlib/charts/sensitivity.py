@@ -105,7 +105,7 @@ def sensitivity_chart(curves: pd.DataFrame) -> alt.LayerChart:
         f" + ' to ' + {number('datum.high')} + ', ' + datum.n_documents + ' documents).'",
     )
     key = parts.legend(
-        (LOST, SOLID, "measured, with 95% band"),
+        (LOST, SOLID, "mean over documents, with its 95% band"),
         (MUTED, DASHED, "fitted power law, finite context"),
         (GREY, SOLID, "other models and texts"),
         (KEPT, DOTTED, "window kept"),
@@ -335,7 +335,7 @@ def data_check_chart(rows: pd.DataFrame) -> alt.LayerChart:
         ],
     )
     key = parts.legend(
-        (BLUE, SOLID, "measured, with its 95% interval over documents"),
+        (BLUE, SOLID, "ratio of means, with its 95% interval"),
         (ORANGE, DASHED, "one: KL is the loss in predicting the text"),
         (GREY, SOLID, "other policies"),
     )

@@ -365,6 +365,15 @@ FORBIDDEN = {
 }
 
 
+BAND = re.compile(r"95% (?:band|interval)")
+WHOSE = re.compile(r"\b(?:means?|over|of)\b")  # a mean's, over documents, of an exponent
+
+
+def unsaid(texts: list[str]) -> list[str]:
+    """Texts that name a band and don't say of what: it is no range of observations."""
+    return [text for text in texts if BAND.search(text) and not WHOSE.search(text)]
+
+
 def odd(texts: list[str]) -> list[str]:
     """Complaints about texts that hold a forbidden form."""
     return [

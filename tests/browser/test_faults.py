@@ -6,7 +6,17 @@ import shutil
 from pathlib import Path
 
 import pytest
-from book_checks import FAINT, TOO_WIDE, UNTYPESET, dead_controls, draw, draw_all, odd, visit
+from book_checks import (
+    FAINT,
+    TOO_WIDE,
+    UNTYPESET,
+    dead_controls,
+    draw,
+    draw_all,
+    odd,
+    unsaid,
+    visit,
+)
 
 pytestmark = pytest.mark.browser
 
@@ -149,3 +159,8 @@ def test_a_missing_mathjax_is_found(browser, copy):
 )
 def test_an_odd_text_is_found(text):
     assert odd([f"It says {text} here."]) and not odd(["With 11 tokens: 0.5%, 1 token, in 2026."])
+
+
+def test_a_band_of_nothing_is_found():
+    assert unsaid(["measured, with 95% band"])
+    assert not unsaid(["mean over documents, with its 95% band", "95% interval of b", "measured"])

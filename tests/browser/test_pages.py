@@ -26,6 +26,7 @@ from book_checks import (
     serious,
     still,
     tool,
+    unsaid,
     visit,
 )
 
@@ -101,6 +102,11 @@ def test_at_no_end_of_any_control_a_sentence_is_odd(page):
         text for root in page.query_selector_all(EXPLORERS) for text in root.evaluate(EXTREMES)
     ]
     assert odd(heard) == []
+
+
+def test_a_band_says_what_it_is_of(page):
+    draw_all(page)
+    assert unsaid(page.locator(".kv-picture text, figcaption").all_text_contents()) == []
 
 
 def test_reset_undoes_and_a_link_restores_the_setting(page, browser, address, name):

@@ -225,3 +225,28 @@ def test_few_values_have_ticks_and_a_thumb_that_snaps_to_them(seen):
     assert slider.evaluate("e => getComputedStyle(e).backgroundImage").count("gradient") == 5
     slider.evaluate("e => { e.value = Number(e.min) + 0.3; e.dispatchEvent(new Event('input')); }")
     assert slider.evaluate("e => e.value === e.min") or values(seen.page)[1] == "0.01"
+
+
+def test_dates_and_expressions_are_drawn_where_no_code_may_be_made_of_text(browser, tmp_path):
+    """The policy forbids `eval`: what Vega compiles elsewhere it must read as a tree here."""
+    rows = pd.DataFrame(
+        {"day": pd.date_range("2026-01-15", periods=6, freq="MS"), "loss": range(6)}
+    )
+    base = alt.Chart(rows).transform_calculate(shown="datum.loss > least ? datum.loss : 0")
+    bars = base.mark_bar().encode(x="month(day):O", y="shown:Q")
+    said = parts.reading(
+        base.transform_filter("month(datum.day) == 6"),
+        "monthFormat(month(datum.day)) + ' ' + least",
+    )
+    dated = Explorer(
+        parts.picture(bars, said, parameters=["least"]), [Slider("least", "Least", 1, 3)], "Dates"
+    )
+    path = tmp_path / "page.html"
+    path.write_text(offline.page("Dates", [dated]), encoding="utf-8")
+    with visit(browser, path.as_uri(), path.as_uri()) as seen:
+        assert draw_all(seen.page) == []
+        still(seen.page)
+        assert seen.page.inner_text(".kv-reading") == "July 1"
+        months = seen.page.locator(".kv-picture .role-axis-label text").all_text_contents()
+        assert {"Feb", "Jul"} <= set(months)
+        assert seen.complaints == []
