@@ -25,6 +25,13 @@ def test_there_are_two_thousand_and_they_are_the_same_each_time(tmp_path):
     assert drawn[0] == drawn[1] and drawn[0][0] == "measure"
 
 
+def test_a_sample_of_each_kind_is_refused_in_a_line_or_does_what_was_asked():
+    found = list(run.results(50, alone=False))
+    assert {one["kind"] for one in found} == set(inputs.KINDS)
+    assert [(one["kind"], one["number"], one["wrong"]) for one in found if one["wrong"]] == []
+    assert {"refused", "accepted"} <= {one["outcome"] for one in found}
+
+
 # --- what watches -------------------------------------------------------------------------------
 
 
