@@ -375,20 +375,30 @@ def _check_tokenizer(tokenizer: Any, prefix_ids: tuple[int, ...], model: Any) ->
 
 
 def _check_head(model: Any, name: str) -> None:
-    """Refuse an architecture that looks ahead, or does more after its body than a linear head."""
-    head = model.get_output_embeddings()
-    ids = torch.arange(3, device=model.device)[None] % len(head.weight)
-    with torch.inference_mode():
-        whole = model(ids, use_cache=False).logits
-        parts = head(model.base_model(ids, use_cache=False).last_hidden_state)
-        begun = model(ids[:, :2], use_cache=False).logits
+    """Refuse an architecture that looks ahead, or does more after its body than a linear head.
+
+    One pass over two texts that differ in their last token: its logits are those of the head on
+    what the body gave, and those of the tokens before the last are the same.
+    """
+    head, states = model.get_output_embeddings(), []
+    ids = torch.tensor([[0, 1, 2], [0, 1, 3]], device=model.device) % len(head.weight)
+    hook = model.base_model.register_forward_hook(
+        lambda _, __, output: states.append(output.last_hidden_state)
+    )
+    try:
+        with torch.inference_mode():
+            whole = model(ids, use_cache=False).logits
+            parts = head(states[0])
+    finally:
+        hook.remove()
     if not torch.allclose(whole, parts, rtol=1e-4, atol=1e-4, equal_nan=True):
         raise ValueError(
             f"{name} ({type(model).__name__}) changes its logits after the linear head "
             "(soft-capping or scaling): not supported"
         )
     rounding = 1e-3 if model.dtype in (torch.float32, torch.float64) else 0.1
-    if (whole[:, :2] - begun).norm() > rounding * begun.norm():
+    one, other = whole[:, :2]
+    if (one - other).norm() > rounding * one.norm():
         raise ValueError(
             f"{name} ({type(model).__name__}): expected a causal model, got one whose laws depend "
             "on later tokens: not supported"

@@ -32,6 +32,8 @@ from book_checks import (
 
 pytestmark = pytest.mark.browser
 
+BETWEEN_DOWNLOADS = 150  # milliseconds: of more than ten in a second Chromium drops the rest
+
 SETTINGS = """root => JSON.stringify([
   ...Array.from(root.querySelectorAll("input"), (input) => input.getAttribute("aria-valuetext")),
   ...Array.from(root.querySelectorAll("select"), (select) => select.selectedIndex),
@@ -80,6 +82,7 @@ def page(opened):
 
 def saved(page, button) -> str:
     """The text of the file that a button downloads."""
+    page.wait_for_timeout(BETWEEN_DOWNLOADS)
     with page.expect_download() as download:
         button.click()
     with open(download.value.path(), encoding="utf-8") as file:
