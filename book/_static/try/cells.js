@@ -86,7 +86,11 @@
      */
     constructor(heads, size, room, policy, score = "") {
       if (policy && room < policy.least) throw new Error(`budget: expected at least ${policy.least}, got ${room}`);
-      [this.heads, this.size, this.room, this.policy, this.score] = [heads, size, room, policy, score];
+      this.heads = heads;
+      this.size = size;
+      this.room = room;
+      this.policy = policy;
+      this.score = score;
       this.count = 0; // cells in use, the same for all heads
       this.positions = new Int32Array(heads * room);
       this.keys = new Float32Array(heads * room * size);

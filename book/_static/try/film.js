@@ -43,7 +43,8 @@
     constructor(canvas, choose) {
       this.canvas = canvas;
       this.pen = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
-      [this.cell, this.line] = [1, 1]; // width and height of a cell, in device pixels
+      this.cell = 1; // its width, in device pixels
+      this.line = 1; // its height
       this.tokens = 0;
       this.first = 0; // the rows that are drawn already end here
       this.picture = new OffscreenCanvas(1, 1);

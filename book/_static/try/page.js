@@ -69,14 +69,26 @@
       this.budget = FIRST;
       /** @type {"kl" | "tv"} */
       this.measure = "kl";
-      [this.layer, this.head] = [data.layer ?? 0, data.head ?? -1];
+      this.layer = data.layer ?? 0;
+      this.head = data.head ?? -1;
       /** @type {any[]} */
       this.rows = [];
       /** @type {string[]} */
       this.texts = [];
       /** @type {number[]} */
       this.ids = [];
-      [this.at, this.looked, this.job, this.timer, this.playing] = [0, -1, 0, 0, 0];
+      /** @type {HTMLElement[]} */
+      this.cells = [];
+      /** @type {{ full: number[], bounded: number[] }} */
+      this.wrote = { full: [], bounded: [] };
+      const written = () => element("p", { className: "kv-try-wrote" });
+      this.sides = { full: written(), bounded: written() };
+      this.scrubber = this.slider("step", "Step", 1, (at) => this.choose(at + 1));
+      this.at = 0; // the word that is looked at
+      this.looked = -1; // and the one that is pointed at, if any
+      this.job = 0;
+      this.timer = 0;
+      this.playing = 0;
       this.chosen = false; // whether the reader chose a word
       this.wanted = 0; // a word that a link asks for, until its text has been read
       this.moved = () => {}; // says to the tools below that a setting has changed
@@ -208,7 +220,6 @@
     }
 
     steps() {
-      this.scrubber = this.slider("step", "Step", 1, (at) => this.choose(at + 1));
       const go = (/** @type {string} */ text, /** @type {string} */ title, /** @type {() => void} */ act) => {
         const button = element("button", { type: "button", textContent: text, title, "aria-label": title });
         button.addEventListener("click", act);
@@ -232,7 +243,6 @@
       const how = this.choice("temperature", "Each word", { 0: "the likeliest", 0.8: "drawn, with the same dice" }, "0.8", (value) => {
         this.temperature = Number(value);
       });
-      this.sides = { full: element("p", { className: "kv-try-wrote" }), bounded: element("p", { className: "kv-try-wrote" }) };
       this.bounded = element("p", { className: "kv-try-title", textContent: "the bounded cache" });
       const side = (/** @type {any} */ head, /** @type {any} */ text) => element("div", {}, head, text);
       return element(
@@ -532,7 +542,7 @@
 
     /** The likeliest next tokens of one side, with bars. @param {string} title @param {any} side @param {number} at */
     list(title, side, at) {
-      const items = side.guesses.map(({ id, share }) => {
+      const items = side.guesses.map((/** @type {{ id: number, share: number }} */ { id, share }) => {
         const bar = element("span", { className: "kv-try-bar" });
         bar.style.setProperty("--share", String(share));
         const item = element("li", {}, element("code", { textContent: shown(this.tokenizer.text(id)) }), bar, element("span", { textContent: percent(share) }));
@@ -546,7 +556,7 @@
 
     writeOn() {
       const begin = this.texts.slice(-6).join("").replace(/\n/g, " ⏎ ");
-      this.wrote = { full: /** @type {number[]} */ ([]), bounded: /** @type {number[]} */ ([]) };
+      this.wrote = { full: [], bounded: [] };
       for (const side of Object.values(this.sides)) side.replaceChildren(element("span", { textContent: `…${begin}` }));
       this.write.disabled = true;
       this.ask({ what: "write", job: ++this.job, count: WRITTEN, temperature: this.temperature, seed: SEED });
