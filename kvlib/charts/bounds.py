@@ -125,8 +125,8 @@ def budget_chart(rows: pd.DataFrame) -> alt.LayerChart:
     held = once.mark_rule(color=PURPLE, strokeDash=DASHED, strokeWidth=2)
     held = parts.rule_for("budget", held.encode(x=x("held_x")))
     key = parts.legend(
-        (LOST, SOLID, "mean over documents, with its 95% interval"),
-        (MUTED, DASHED, "fitted law, and what the interval of α allows"),
+        (LOST, SOLID, "mean over documents, 95% interval"),
+        (MUTED, DASHED, "fitted law; band: interval of α"),
         (KEPT, SOLID, "window for ε"),
         (PURPLE, DASHED, "window that the budget holds"),
     )

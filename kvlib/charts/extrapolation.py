@@ -95,7 +95,7 @@ def extrapolation_chart(points: pd.DataFrame, rivals: pd.DataFrame) -> alt.Layer
     key = parts.legend(
         (BLUE, SOLID, "power law"),
         (ORANGE, DASHED, "exponential"),
-        (GREEN, DOTTED, "power law, finite context" + "; for TV its root" * both),
+        (GREEN, DOTTED, "finite context; for TV its root" if both else "power law, finite context"),
     )
     return parts.picture(
         *(rule, rival, exponential, power, fitted, scored, *key, reading),

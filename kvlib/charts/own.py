@@ -85,7 +85,7 @@ def curve_chart(rows: pd.DataFrame, metrics: dict[str, str], title: str) -> alt.
 
 def _solid_line(rows: pd.DataFrame) -> str:
     """What the solid line is, and its band, where there is one."""
-    return "mean over documents" + ", with its 95% band" * bool(rows["low"].notna().any())
+    return "mean over documents" + ", 95% band" * bool(rows["low"].notna().any())
 
 
 def keeping(

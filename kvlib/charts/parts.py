@@ -133,7 +133,7 @@ def distance_choice(table: pd.DataFrame) -> Choice:
 
 def distance_title(table: pd.DataFrame) -> str:
     """Of the axis of mean distances."""
-    return "mean KL (nats)" + " or total variation" * (table["distance"].nunique() > 1)
+    return "mean KL (nats)" + ", or TV" * (table["distance"].nunique() > 1)
 
 
 def bin_places(rows: pd.DataFrame) -> pd.Series:
@@ -162,7 +162,8 @@ def window_scale(largest: float) -> alt.Scale:
 def window_axis(largest: float, title: str = "window kept (tokens)", low: float = 1) -> alt.Axis:
     """Windows, labelled at the powers of two from the lowest on."""
     ticks = [2**k for k in range(int(largest).bit_length()) if 2**k >= low]
-    return alt.Axis(title=title, values=ticks, format=",d", labelOverlap=True)
+    apart = {"labelOverlap": True, "labelFlush": False, "labelSeparation": 4}
+    return alt.Axis(title=title, values=ticks, format=",d", **apart)
 
 
 def log_axis(title: str, low: float = 0, high: float = math.inf) -> alt.Axis:
@@ -187,7 +188,10 @@ def named_lines(lines: alt.Chart, name: str) -> list[alt.Chart]:
 
 
 def legend(*entries: tuple[str, list[int], str]) -> list[alt.Chart]:
-    """Lines and their names, below the horizontal axis, where nothing crosses them."""
+    """Lines and their names, below the horizontal axis, where nothing crosses them.
+
+    A name of more than some 36 letters is cut on a phone.
+    """
     layers = []
     for k, entry in enumerate(entries):
         layers += _entry(entry, HEIGHT + 56 + 18 * k, (10, 34, 40))

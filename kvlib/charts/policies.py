@@ -109,22 +109,21 @@ def ranking_rows(summary: pd.DataFrame) -> pd.DataFrame:
     table["setting"] = [_setting(*key) for key in keys]
     sentences = {}
     places = ["setting", "distance", "budget"]
-    every = table.groupby(places[:2])["policy"].nunique()
+    every = table.groupby(places[:2])["policy"].unique()
     for (setting, distance, budget), part in table.groupby(places, sort=False):
         by_mean = part.sort_values("mean")
         best, worst = by_mean.iloc[0], by_mean.iloc[-1]
         protocol, model, text = setting.split(" · ")
-        last = f"{worst['policy']} most, {worst['mean']:.3g}."
+        last = f"{worst['policy']} loses most, {worst['mean']:.3g}."
         near = int((part["mean"] <= best["high"]).sum()) - 1
         also = f", with {near} more policies inside it" if near > 1 else ""
         also = ", with one more policy inside it" if near == 1 else also
-        absent = every[setting, distance] - part["policy"].nunique()
-        gone = f" {absent} more were not measured with so few." if absent > 1 else ""
-        gone = " One more was not measured with so few." if absent == 1 else gone
+        absent = [name for name in every[setting, distance] if name not in set(part["policy"])]
+        gone = f" Not measured with {budget}: {'; '.join(absent)}." if absent else ""
         sentences[setting, distance, budget] = (
             f"With {budget} entries, {protocol}, {model} on {text}: {best['policy']} loses least, "
             f"{best['mean']:.3g} {DISTANCES[distance]} (95% interval {best['low']:.3g} to "
-            f"{best['high']:.3g}, {best['documents']} documents{also}), and "
+            f"{best['high']:.3g}, {best['documents']} documents{also}); "
             + (last if len(part) > 1 else "no other was measured.")
             + gone
         )
@@ -203,7 +202,7 @@ def curves_chart(table: pd.DataFrame) -> alt.LayerChart:
         ],
     )
     key = parts.legend(
-        (BLUE, SOLID, "mean over documents, with its 95% band"),
+        (BLUE, SOLID, "mean over documents, 95% band"),
         (ORANGE, DASHED, "predicted by the law of suffixes"),
         (GREY, SOLID, "other policies"),
     )

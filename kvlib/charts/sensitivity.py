@@ -47,7 +47,7 @@ def sensitivity_chart(curves: pd.DataFrame) -> alt.LayerChart:
     base = alt.Chart(curves)
     x = alt.X("window:Q", scale=parts.window_scale(largest), axis=parts.window_axis(largest))
     several = curves["divergence"].nunique() > 1
-    title = "mean KL (nats) or total variation" if several else "mean KL (nats)"
+    title = "mean KL (nats)" + ", or TV" * several
     y = alt.Y(
         "mean:Q",
         scale=alt.Scale(type="log", nice=False),
@@ -105,7 +105,7 @@ def sensitivity_chart(curves: pd.DataFrame) -> alt.LayerChart:
         f" + ' to ' + {number('datum.high')} + ', ' + datum.n_documents + ' documents).'",
     )
     key = parts.legend(
-        (LOST, SOLID, "mean over documents, with its 95% band"),
+        (LOST, SOLID, "mean over documents, 95% band"),
         (MUTED, DASHED, "fitted power law, finite context"),
         (GREY, SOLID, "other models and texts"),
         (KEPT, DOTTED, "window kept"),
@@ -173,9 +173,7 @@ def bend_chart(measured: pd.DataFrame, laws: pd.DataFrame) -> alt.LayerChart:
     )
     reach = [float(points["mean"].min()) / 1.5, float(points["mean"].max()) * 1.5]
     scale = alt.Scale(type="log", domain=reach, nice=False)
-    y = alt.Y(
-        "mean:Q", scale=scale, axis=parts.log_axis("mean KL (nats) or total variation", *reach)
-    )
+    y = alt.Y("mean:Q", scale=scale, axis=parts.log_axis("mean KL (nats), or TV", *reach))
     miss = drawn.mark_rule(color=ORANGE, opacity=0.6, clip=True).encode(
         x=x, y=alt.Y("law:Q", title="", scale=scale), y2="mean:Q"
     )
@@ -206,7 +204,7 @@ def bend_chart(measured: pd.DataFrame, laws: pd.DataFrame) -> alt.LayerChart:
     key = parts.legend(
         (BLUE, SOLID, "measured"),
         (ORANGE, DASHED, "the best law with this b"),
-        (GREEN, SOLID, "95% interval of b, on the track above"),
+        (GREEN, SOLID, "95% interval of b, on the track"),
     )
     return parts.picture(
         *(miss, law, seen, *_bend_track(one, first, last), *key, reading),
@@ -335,8 +333,8 @@ def data_check_chart(rows: pd.DataFrame) -> alt.LayerChart:
         ],
     )
     key = parts.legend(
-        (BLUE, SOLID, "ratio of means, with its 95% interval"),
-        (ORANGE, DASHED, "one: KL is the loss in predicting the text"),
+        (BLUE, SOLID, "ratio of means, 95% interval"),
+        (ORANGE, DASHED, "one: KL is the loss on the text"),
         (GREY, SOLID, "other policies"),
     )
     line = one.encode(y=alt.Y("one:Q", title="", scale=scale))

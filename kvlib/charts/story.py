@@ -79,7 +79,7 @@ def plan_chart(table: pd.DataFrame) -> alt.LayerChart:
         " + format(datum.p95, '.2~g') + ' nats.'",
     )
     key = parts.legend(
-        (LOST, SOLID, "mean over documents, with its 95% band"),
+        (LOST, SOLID, "mean over documents, 95% band"),
         (LOST, DOTTED, "distortion allowed, ε"),
         (KEPT, SOLID, "least budget surely within it"),
     )

@@ -284,7 +284,7 @@ def curves_chart(table: pd.DataFrame) -> alt.LayerChart:
     )
     point = here.mark_point(color=GREEN, size=110, filled=True, shape="diamond").encode(x=x, y=y)
     key = parts.legend(
-        (BLUE, SOLID, "mean over documents, with its 95% band"),
+        (BLUE, SOLID, "mean over documents, 95% band"),
         (ORANGE, DASHED, "fitted law"),
         (GREY, SOLID, "what the other models span"),
     )

@@ -318,8 +318,8 @@ def _run_facts(rows: pd.DataFrame, found: pd.DataFrame) -> dict[str, str]:
     return said | {
         "least-more": f"{low.value:.2f}",
         "most-more": f"{high.value:.2f}",
-        "surely-more": str(sum(item.low > 1 for item in found["more"])),
-        "surely-less": str(sum(item.high < 1 for item in found["more"])),
+        "surely-more": str(sum(item.low > 1 for item in found["more"]) or "none"),
+        "surely-less": str(sum(item.high < 1 for item in found["more"]) or "none"),
         "n-runs": str(len(found)),
         "repeats-greedy": f"{100 * again['greedy']:.0f}%",
         "repeats-sampled": f"{100 * again['sampled']:.1f}%",

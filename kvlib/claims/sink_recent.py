@@ -183,6 +183,15 @@ def _open(item: fit.Estimate) -> bool:
     return least < fit.MARGIN < max(abs(item.low), abs(item.high))
 
 
+def _gap_facts(same: pd.DataFrame) -> dict[str, str]:
+    """Least and most of what the suffix's exponent exceeds the cache's by, a distance."""
+    return {
+        f"gap-{name.lower()}-{which}": f"{item:.2g}"
+        for name in ("KL", "TV")
+        for which, item in zip(("least", "most"), fit.extremes(same[name]), strict=True)
+    }
+
+
 def facts(
     rows: pd.DataFrame, same: pd.DataFrame, costs: pd.DataFrame, run: pd.DataFrame
 ) -> dict[str, str]:
@@ -200,7 +209,7 @@ def facts(
             zip(("reading-kl", "reading-tv", "reading-half"), readings(same).values(), strict=True)
         ),
         "margin": str(fit.MARGIN),
-        "differences": sentence(same),
+        **_gap_facts(same),
         "kl-differ": f"{sum(x.low > 0 or x.high < 0 for x in same['KL'])} of {len(same)}",
         "kl-open": f"{sum(_open(x) for x in same['KL'])}",
         "power-c4": power(had_it_been(same)),

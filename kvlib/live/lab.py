@@ -233,7 +233,7 @@ def facts(laws: Laws, grid: pd.DataFrame, budget: int) -> dict[str, str]:
     sliding = grid[grid["policy"] == label("sliding")].groupby("budget")["kl_nats"].first()
     return {
         "budget": str(budget),
-        **{f"first-{side}": first.loc[side, "token"].replace("·", " ") for side in first.index},
+        **{f"first-{side}": first.loc[side, "token"] for side in first.index},
         **{f"share-{side}": f"{first.loc[side, 'share']:.2f}" for side in first.index},
         "kl": f"{laws.kl_nats:.2f}",
         "tv": f"{laws.tv:.2f}",

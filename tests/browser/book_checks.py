@@ -131,6 +131,42 @@ TOO_WIDE = """() => {
   return complaints;
 }"""
 
+# Titles whose link stands in a line of its own below them, where nothing else is.
+LONE_LINKS = """() => Array.from(document.querySelectorAll(".bd-article .headerlink"), (link) => {
+  const words = document.createRange();
+  words.setStart(link.parentElement, 0);
+  words.setEndBefore(link);
+  const { bottom, height } = words.getBoundingClientRect();
+  const below = height > 0 && link.getBoundingClientRect().top > bottom - 2;
+  return below ? `an empty line under "${words}"` : "";
+}).filter(Boolean)"""
+
+# Words of pictures that leave them, and labels of a horizontal axis that run together.
+CUT = """() => {
+  const complaints = [];
+  for (const svg of document.querySelectorAll(".kv-picture svg")) {
+    const edge = svg.getBoundingClientRect();
+    const boxes = (root) => Array.from(root.querySelectorAll("text"))
+      .filter((text) => !text.closest(".reading_marks") && text.textContent.trim())
+      .map((text) => ({ words: text.textContent, box: text.getBoundingClientRect() }))
+      .filter(({ box }) => box.width > 0);
+    for (const { words, box } of boxes(svg)) {
+      const beyond = Math.max(box.right - edge.right, edge.left - box.left);
+      if (beyond > 1) complaints.push(`"${words}" is cut by ${Math.round(beyond)} px`);
+    }
+    for (const axis of svg.querySelectorAll(".role-axis-label")) {
+      const labels = boxes(axis).sort((a, b) => a.box.left - b.box.left);
+      labels.slice(1).forEach(({ words, box }, k) => {
+        const before = labels[k];
+        const level = Math.abs(box.top - before.box.top) < 2;
+        const gap = box.left - before.box.right;
+        if (level && gap < 3) complaints.push(`"${before.words}" runs into "${words}"`);
+      });
+    }
+  }
+  return complaints;
+}"""
+
 # Thumbs that don't stand above their slider's rule, at up to so many values of each.
 UNALIGNED = f"""async (count) => {{
   {UNTIL}

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 from book_checks import (
+    CUT,
     FAINT,
+    LONE_LINKS,
     TOO_WIDE,
     UNTYPESET,
     dead_controls,
@@ -132,6 +134,20 @@ def test_a_wide_element_is_found(browser, copy):
     assert any("in a window of 390 px" in complaint for complaint in found)
 
 
+def test_an_empty_line_under_a_title_is_found(browser, copy):
+    spoil(copy / "_static" / "book.css", "display: inline-block;\n  width: 0;", "")
+    page = copy / "notebooks" / "formulation.html"
+    found = complaints(browser, page, lambda page: page.evaluate(LONE_LINKS), width=390)
+    assert found == ['an empty line under "What does the next query buy?"']
+
+
+def test_cut_words_are_found(browser, copy):
+    page = page_with(copy, '"other models and texts"')
+    spoil(page, '"other models and texts"', f'"{"other models and texts, " * 4}"')
+    found = complaints(browser, page, lambda page: page.evaluate(CUT), width=390)
+    assert any('texts," is cut by' in complaint for complaint in found)
+
+
 def test_a_light_panel_in_dark_mode_is_found(browser, copy):
     spoil(copy / "_static" / "book.css", "background: transparent", "background: #eee")
     page = page_with(copy, 'class="kv-chart"')
@@ -163,4 +179,4 @@ def test_an_odd_text_is_found(text):
 
 def test_a_band_of_nothing_is_found():
     assert unsaid(["measured, with 95% band"])
-    assert not unsaid(["mean over documents, with its 95% band", "95% interval of b", "measured"])
+    assert not unsaid(["mean over documents, 95% band", "95% interval of b", "measured"])

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import altair as alt
 import pandas as pd
 import pytest
-from book_checks import UNALIGNED, Visit, draw_all, still, until, visit
+from book_checks import TOO_WIDE, UNALIGNED, Visit, draw_all, still, until, visit
 
 from kvlib.charts import offline, parts
 from kvlib.charts.controls import Choice, Explorer, Slider
@@ -218,6 +218,19 @@ def test_every_thumb_stands_above_its_rule(browser, address, width):
         assert seen.page.evaluate(UNALIGNED, len(WINDOWS)) == []
         seen.page.add_style_tag(content="input[data-aligned] { margin-left: 0 !important; }")
         assert len(seen.page.evaluate(UNALIGNED, 2)) > 0  # the check can fail
+
+
+def test_a_slider_that_is_too_long_widens_nothing(browser, address):
+    """As one is for a moment, above a picture that was drawn too wide."""
+    long = "input[data-aligned] { --kv-span: 3000px !important; }"
+    card = "document.querySelector('.kv-chart').clientWidth"
+    with visit(browser, address, address) as seen:
+        assert draw_all(seen.page) == []
+        before = seen.page.evaluate(card)
+        seen.page.add_style_tag(content=long)
+        assert seen.page.evaluate(TOO_WIDE) == [] and seen.page.evaluate(card) == before
+        seen.page.add_style_tag(content=".kv-chart { overflow: visible !important; }")
+        assert len(seen.page.evaluate(TOO_WIDE)) == 1  # the check can fail
 
 
 def test_few_values_have_ticks_and_a_thumb_that_snaps_to_them(seen):

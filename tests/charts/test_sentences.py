@@ -656,9 +656,17 @@ def test_a_ranking_says_who_loses_least_in_the_distance_chosen(distance, value, 
     mean = fit.log_mean(at[best].to_numpy())
     assert f"{name_of(best)} loses least, {mean.value:.3g} {unit} (95% interval" in said
     (worst,) = {"sinks", "sliding"} - {best}
-    assert said.endswith(f"and {name_of(worst)} most, {at[worst].mean():.3g}.")
+    assert said.endswith(f"; {name_of(worst)} loses most, {at[worst].mean():.3g}.")
     inside = int((at <= mean.high).sum()) - 1
     assert (", with one more policy inside it)" in said) == (inside == 1)
+
+
+def test_a_ranking_names_those_that_a_budget_lacks():
+    rows = two_policies()
+    fewer = rows[(rows["policy"] == "sinks") | (rows["budget"] > 16)]
+    explorer = charts.policies.ranking(claims.policy_rows.summaries(fewer))
+    assert sentence(explorer, budget=16).endswith(" Not measured with 16: sliding window.")
+    assert "Not measured" not in sentence(explorer, budget=64)
 
 
 @pytest.mark.parametrize("distance", ["KL", "TV"])
@@ -705,7 +713,7 @@ def test_a_setting_may_lack_the_best_known_policy_and_a_budget(lacking):
     ranking = charts.policies.ranking(claims.policy_rows.summaries(rows))
     said = sentence(ranking, setting=where, budget=64)
     assert f"{name_of(policy)} loses least" in said
-    assert said.endswith("documents), and no other was measured.")
+    assert said.endswith("documents); no other was measured.")
     said = sentence(ranking, setting=where, budget=16)
     assert said == f"{capital(where)}: nothing was measured with 16 entries."
 
