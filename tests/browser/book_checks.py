@@ -97,12 +97,12 @@ FAINT = """() => {
     return (high + 0.05) / (low + 0.05);
   };
   const complaints = [];
-  for (const chart of document.querySelectorAll(".kv-chart")) {
+  for (const chart of document.querySelectorAll(".kv-chart, .cell_output .text_html")) {
     const page = getComputedStyle(document.body).backgroundColor;
     for (const panel of panels(chart)) {
       if (contrast(panel, page) > 1.5) complaints.push(`panel ${panel} on a page of ${page}`);
     }
-    const words = ".kv-picture text, .kv-label, .kv-value, select, .kv-reading";
+    const words = ".kv-picture text, .kv-label, .kv-value, select, .kv-reading, th, td, caption";
     for (const text of chart.querySelectorAll(words)) {
       if (!text.textContent.trim() || !text.getClientRects().length) continue;
       const style = getComputedStyle(text);
