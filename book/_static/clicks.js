@@ -9,7 +9,3 @@
     button.addEventListener("click", actions[button.dataset.click]);
   }
 })();
-// Search shows a line of each page it finds, which a browser won't fetch from file://: titles must do there.
-if (location.protocol === "file:" && typeof DOCUMENTATION_OPTIONS !== "undefined") {
-  DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
-}

@@ -117,6 +117,21 @@ def test_nothing_overflows_on_a_phone_and_a_wider_window_refits_the_pictures(
         assert complaints == []
 
 
+def test_a_search_shows_words_of_the_articles(browser, address):
+    root = address["http"]
+    with visit(browser, f"{root}/search.html?q=window", root) as seen:
+        until(seen.page, "() => document.querySelectorAll('#search-results p.context').length > 4")
+        found = seen.page.locator("#search-results li:has(p.context)").all_inner_texts()
+        assert not [text for text in found if ".pdf" in text or "Contents" in text]
+        (term,) = [text for text in found if text.startswith("Glossary")]
+        assert "How many of the last tokens are kept" in term  # what it means, not the word again
+        box, sign = (seen.page.locator(f"form.bd-search {e}").last for e in ("input", ".fa-solid"))
+        words = box.evaluate(
+            "e => e.getBoundingClientRect().left + parseFloat(getComputedStyle(e).paddingLeft)"
+        )
+        assert words > sign.evaluate("e => e.getBoundingClientRect().right")
+
+
 ON_THE_FIRST_SCREEN = {
     "the question": ".bd-article h1 ~ p strong",
     "the drawing": ".kv-strip",

@@ -47,6 +47,8 @@ def add_scripts(app: Sphinx, pagename: str, templatename: str, context: dict, do
     here = {name for tag in tags for name in tag.classes}
     charts, passages, model = (name in here for name in ("kv-chart", "kv-passage", "kv-try"))
     app.add_js_file("clicks.js", defer="defer")
+    if pagename == "search":
+        app.add_js_file("snippets.js", defer="defer")
     if "kv-fold" in here or "kv-more" in here:
         app.add_js_file("folds.js", priority=FIRST, defer="defer")
     moves = charts or passages or model
