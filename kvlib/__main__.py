@@ -21,7 +21,13 @@ from kvlib import __version__, corpora, names, store, study
 from kvlib.corpora import CORPORA
 from kvlib.study import here, joining, states
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+EXAMPLE = (  # what `--help` ends with
+    "For example: python -m kvlib measure --model smollm2-135m-instruct --corpus my.txt --docs 8 "
+    "--max-window 256 --out my-table, and then: python -m kvlib show my-table"
+)
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, epilog=EXAMPLE
+)
 
 MODEL = f"{', '.join(names.MODELS)}, a local folder, or a Hub id, owner/name[@revision]"
 CORPUS = f"{', '.join(CORPORA)}, or a UTF-8 text file of docs x stride tokens (4 bytes each, or so)"

@@ -30,7 +30,7 @@ def cache_run_chart(table: pd.DataFrame) -> alt.LayerChart:
     """Time and memory of a token, bounded and unbounded. Parameters: `quantity`, `token`."""
     base = alt.Chart(table).transform_filter("datum.quantity == quantity")
     x = alt.X("token:Q", axis=alt.Axis(title="tokens generated", format=",d"))
-    y = alt.Y("value:Q", axis=alt.Axis(title=None, format="~g"))
+    y = alt.Y("value:Q", axis=alt.Axis(title=None, format="~f"))
     layers = [
         base.transform_filter(f"datum.cache == '{name}'")
         .mark_line(color=colour, strokeWidth=2, strokeDash=dash)

@@ -78,7 +78,7 @@ def ratios(one: Long) -> pd.DataFrame:
         near, far = ((part[column] + 1.0) ** -law for column in ("window", "context"))
         brackets[length] = (near - far).mean()
     return pd.DataFrame(
-        {"reference": length, "windows": f"{top // 2 + 1} to {top}"}
+        {"reference": length, "windows": f"{top // 2 + 1:,} to {top:,}"}
         | {"documents": len(means[length])}
         | {"ratio": fit.log_ratio(means[one.longest], means[length])}
         | {"foretold": brackets[one.longest] / brackets[length]}

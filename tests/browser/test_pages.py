@@ -13,6 +13,7 @@ from book_checks import (
     EXPLORERS,
     EXTREMES,
     FAINT,
+    FORBIDDEN,
     TOO_WIDE,
     UNALIGNED,
     UNFIT,
@@ -105,6 +106,12 @@ def test_at_no_end_of_any_control_a_sentence_is_odd(page):
         text for root in page.query_selector_all(EXPLORERS) for text in root.evaluate(EXTREMES)
     ]
     assert odd(heard) == []
+
+
+def test_pictures_write_no_number_with_an_exponent(page):
+    draw_all(page)
+    words = page.locator(".kv-picture text").all_text_contents()
+    assert [text for text in words if FORBIDDEN["an exponent"].search(text)] == []
 
 
 def test_a_band_says_what_it_is_of(page):

@@ -51,7 +51,7 @@ def test_a_longer_reference_moves_the_distance_as_much_as_the_bracket_is_strong(
     one = long(strength)
     found = claims.references.ratios(one)
     assert found["reference"].tolist() == [2048, 4096]
-    assert set(found["windows"]) == {"513 to 1024"} and set(found["documents"]) == {8}
+    assert set(found["windows"]) == {"513 to 1,024"} and set(found["documents"]) == {8}
     first = found.iloc[0]["ratio"]
     assert first.value > 1.1 if strength else first.value == pytest.approx(1, abs=0.02)
     apart = claims.references.told_apart(one).set_index("distance")
