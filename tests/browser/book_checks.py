@@ -131,6 +131,12 @@ TOO_WIDE = """() => {
   return complaints;
 }"""
 
+# Tables that scroll and don't show it, as those of `kvlib.charts.tables` do.
+HIDDEN_COLUMNS = """() => Array.from(
+  document.querySelectorAll(".bd-article .pst-scrollable-table-container"),
+  (box) => (box.scrollWidth > box.clientWidth ? `cut: ${box.textContent.trim().slice(0, 40)}` : ""),
+).filter(Boolean)"""
+
 # Titles whose link stands in a line of its own below them, where nothing else is.
 LONE_LINKS = """() => Array.from(document.querySelectorAll(".bd-article .headerlink"), (link) => {
   const words = document.createRange();
@@ -148,6 +154,7 @@ CUT = """() => {
     const edge = svg.getBoundingClientRect();
     const boxes = (root) => Array.from(root.querySelectorAll("text"))
       .filter((text) => !text.closest(".reading_marks") && text.textContent.trim())
+      .filter((text) => text.getAttribute("opacity") !== "0") // what would overlap, Vega hides so
       .map((text) => ({ words: text.textContent, box: text.getBoundingClientRect() }))
       .filter(({ box }) => box.width > 0);
     for (const { words, box } of boxes(svg)) {

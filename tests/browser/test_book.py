@@ -10,6 +10,7 @@ from book_checks import (
     COLOURS,
     CUT,
     FAINT,
+    HIDDEN_COLUMNS,
     LONE_LINKS,
     PAGES,
     TOO_WIDE,
@@ -110,7 +111,8 @@ def test_nothing_overflows_on_a_phone_and_a_wider_window_refits_the_pictures(
     """390 pixels; 640, which is 200% zoom of 1,280; 800; 1,280."""
     with visit(browser, f"{address['file']}/{name}.html", address["file"], width=390) as seen:
         complaints = draw_all(seen.page) + lasting(seen.page, TOO_WIDE)
-        complaints += lasting(seen.page, CUT) + lasting(seen.page, LONE_LINKS)
+        for check in (CUT, LONE_LINKS, HIDDEN_COLUMNS):
+            complaints += lasting(seen.page, check)
         for width in (640, 800, 1280):
             seen.page.set_viewport_size({"width": width, "height": 900})
             complaints += lasting(seen.page, UNFIT) + lasting(seen.page, TOO_WIDE)

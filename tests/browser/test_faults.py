@@ -9,6 +9,7 @@ import pytest
 from book_checks import (
     CUT,
     FAINT,
+    HIDDEN_COLUMNS,
     LONE_LINKS,
     TOO_WIDE,
     UNTYPESET,
@@ -139,6 +140,13 @@ def test_an_empty_line_under_a_title_is_found(browser, copy):
     page = copy / "notebooks" / "formulation.html"
     found = complaints(browser, page, lambda page: page.evaluate(LONE_LINKS), width=390)
     assert found == ['an empty line under "What does the next query buy?"']
+
+
+def test_a_table_that_scrolls_in_secret_is_found(browser, copy):
+    spoil(copy / "_static" / "reading.css", "padding: 0.35rem 0.3rem;", "min-width: 12rem;")
+    page = copy / "book" / "notation.html"
+    found = complaints(browser, page, lambda page: page.evaluate(HIDDEN_COLUMNS), width=390)
+    assert len(found) == 1 and found[0].startswith("cut: Sign")
 
 
 def test_cut_words_are_found(browser, copy):
