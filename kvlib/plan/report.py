@@ -195,9 +195,10 @@ def findings(plan: Plan) -> list[str]:
         )
     if plan.clipped is not None:
         cap = plan.clipped
+        above = f"{digits(100 * cap.share)}%" if cap.share else "none"
         said.append(
             f"KL has no largest value: a document counts as {digits(cap.cap_nats)} nats at most; "
-            f"{digits(100 * cap.share)}% of them were above, at most "
+            f"{above} of them were above, at most "
             f"{digits(100 * cap.share_bound)}% of all."
         )
     if (law := plan.law) is not None:
