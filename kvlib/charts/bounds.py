@@ -125,7 +125,7 @@ def budget_chart(rows: pd.DataFrame) -> alt.LayerChart:
     held = once.mark_rule(color=PURPLE, strokeDash=DASHED, strokeWidth=2)
     held = parts.rule_for("budget", held.encode(x=x("held_x")))
     key = parts.legend(
-        (LOST, SOLID, "mean over documents, 95% interval"),
+        (LOST, SOLID, "mean, 95% interval"),
         (MUTED, DASHED, "fitted law; band: interval of α"),
         (KEPT, SOLID, "window for ε"),
         (PURPLE, DASHED, "window that the budget holds"),

@@ -46,7 +46,7 @@ def curves_chart(table: pd.DataFrame) -> alt.LayerChart:
     x = alt.X(
         "window:Q",
         scale=alt.Scale(type="log", base=2, nice=False, padding=10),
-        axis=alt.Axis(title="window kept (tokens)", values=ticks, format=",d"),
+        axis=parts.window_axis(max(ticks)),
     )
     y = alt.Y(
         "mean:Q",

@@ -101,7 +101,7 @@ def excess_chart(table: pd.DataFrame) -> alt.LayerChart:
     key = parts.legend(
         *((ink, dash, _title(reader)) for reader, (ink, dash) in LOOKS.items()),
         (GREY, SOLID, "models on this text"),
-        (OLIVE, SOLID, "the chosen reader's mean, 95% band"),
+        (OLIVE, SOLID, "chosen reader's mean, 95% band"),
     )
     return parts.picture(
         *(band, *lines, points, rule, *key, parts.reading(nearest, _sentence())),

@@ -86,7 +86,7 @@ def curves(tables: Sequence[pd.DataFrame]) -> Explorer:
     x = alt.X(
         "window:Q",
         scale=alt.Scale(type="log", base=2, nice=False),
-        axis=alt.Axis(title="window kept (tokens)", format="d"),
+        axis=alt.Axis(title="window kept (tokens)", format=",d", labelSeparation=4),
     )
     y = alt.Y(
         "kl_nats:Q",
