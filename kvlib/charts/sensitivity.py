@@ -220,6 +220,8 @@ def _keyed(measured: pd.DataFrame, laws: pd.DataFrame) -> tuple[pd.DataFrame, pd
     keys = ["model", "corpus", "distance"]
     places = {key: k for k, key in enumerate(measured.groupby(keys, sort=False).groups)}
     points, fits = parts.placed(parts.rounded(measured, 4)), parts.rounded(laws, 6)
+    ends = ["low", "high"]  # of b, by a search that ends within 1e-7 of them
+    fits[ends] = laws[ends].round(4)
     points["at"] = [places[key] for key in zip(*(points[k] for k in keys), strict=True)]
     points["begins"] = ~points["at"].duplicated()
     columns = (laws[name] for name in (*keys, "kind", "b"))
