@@ -596,8 +596,7 @@ def _estimate(
     try:
         machine = hardware.machine_of(on)
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(2) from None
+        raise _misused(error) from None
     share = hardware.SHARE if share is None else share
     if not 0 < share <= 1:
         raise ValueError(f"share: expected more than 0 and at most 1, got {share}")
@@ -674,13 +673,18 @@ def _check_one_way(flags: tuple[str, int, str]) -> None:
         raise ValueError(f"workers: expected at least 1, got {flags[1]}")
 
 
+def _misused(error: Exception) -> typer.Exit:
+    """The end of a command whose input cannot be used: one line, whatever names are in it."""
+    print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
+    return typer.Exit(2)
+
+
 def _used_rightly(parsed: Callable[[Any], Any], said: Any) -> Any:
     """What flags say; one line and exit code 2, as for other wrong flags, where it cannot be."""
     try:
         return parsed(said)
     except (ValueError, OSError, ArithmeticError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(2) from None
+        raise _misused(error) from None
 
 
 def _usable(made: Callable[[], Any]) -> Any:
@@ -688,8 +692,7 @@ def _usable(made: Callable[[], Any]) -> Any:
     try:
         return made()
     except (ValueError, OSError, ArithmeticError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(2) from None
+        raise _misused(error) from None
 
 
 def _say_share(found: here.Share, shard: str) -> None:

@@ -131,6 +131,8 @@ def test_not_certified_ends_with_3_and_says_why(ask, tmp_path):
         (["--metric", "bits"], "metric: expected one of kl, tv, top1, got 'bits'"),
         (["--epsilon", "-1"], "epsilon: expected more than 0"),
         (["--text", "nowhere.txt"], "got 'nowhere.txt'"),
+        (["--text", "no\nwhere.txt"], "where.txt"),
+        (["--policy", "no\nnone"], "no none"),
         (["--seq-len", "4096"], "expected at least 48 different documents"),
         (["--batch", "0"], "batch and context: expected at least 1 and 0, got 0 and 0"),
     ],
