@@ -388,7 +388,13 @@ class Measurement:
             table, mark = _read_marked(self.path)
             if mark == {"settings_sha256": self._settings_sha256, "digest": digest(table)}:
                 return table
-        return load_table(self.path)
+        table = load_table(self.path)
+        if "doc" not in table:
+            raise ValueError(
+                f"{self.path}: expected a column doc, got {', '.join(map(str, table))}; choose "
+                "another --out or move it away"
+            )
+        return table
 
     def _make_parts(self) -> None:
         """The folder for parts, with its mark in it from the first moment on."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -881,6 +882,19 @@ def test_a_folder_it_did_not_make_is_left_alone(tmp_path, kind):
         Measurement(tmp_path / "car", SETTINGS, 1)
     one_line(error, tmp_path / "car.parts")
     assert tree(tmp_path) == before
+
+
+def test_a_table_without_documents_is_not_gone_on_with(tmp_path):
+    with Measurement(tmp_path / "t", SETTINGS, 1) as measurement:
+        measurement.add(0, rows(0))
+        measurement.finish(RUN)
+    path = tmp_path / "t.parquet"
+    said = json.loads(path.with_suffix(".json").read_text())
+    rows(0).drop(columns="doc").to_parquet(path)
+    said["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    path.with_suffix(".json").write_text(json.dumps(said))
+    with pytest.raises(ValueError, match="expected a column doc, got .*; choose another --out"):
+        Measurement(tmp_path / "t", SETTINGS, 1)
 
 
 @pytest.mark.parametrize("begun", [False, True])

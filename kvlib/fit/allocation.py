@@ -39,8 +39,14 @@ def components(table: pd.DataFrame, value: str = "kl_nats", smallest: int = 8) -
 
     By the analysis of variance of each octave, its values divided by the octave's mean and weighted
     with the octave's influence on the slope; rows of a start count as drawn from it. A component
-    that comes out negative is zero. Raises ValueError for fewer than 3 documents or 2 octaves.
+    that comes out negative is zero. Raises ValueError for other columns, numbers that are not
+    finite, windows below 1, and fewer than 3 documents or 2 octaves.
     """
+    needed = ["doc", "position", "window", "context", value]
+    if missing := [name for name in needed if name not in table]:
+        raise ValueError(f"table: expected the column {missing[0]}, got {', '.join(table)}")
+    if not np.isfinite(table[needed].to_numpy(float)).all() or (table["window"] < 1).any():
+        raise ValueError("table: expected finite numbers and windows of 1 or more, got others")
     octave = np.ceil(np.log2(table["window"])).astype(int)
     part = table.assign(octave=octave, start=table["position"] - table["window"] + 1)
     part = part[

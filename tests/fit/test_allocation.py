@@ -118,6 +118,19 @@ def test_too_little_to_tell_components_apart_is_one_line(docs, octaves):
         components(table[table["window"] <= TOPS[octaves - 1]])
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda table: table.drop(columns="context"), "expected the column context, got doc, "),
+        (lambda table: table.assign(window=-1), "expected finite numbers and windows of 1 or more"),
+        (lambda table: table.assign(kl_nats=np.nan), "expected finite numbers"),
+    ],
+)
+def test_a_table_of_other_things_is_one_line(change, said):
+    with pytest.raises(ValueError, match=said):
+        components(change(rows_of(5, 2, 3, 0.1, 0.1, 0.1)))
+
+
 def test_two_levels_pay_where_the_difference_hardly_varies():
     rng = np.random.default_rng(0)
     cheap = rng.standard_normal(400)
