@@ -114,9 +114,11 @@ def undisturbed(file: Path, scratch: Path) -> None:
     subprocess.run(command_of(file), env=environment(scratch), check=True)
 
 
-def disturbed(file: Path, scratch: Path, rng: random.Random) -> tuple[float, int, set[str]]:
+def disturbed(
+    file: Path, scratch: Path, rng: random.Random, between: tuple[float, float]
+) -> tuple[float, int, set[str]]:
     """Make the tables with workers that die: seconds, deaths, and which processes are left."""
-    begin, kills, next_one = time.monotonic(), 0, rng.uniform(*BETWEEN)
+    begin, kills, next_one = time.monotonic(), 0, rng.uniform(*between)
     spent: dict[psutil.Process, float] = {}
     command = command_of(file, "--workers", str(WORKERS))
     with subprocess.Popen(command, env=environment(scratch)) as run:
@@ -126,7 +128,7 @@ def disturbed(file: Path, scratch: Path, rng: random.Random) -> tuple[float, int
             spent |= family
             if sum(spent.values()) >= next_one:
                 kills += killed_one(list(family), rng)
-                next_one = sum(spent.values()) + rng.uniform(*BETWEEN)
+                next_one = sum(spent.values()) + rng.uniform(*between)
     if run.returncode:
         raise SystemExit(f"error: expected exit code 0 of {command}, got {run.returncode}")
     seconds = time.monotonic() - begin
@@ -195,7 +197,11 @@ def assert_same(one: study.Study, alone: Path, together: Path) -> None:
 
 
 def measured(
-    name: str, studies: Sequence[study.Study], folder: Path, go_on: bool = False
+    name: str,
+    studies: Sequence[study.Study],
+    folder: Path,
+    go_on: bool = False,
+    between: tuple[float, float] = BETWEEN,
 ) -> dict[str, Any]:
     """What came of a model's tables: one row of the report."""
     files = {way: folder / way / "studies.toml" for way in ("alone", "together")}
@@ -207,7 +213,7 @@ def measured(
         file.write_text(declared(studies), encoding="utf-8")
     undisturbed(files["alone"], folder / "scratch-alone")
     scratch = folder / "scratch-together"
-    seconds, kills, left = disturbed(files["together"], scratch, random.Random(name))
+    seconds, kills, left = disturbed(files["together"], scratch, random.Random(name), between)
     left |= light.left(files["together"].parent) | temporary(scratch)
     lines = different(studies, files["alone"].parent, files["together"].parent)
     tables = [store.load_table(files["together"].parent / one.table) for one in studies]
@@ -227,6 +233,9 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=Path("_build/deaths"))
     parser.add_argument("--go-on", action="store_true", help="keep what was made undisturbed")
     parser.add_argument("--out", type=Path, default=checks.file_of("deaths"))
+    parser.add_argument(
+        "--between", type=float, nargs=2, default=BETWEEN, help="seconds; fewer for a small model"
+    )
     flags = parser.parse_args()
     bad = 0
     for name, studies in groups().items():
@@ -235,7 +244,9 @@ def main() -> int:
         if why := next(filter(None, (verify.not_here(one.settings) for one in studies)), ""):
             print(f"{name}: left out: {why}")
             continue
-        found = measured(name, studies, flags.folder / name.replace(" ", "-"), flags.go_on)
+        found = measured(
+            name, studies, flags.folder / name.replace(" ", "-"), flags.go_on, flags.between
+        )
         checks.keep(found, "model", flags.out)
         print(json.dumps(found))
         bad += len(found["different"]) + len(found["left"])
