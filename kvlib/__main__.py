@@ -152,7 +152,7 @@ def show_table(
 
     `kvlib show online-smollm2-135m-instruct-world-english-bible` shows one of the book's.
     """
-    _used_rightly(_shown, (table, epsilon, metric, html, json))
+    _usable(_shown, (table, epsilon, metric, html, json))
 
 
 @app.command()
@@ -171,7 +171,7 @@ def weigh(
 
     Works on a model's config alone. What a budget loses, `measure`, `distort` and `plan` say.
     """
-    _used_rightly(_weighed, (model, budget, policy, protocol, dtype, batch, context))
+    _usable(_weighed, (model, budget, policy, protocol, dtype, batch, context))
 
 
 @app.command()
@@ -325,8 +325,8 @@ def plan(
         *(model, [*text, *(more or [])], Question(metric, epsilon, confidence), policy, protocol),
         *(seq_len, docs, seed, device, dtype),
     )
-    _usable(lambda: _check_weighed(batch, context))
-    found, held = _usable(lambda: measuring.planned(request, out, _command()))
+    _usable(_check_weighed, batch, context)
+    found, held = _usable(measuring.planned, request, out, _command())
     sizes = reports.Sizes(held, batch=batch, context=context)
     if json:
         store.write_atomically(json, lambda file: file.write_text(found.as_json(), "utf-8"))
@@ -362,8 +362,8 @@ def studies(
 
     A name is that of a table, of a study (`online` for all online-...), or a pattern with stars.
     """
-    share = _used_rightly(here.Shard.parsed, shard) if shard else None
-    _used_rightly(_check_one_way, (shard, workers, scheduler))
+    share = _usable(here.Shard.parsed, shard) if shard else None
+    _usable(_check_one_way, (shard, workers, scheduler))
     these = study.chosen(study.studies(file), name or [])
     if listed:
         _show(these, others=not name)
@@ -675,22 +675,14 @@ def _check_one_way(flags: tuple[str, int, str]) -> None:
 
 def _misused(error: Exception) -> typer.Exit:
     """The end of a command whose input cannot be used: one line, whatever names are in it."""
-    print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
+    print(f"error: {_line_of(error)}", file=sys.stderr)
     return typer.Exit(2)
 
 
-def _used_rightly(parsed: Callable[[Any], Any], said: Any) -> Any:
-    """What flags say; one line and exit code 2, as for other wrong flags, where it cannot be."""
+def _usable(made: Callable[..., Any], *said: Any) -> Any:
+    """What is made of what flags say; one line and exit code 2 for what cannot be used."""
     try:
-        return parsed(said)
-    except (ValueError, OSError, ArithmeticError) as error:
-        raise _misused(error) from None
-
-
-def _usable(made: Callable[[], Any]) -> Any:
-    """What is made; one line and exit code 2 for what cannot be used."""
-    try:
-        return made()
+        return made(*said)
     except (ValueError, OSError, ArithmeticError) as error:
         raise _misused(error) from None
 

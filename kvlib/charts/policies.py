@@ -118,7 +118,8 @@ def ranking_rows(summary: pd.DataFrame) -> pd.DataFrame:
         near = int((part["mean"] <= best["high"]).sum()) - 1
         also = f", with {near} more policies inside it" if near > 1 else ""
         also = ", with one more policy inside it" if near == 1 else also
-        absent = [name for name in every[setting, distance] if name not in set(part["policy"])]
+        here = set(part["policy"])
+        absent = [name for name in every[setting, distance] if name not in here]
         gone = f" Not measured with {budget}: {'; '.join(absent)}." if absent else ""
         sentences[setting, distance, budget] = (
             f"With {budget} entries, {protocol}, {model} on {text}: {best['policy']} loses least, "

@@ -380,7 +380,7 @@
         this.says.textContent = "Type a few words more: one token has no next one.";
         this.lists.replaceChildren();
         this.summary.textContent = "";
-        delete this.stage.dataset.reading;
+        this.read(); // nothing
         return;
       }
       this.scrubber.input.max = String(this.ids.length - 2);
@@ -406,6 +406,7 @@
 
     /** Reads the text with the present policy and budget. */
     read() {
+      delete this.stage.dataset.reading;
       if (!this.ids.length) return;
       this.rows = [];
       this.film.begin(this.ids.length);
