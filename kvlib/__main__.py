@@ -213,7 +213,7 @@ def verify(
     device: Annotated[str, typer.Option(help=DEVICE)] = "auto",
     dtype: Annotated[str, typer.Option(help="another than the table's own")] = "",
     record: Annotated[
-        bool, typer.Option("--record", help="keep what was found, in checks/ beside the tables")
+        bool, typer.Option("--record", help="keep what was found, in checks/ beside each table")
     ] = False,
 ) -> None:
     """Measure a random sample of stored rows anew, and fail where they differ: a line a table.
@@ -230,7 +230,7 @@ def verify(
         print(found.line(), flush=True)
         words.add(found.word)
         if record and found.figures:
-            checks.keep(found.figures, "table", checks.file_of("verified", folder))
+            checks.keep(found.figures, "table", checks.file_of("verified", found.folder))
     if words & {"differs", "refused"} or "ok" not in words:
         raise typer.Exit(1)
 

@@ -111,7 +111,7 @@ def read_table(path: Path) -> pd.DataFrame:
 def _read_marked(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     """A Parquet table, and the mark it was saved with ({} without one)."""
     try:
-        _check_regular(path)
+        check_regular(path)
         arrow = pq.read_table(path, page_checksum_verification=True)
         mark = json.loads((arrow.schema.metadata or {}).get(MARK, b"{}"))
         return arrow.to_pandas(), mark if isinstance(mark, dict) else {}
@@ -328,7 +328,7 @@ class Measurement:
             "run": run,
             "rows": len(table),
             "documents": int(table["doc"].nunique()),
-            "sha256": _sha256(self.path),
+            "sha256": sha256(self.path),
         }
         write_manifest(self.manifest, manifest)
 
@@ -673,7 +673,7 @@ def checked_manifest(path: Path) -> dict[str, Any]:
     """The manifest of a table whose file has the SHA-256 that it says; ValueError otherwise."""
     manifest, path = read_manifest(path), table_file(path)
     try:
-        found = _sha256(path)
+        found = sha256(path)
     except FileNotFoundError:
         raise ValueError(f"{path}: expected a Parquet file, found none") from None
     except OSError as error:
@@ -780,7 +780,7 @@ def _short(text: str, most: int = 100) -> str:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        _check_regular(path)
+        check_regular(path)
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"{path}: expected a manifest beside the table, found none") from None
@@ -796,8 +796,9 @@ def _settings_sha256(settings: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
-def _sha256(path: Path) -> str:
-    _check_regular(path)
+def sha256(path: Path) -> str:
+    """The SHA-256 of a regular file's bytes, in hexadecimal."""
+    check_regular(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -805,8 +806,8 @@ def _sha256(path: Path) -> str:
 # --- whose file is it? ----------------------------------------------------------------------------
 
 
-def _check_regular(path: Path) -> None:
-    """Refuses pipes, devices and folders, which may never end."""
+def check_regular(path: Path) -> None:
+    """Refuses pipes, devices and folders, which may never end; OSError where there is nothing."""
     if not stat.S_ISREG(path.stat().st_mode):
         raise OSError(f"{path}: expected a regular file, got another kind")
 

@@ -11,7 +11,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from jaxtyping import install_import_hook
+
+# before a library starts its threads: sums come out the same, run for run
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+from jaxtyping import install_import_hook  # noqa: E402
 
 # before they are imported: what these modules say of the shapes of tensors is held to, call by call
 ANNOTATED = ("cache", "measure")  # rooms, with all their modules

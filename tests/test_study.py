@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -169,6 +170,15 @@ def test_a_bad_declaration_is_one_line(tmp_path, text, message):
     with pytest.raises(ValueError, match=message) as error:
         study.studies(write(tmp_path, text))
     assert "\n" not in str(error.value) and str(tmp_path) in str(error.value)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_file_of_studies_is_not_waited_for(command, tmp_path, make):
+    make(tmp_path / "studies.toml")
+    for name in (["study"], ["merge", tmp_path], ["status"]):
+        code, _, err = command(*name, "--file", tmp_path / "studies.toml")
+        assert code == 1 and err.count("\n") == 1
+        assert "studies.toml: expected a regular file, got another kind" in err
 
 
 def test_names_are_asked_for_only_where_there_is_no_table_yet(tmp_path, tiny_folder, text_file):

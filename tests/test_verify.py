@@ -16,7 +16,7 @@ import torch
 from kvlib import __main__ as command_line
 from kvlib import store, study
 from kvlib.measure import floor, laws
-from kvlib.study import verify
+from kvlib.study import checks, verify
 
 SIZE = {"seq_len": 64, "stride": 80, "docs": 3}
 TRUNCATED = SIZE | {"kind": "truncation_sensitivity", "max_window": 16, "pairs_per_octave": 20}
@@ -73,7 +73,7 @@ def rewrite(path: Path, change) -> None:
     table, manifest = store.load_table(path), store.read_manifest(path)
     change(table)
     store.save_table(store.table_file(path), table)
-    manifest["sha256"] = store._sha256(store.table_file(path))
+    manifest["sha256"] = store.sha256(store.table_file(path))
     store.write_manifest(store.table_file(path, ".json"), manifest)
 
 
@@ -119,6 +119,15 @@ def test_a_table_is_found_by_name_study_pattern_and_path(folder, tmp_path):
     assert len(verify.chosen([], folder)) == len(DECLARED)
     with pytest.raises(ValueError, match="expected a table or a study in .*, got 'plane'"):
         verify.chosen(["plane"], folder)
+
+
+def test_what_was_found_is_kept_beside_the_table_that_it_is_of(here, folder, tmp_path):
+    """Not among the book's, where kvlib lies: a path may lead anywhere."""
+    path = copied(folder, "plain", tmp_path)
+    code, lines = here("thin", path, "--rows", 2, "--record")
+    assert code == 0, lines
+    kept = [checks.rows_of(checks.file_of("verified", at)) for at in (folder, tmp_path)]
+    assert [[row["table"] for row in rows] for rows in kept] == [["thin"], ["plain"]]
 
 
 def test_another_format_than_the_tables_is_held_to_its_own_noise(here):

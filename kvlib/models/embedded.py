@@ -27,7 +27,8 @@ from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 
 from kvlib import wheels
 from kvlib.models.dequantise import dequantise
-from kvlib.models.files import WEIGHTS, check_regular, first_line, read_json, sha256, some
+from kvlib.models.files import WEIGHTS, first_line, read_json, some
+from kvlib.store import check_regular, sha256
 from kvlib.wheels import Joined, Piece, Told, fetch, silent
 
 CONVERSION = "v1"  # part of the cache folder's name: raise it when the conversion changes

@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import math
-import stat
 import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +18,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers.utils import logging as transformers_logging
+
+from kvlib.store import check_regular, sha256
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 READ = {".json", ".model", ".txt", ".bpe", ".vocab", ".tiktoken", ".jinja"}  # beside the weights
@@ -173,19 +174,6 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"{path}: expected a JSON object, got {type(found).__name__}")
     return found
-
-
-def check_regular(path: Path) -> None:
-    """Refuses pipes, devices and folders, which may never end; OSError where there is nothing."""
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise OSError(f"{path}: expected a regular file, got another kind")
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a regular file's bytes, in hexadecimal."""
-    check_regular(path)
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def first_line(error: Exception) -> str:

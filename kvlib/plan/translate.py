@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kvlib.names import sinks_of
+from kvlib.store import check_regular
 
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "fp8": 1}  # of a cached number
 EVERY_NTH_SEES_ALL = {"gemma2": 2, "gemma3_text": 6, "cohere2": 4}  # where a config does not say
@@ -101,9 +102,11 @@ def read_config(place: Path) -> dict[str, Any]:
     """The `config.json` at a path, or in a folder; ValueError in one line where there is none."""
     place = place if place.suffix == ".json" else place / "config.json"
     try:
+        check_regular(place)
         found = json.loads(place.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ValueError(f"{place}: expected a config.json, got none: {error.strerror}") from None
+        why = error.strerror or "it is no regular file"
+        raise ValueError(f"{place}: expected a config.json, got none: {why}") from None
     except ValueError:
         raise ValueError(f"{place}: expected JSON, got something else") from None
     if not isinstance(found, dict):

@@ -174,8 +174,10 @@ def studies(file: Path = FILE) -> list[Study]:
     """All tables that a file declares, in its order.
 
     Raises ValueError with one line where `declare` does, for what is no TOML (with the place), for
-    two tables of one name, and for a table to make of a model, text or policy that is not known.
+    two tables of one name, and for a table to make of a model, text or policy that is not known;
+    OSError for what is no regular file.
     """
+    store.check_regular(file)
     try:
         entries = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

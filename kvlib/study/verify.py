@@ -31,12 +31,14 @@ HALF = ("bfloat16", "float16")
 class Found(NamedTuple):
     """What became of one table: `ok`, `differs`, `refused` (another's hash, a damaged file),
     `skipped` (model or text is not here) or `not verified` (its kind); `why` is the rest of its
-    line. `figures`, of a table that was looked at, are what `kvlib.study.checks` keeps of it."""
+    line. `figures`, of a table that was looked at, are what `kvlib.study.checks` keeps of it, in
+    the `folder` where the table lies."""
 
     table: str
     word: str
     why: str
     figures: dict[str, Any] | None = None
+    folder: Path = store.DATA
 
     def line(self) -> str:
         """The line that the command prints."""
@@ -128,7 +130,8 @@ def verified(
             begin = time.monotonic()
             found = _verified(table, held[wanted], corpus, rows, seed)
             took = {"seconds": round(time.monotonic() - begin, 1)}
-            yield found._replace(figures=_subject(table) | (found.figures or {}) | took)
+            figures = _subject(table) | (found.figures or {}) | took
+            yield found._replace(figures=figures, folder=table.path.parent)
         except (ValueError, OSError, ArithmeticError) as error:
             yield Found(name, "refused", str(error))
         except (KeyError, TypeError) as error:

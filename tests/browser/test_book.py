@@ -119,6 +119,14 @@ def test_nothing_overflows_on_a_phone_and_a_wider_window_refits_the_pictures(
         assert complaints == []
 
 
+def test_no_page_tells_where_it_was_built(book):
+    files = [path for path in book.rglob("*") if path.suffix in (".html", ".js", ".json", ".ipynb")]
+    assert len(files) > len(PAGES)
+    places = [str(book.parents[1] / name) for name in ("kvlib", "book", "notebooks", "_build")]
+    told = [f for f in files if any(place in f.read_text(encoding="utf-8") for place in places)]
+    assert told == []
+
+
 def test_a_search_shows_words_of_the_articles(browser, address):
     root = address["http"]
     with visit(browser, f"{root}/search.html?q=window", root) as seen:

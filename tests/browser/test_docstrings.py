@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "book" / "_ext"))
-from kvbook.docstrings import to_rst  # noqa: E402
+from kvbook.docstrings import as_written, to_rst  # noqa: E402
 
 
 @pytest.mark.parametrize(
@@ -26,3 +28,27 @@ from kvbook.docstrings import to_rst  # noqa: E402
 )
 def test_signs_stand_as_they_were_typed(typed, read):
     assert to_rst(typed) == read
+
+
+HERE = Path(__file__)
+
+
+class Pair(NamedTuple):
+    """One with defaults."""
+
+    place: Path = HERE
+    name: str = "x"
+
+
+@dataclasses.dataclass
+class Study:
+    """The same, whose constructor nobody wrote."""
+
+    place: Path = HERE
+    name: str = dataclasses.field(default="x", compare=False)
+
+
+@pytest.mark.parametrize("cls", [Pair, Study])
+def test_a_default_is_named_as_in_the_source_and_not_by_a_folder_of_this_machine(cls):
+    signature = f"(place: Path = {HERE!r}, name: str = 'x')"
+    assert as_written(cls, signature) == "(place: Path = HERE, name: str = 'x')"

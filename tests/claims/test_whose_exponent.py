@@ -71,7 +71,7 @@ def test_stored_tables_say_what_their_manifests_do(tmp_path):
         "run": {},
         "rows": len(rows),
         "documents": 3,
-        "sha256": store._sha256(path),
+        "sha256": store.sha256(path),
     }
     store.write_manifest(path.with_suffix(".json"), manifest)
     one = claims.shared.stored(tmp_path)["m", "c"]

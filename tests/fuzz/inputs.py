@@ -291,6 +291,8 @@ def other_flags(draw: Draw) -> Input:
     found = flags(draw, draw.one(["study", "merge", "status", "verify"]))
     if found.argv[0] == "verify":  # of no table in particular it would look at all there are
         found.argv.append(str(draw.stock / "table"))
+        kept = os.path.relpath(draw.stock / "checks" / "verified", draw.place)  # of --record
+        found = found._replace(out=(*found.out, kept))
     return found
 
 

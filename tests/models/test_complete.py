@@ -27,7 +27,8 @@ from transformers import (
 
 from kvlib.measure import next_token_law
 from kvlib.models import TRAINED, about, load, load_model
-from kvlib.models.files import ModelFiles, files_of, sha256
+from kvlib.models.files import ModelFiles, files_of
+from kvlib.store import sha256
 
 TEXT = np.arange(40, 60)
 

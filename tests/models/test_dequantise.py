@@ -17,7 +17,8 @@ from transformers import AutoModelForCausalLM
 from kvlib.models import EMBEDDED, load_model
 from kvlib.models import dequantise as streamed
 from kvlib.models.dequantise import dequantise, safetensors_header
-from kvlib.models.files import WEIGHTS, quiet, sha256
+from kvlib.models.files import WEIGHTS, quiet
+from kvlib.store import sha256
 
 KINDS = [("qwen2", True), ("qwen2", False), ("llama", True), ("llama", False), ("gemma3", False)]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from kvlib.models import EMBEDDED, INSTALLED, embedded, load_model
-from kvlib.models.files import sha256
+from kvlib.store import sha256
 
 SMOLLM2 = "smollm2-135m-instruct"
 

@@ -14,8 +14,8 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, Gemma3TextConfig, Llam
 
 from kvlib.measure import next_token_law
 from kvlib.models import EMBEDDED, OneDnnLinear, about, cache_bytes, load, load_model
-from kvlib.models.files import sha256
 from kvlib.models.load import _prefix_ids
+from kvlib.store import sha256
 
 
 def one_line(error: pytest.ExceptionInfo) -> str:

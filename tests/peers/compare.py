@@ -323,7 +323,7 @@ def record(
         arrays[f"kept_{row}"] = np.packbits(mask, axis=-1)
     store.write_atomically(path, lambda file: _savez(file, arrays))
     manifest["settings"]["cases"] = [CASES[i].question() for i in cases]
-    manifest["sha256"] = store._sha256(path)
+    manifest["sha256"] = store.sha256(path)
     text = json.dumps(manifest, indent=1) + "\n"
     store.write_atomically(path.with_suffix(".json"), lambda file: file.write_text(text))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
@@ -84,6 +85,11 @@ def test_a_config_is_read_without_weights(tmp_path):
         translate.read_config(tmp_path)
     with pytest.raises(ValueError, match=r"expected a config\.json"):
         translate.read_config(tmp_path / "none")
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(
+        ValueError, match=r"pipe\.json: expected a config\.json, .* no regular file"
+    ):
+        translate.read_config(tmp_path / "pipe.json")
 
 
 def test_manifests_say_the_same_as_configs():

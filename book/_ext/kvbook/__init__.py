@@ -13,7 +13,8 @@
 - Each executed page can be downloaded as a notebook, and each page says of which version it is.
 - A page's part on how far to trust it is folded, and a link into it opens it.
 - References are listed under the names that the text uses.
-- Docstrings of kvlib, which are plain text, are put into the markup that Sphinx reads.
+- Docstrings of kvlib, which are plain text, are put into the markup that Sphinx reads; signatures
+  name their defaults as the source does.
 - A notebook is executed again when a module of kvlib that it imports, the data or the requirements
   changed, which Jupyter's cache, looking only at the notebooks' own cells, would not notice.
 """
@@ -26,7 +27,7 @@ from sphinx.application import Sphinx
 
 from kvbook import markup
 from kvbook.cache import bring_outputs, choose_cache
-from kvbook.docstrings import prepare
+from kvbook.docstrings import prepare, resign
 from kvbook.folds import fold
 from kvbook.labels import offer_style
 from kvbook.libraries import VEGA, write_libraries, write_model
@@ -72,6 +73,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     offer_style()
     app.connect("config-inited", choose_cache)
     app.connect("autodoc-process-docstring", prepare, priority=100)  # before napoleon
+    app.connect("autodoc-process-signature", resign)
     app.connect("env-get-outdated", bring_outputs)
     app.connect("builder-inited", write_libraries)
     app.connect("builder-inited", write_model)

@@ -1,12 +1,15 @@
 """Docstrings of kvlib for autodoc: plain text with `code` in it, where Sphinx reads another markup.
 
 Indented paragraphs are formulas and examples, and stay as they are typed. ``Args:``, ``Returns:``
-and ``Raises:`` are left to napoleon.
+and ``Raises:`` are left to napoleon. Defaults are named as the source names them.
 """
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
+import textwrap
 from typing import Any
 
 from sphinx.application import Sphinx
@@ -52,3 +55,22 @@ def whole_spans(lines: list[str]) -> list[str]:
 def prepare(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """What autodoc calls for every docstring, before napoleon does."""
     lines[:] = to_rst(lines)
+
+
+def as_written(cls: type, signature: str) -> str:
+    """The signature of a class with its defaults as the source has them: a name instead of a value,
+    which may be a folder of the machine that builds the page."""
+    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    known = {**vars(cls), **getattr(cls, "_field_defaults", {})}  # those of a NamedTuple
+    for line in tree.body:  # type: ignore[attr-defined]
+        if isinstance(line, ast.AnnAssign) and isinstance(line.value, ast.Name | ast.Attribute):
+            value = known.get(ast.unparse(line.target))
+            signature = signature.replace(f" = {value!r}", f" = {ast.unparse(line.value)}")
+    return signature
+
+
+def resign(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str, back: str
+) -> tuple[str, str] | None:
+    """What autodoc calls for every signature: it names the defaults of functions itself."""
+    return (as_written(obj, signature), back) if what == "class" and signature else None
