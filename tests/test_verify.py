@@ -253,6 +253,17 @@ def test_a_model_that_has_moved_is_named(here, folder, tmp_path, tiny_folder):
     assert here(path, "--model", tiny_folder)[0] == 0
 
 
+@pytest.mark.parametrize("name", ["kind", "model", "corpus", "dtype"])
+def test_a_manifest_without_names_is_refused_and_the_next_one_looked_at(
+    here, folder, tmp_path, name
+):
+    path = manifest_of(folder, tmp_path, **{name: {"a": 1}})
+    code, lines = here(path, "thin", "--rows", 2)
+    refused, ok = sorted(lines)  # model by model
+    assert code == 1 and ok.startswith("thin: ok: ")
+    assert refused == f"plain: refused: {name}: expected a name, got {{'a': 1}}"
+
+
 def test_no_rows_are_one_error_line(here):
     code, lines = here("plain", "--rows", 0)
     assert code == 1 and lines == ["error: rows: expected at least 1, got 0"]

@@ -48,7 +48,7 @@ def extrapolation_chart(points: pd.DataFrame, rivals: pd.DataFrame) -> alt.Layer
     x = alt.X("window:Q", scale=x_scale, axis=parts.window_axis(largest))
     low, high = float(points["value"].min()) / 30, float(points["value"].max()) * 3
     scale = alt.Scale(type="log", domain=[low, high], clamp=True, nice=False)
-    axis = parts.log_axis(parts.distance_title(points), low, high)
+    axis = parts.log_axis(parts.distance_title(points["distance"]), low, high)
 
     def y(field: str) -> alt.Y:
         return alt.Y(f"{field}:Q", scale=scale, axis=axis)

@@ -131,9 +131,15 @@ def distance_choice(table: pd.DataFrame) -> Choice:
     return Choice("distance", "Distance", [(key, DISTANCE_NAMES[key]) for key in there])
 
 
-def distance_title(table: pd.DataFrame) -> str:
-    """Of the axis of mean distances."""
-    return "mean KL (nats)" + ", or TV" * (table["distance"].nunique() > 1)
+TOKENS_OF_BIN = (  # of a window or a bin of them, after "its last": one is not counted
+    "(datum.last == 1 ? 'token' : (datum.first == datum.last ? '' : format(datum.first, ',d')"
+    " + ' to ') + format(datum.last, ',d') + ' tokens')"
+)
+
+
+def distance_title(distances: pd.Series) -> str:
+    """Of the axis of means of these distances."""
+    return "mean KL (nats)" + ", or TV" * (distances.nunique() > 1)
 
 
 def bin_places(rows: pd.DataFrame) -> pd.Series:

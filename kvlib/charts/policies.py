@@ -65,7 +65,7 @@ def ranking_chart(table: pd.DataFrame) -> alt.LayerChart:
         "datum.setting == setting && datum.distance == distance && datum.budget == budget"
     )
     scale = alt.Scale(type="log", nice=False)
-    axis = parts.log_axis(parts.distance_title(table))
+    axis = parts.log_axis(parts.distance_title(table["distance"]))
     of_setting = "datum.setting == setting && datum.distance == distance && isValid(datum.mean)"
     reach = [  # the axis is that of all budgets: dots move when a budget grows
         alt.Chart(table)
@@ -181,7 +181,7 @@ def curves_chart(table: pd.DataFrame) -> alt.LayerChart:
         axis=alt.Axis(title="budget (entries a query sees)", values=ticks, format=",d"),
     )
     scale = alt.Scale(type="log", nice=False)
-    axis = parts.log_axis(parts.distance_title(table))
+    axis = parts.log_axis(parts.distance_title(table["distance"]))
     y = alt.Y("mean:Q", scale=scale, axis=axis)
     others = parts.named_lines(base.encode(x=x, y=y, detail="policy:N"), "datum.policy")
     band = picked.mark_area(color=BLUE, opacity=0.2).encode(

@@ -51,7 +51,7 @@ def curves_chart(table: pd.DataFrame) -> alt.LayerChart:
     y = alt.Y(
         "mean:Q",
         scale=alt.Scale(type="log", nice=False),
-        axis=parts.log_axis(parts.distance_title(table)),
+        axis=parts.log_axis(parts.distance_title(table["distance"])),
     )
     layers = [
         base.transform_filter(f"datum.variant == '{variant}'")

@@ -46,8 +46,7 @@ def sensitivity_chart(curves: pd.DataFrame) -> alt.LayerChart:
     largest = float(curves["last"].max())
     base = alt.Chart(curves)
     x = alt.X("window:Q", scale=parts.window_scale(largest), axis=parts.window_axis(largest))
-    several = curves["divergence"].nunique() > 1
-    title = "mean KL (nats)" + ", or TV" * several
+    title = parts.distance_title(curves["divergence"])
     y = alt.Y(
         "mean:Q",
         scale=alt.Scale(type="log", nice=False),
@@ -96,8 +95,7 @@ def sensitivity_chart(curves: pd.DataFrame) -> alt.LayerChart:
         reader,
         f"window > datum.last ? {lookup('datum.model')} + ' on ' + {lookup('datum.corpus')}"
         " + ' was measured up to ' + format(datum.last, ',d') + ' tokens.' : "
-        "'With its last ' + (datum.first == datum.last ? '' : format(datum.first, ',d') + ' to ')"
-        " + format(datum.last, ',d') + (datum.last == 1 ? ' token' : ' tokens')"
+        f"'With its last ' + {parts.TOKENS_OF_BIN}"
         f" + ' alone, ' + {lookup('datum.model')} + ' on ' + {lookup('datum.corpus')}"
         f" + ' is ' + {number('datum.mean')}"
         " + (divergence == 'tv' ? ' in total variation' : ' nats')"

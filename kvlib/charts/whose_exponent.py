@@ -315,13 +315,12 @@ def _curve_reading(base: alt.Chart) -> alt.Chart:
         " : ' is, by ' + (distance == 'TV' ? 'total variation' : 'KL divergence') + ', ')"
     )
     unit = "(distance == 'TV' ? '' : ' nats')"
-    kept = (
-        "format(window, ',d') + (window == 1 ? ' token' : ' tokens') + ' (some '"
-        f" + {number('window * datum.chars / datum.window', ',.2~r')} + ' characters)'"
+    characters = (
+        f"' (some ' + {number('window * datum.chars / datum.window', ',.2~r')} + ' characters)'"
     )
+    kept = f"format(window, ',d') + (window == 1 ? ' token' : ' tokens') + {characters}"
     own = (
-        "'With its last ' + (datum.first == datum.last ? '' : format(datum.first, ',d') + ' to ')"
-        f" + {kept} + ' alone, '"
+        f"'With its last ' + {parts.TOKENS_OF_BIN} + {characters} + ' alone, '"
         f" + {lookup('datum.model')} + ' on ' + {lookup('datum.corpus')} + {what}"
         f" + {number('datum.mean')} + {unit}"
         " + (distance == 'excess loss' ? ' than' : ' from what it is')"

@@ -321,7 +321,7 @@ def header(of: Shown) -> str:
 def reading(of: Shown, one: Series, point: Point) -> str:
     """What one point says."""
     if of.kind == TRUNCATION:
-        kept = f"With its last {windows(point)} alone"
+        kept = f"With its last {windows(point) if point.size > 1 else 'token'} alone"
     else:
         kept = f"With {entries(point.size)}, {one.title(of.several)}"
     return f"{kept}: {amount(point.mean, one.metric)} {interval(point, one.metric)}."

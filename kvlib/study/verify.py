@@ -114,6 +114,10 @@ def verified(
     held: dict[tuple[str, str], LanguageModel] = {}
     for table in sorted(tables, key=lambda one: str(one.settings.get("model", ""))):
         name = table.path.stem
+        said = {key: table.settings.get(key, "") for key in ("kind", "model", "corpus", "dtype")}
+        if odd := [key for key, value in said.items() if not isinstance(value, str)]:
+            yield Found(name, "refused", f"{odd[0]}: expected a name, got {said[odd[0]]!r:.80}")
+            continue
         if table.settings.get("kind") not in AGAIN:
             kinds = ", ".join(AGAIN)
             yield Found(name, "not verified", f"{table.settings.get('kind')}: only {kinds} are")

@@ -82,7 +82,7 @@ def test_a_bin_of_one_window_is_called_by_it():
     one = curve_summaries("kl_nats").assign(first=[1, 16], last=[1, 16])
     explorer = charts.sensitivity.sensitivity(one, 16)
     assert sentence(explorer).startswith("With its last 16 tokens alone, ")
-    assert sentence(explorer, window=1).startswith("With its last 1 token alone, ")
+    assert sentence(explorer, window=1).startswith("With its last token alone, ")
 
 
 def test_only_pairs_of_a_model_and_a_text_that_were_measured_can_be_chosen():
