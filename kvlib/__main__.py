@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import shlex
 import sys
 import time
@@ -43,6 +44,7 @@ BYTES = (  # what a line of progress shows, in 80 columns
 STRETCHES = "drawn (from the seed), or shared (evenly spaced, the same for every model)"
 DTYPE = "auto (float32), bfloat16, float16, float64"
 DEVICE = "auto, cpu, cuda, cuda:1, ..., or cards: layers spread over all"
+AT_HOME = re.compile(r"^(--[\w-]+=)?~/")  # a place below one's home, in a flag too
 ESTIMATE = "measure nothing, say the cost: here, or on cards, as 8xH100"
 
 
@@ -326,6 +328,7 @@ def plan(
         *(seq_len, docs, seed, device, dtype),
     )
     _usable(_check_weighed, batch, context)
+    _usable(_check_page, "report", report)
     found, held = _usable(measuring.planned, request, out, _command())
     sizes = reports.Sizes(held, batch=batch, context=context)
     if json:
@@ -335,6 +338,11 @@ def plan(
     print(reports.plan_text(found, sizes))
     if not found.certified:
         raise typer.Exit(3)
+
+
+def _check_page(flag: str, page: Path | None) -> None:
+    if page and page.suffix not in (".html", ".htm"):
+        raise ValueError(f"{flag}: expected a name that ends in .html, got {str(page)!r}")
 
 
 def _check_weighed(batch: int, context: int) -> None:
@@ -532,6 +540,9 @@ def _weighed(flags: tuple[str, int, str, str, str, int, int]) -> None:
     ):
         if one not in known:
             raise ValueError(f"{name}: expected one of {', '.join(known)}, got {one!r}")
+    least = max(1, names.sinks_of(policy) + 1)
+    if budget < least:
+        raise ValueError(f"budget: expected at least {least} for {policy}, got {budget}")
     held = configs.held_of_model(model)
     if held is None:
         raise ValueError(f"model: expected a known name, a folder or a config.json, got {model!r}")
@@ -546,8 +557,7 @@ def _shown(flags: tuple[str, float, str, Path | None, bool]) -> None:
     table, epsilon, metric, html, as_json = flags
     if metric not in show.METRICS:
         raise ValueError(f"metric: expected one of {', '.join(show.METRICS)}, got {metric!r}")
-    if html and html.suffix not in (".html", ".htm"):
-        raise ValueError(f"html: expected a name that ends in .html, got {str(html)!r}")
+    _check_page("html", html)
     of, allowed = show.shown(table), epsilon or None
     said = show.to_json(of, allowed, metric) if as_json else show.to_text(of, allowed, metric)
     if html:
@@ -738,6 +748,8 @@ def main() -> None:
     """Run the command line; a failure is one line on standard error and exit code 1."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # a terminal may know ASCII alone
+    home = os.path.expanduser("~")  # a shell leaves --out=~/mine as it is
+    sys.argv[1:] = [AT_HOME.sub(lambda at: f"{at[1]}{home}/", word) for word in sys.argv[1:]]
     try:
         app()
     except BrokenPipeError:  # who reads has enough, as `head` has

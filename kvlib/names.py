@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 NAMES = {
@@ -114,3 +115,16 @@ def order(*keys: str) -> list[int]:
     """Where models and texts stand in the order of the book; unknown ones come last."""
     known = list(NAMES)
     return [known.index(key) if key in known else len(known) for key in keys]
+
+
+FLOAT = re.compile(r"(\d(?:\.\d+)?)e([-+]\d+)")  # as Python writes it
+SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def written(text: str) -> str:
+    """A text with its powers of ten as one writes them: 6 × 10⁻⁹, and not 6e-09."""
+
+    def power(found: re.Match[str]) -> str:
+        return f"{found[1]} × 10{str(int(found[2])).translate(SUPERSCRIPT)}"
+
+    return FLOAT.sub(power, text)

@@ -75,6 +75,16 @@ def assert_one_error_line(code: int, out: str, err: str) -> str:
     return lines[0]
 
 
+def test_a_place_below_ones_home_is_meant_in_a_flag_too(command, good, tmp_path, monkeypatch):
+    """A shell leaves --out=~/mine as it is."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    flags = {f"--{name}={value}" for name, value in good.items() if name != "out"}
+    code, _, err = command("measure", *sorted(flags), "--max-window=8", "--out=~/mine/t")
+    assert code == 0, err
+    assert (tmp_path / "mine" / "t.parquet").is_file() and not (tmp_path / "~").exists()
+
+
 # --- success ----------------------------------------------------------------------------------
 
 

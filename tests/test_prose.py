@@ -83,10 +83,18 @@ def test_index_every_model_and_text_of_the_book_is_in_its_tables():
 # --- story ----------------------------------------------------------------------------------------
 
 
-def test_the_facts_of_story_are_what_its_prose_glues(curves):
+def test_the_facts_of_story_are_what_its_prose_glues(curves, carry):
     powers = claims.shared.exponents(claims.shared.stored())
     facts = claims.story.facts(curves) | claims.whose_exponent.spread_facts(powers)
+    facts |= claims.story.carry_facts(carry[0])
     assert_all_is_said("notebooks/story", facts)
+
+
+def test_story_a_cache_with_sinks_compares_worst_on_one_model_and_well_on_the_others(carry):
+    """ "At most so many times that": by a factor of three nowhere, by half on no other model."""
+    said = claims.story.carry_facts(carry[0])
+    worst, rest = (float(said[key].split()[0]) for key in ("carry-worst", "carry-rest"))
+    assert 1.5 < worst < 3 and 1 < rest < 1.5
 
 
 def test_story_the_more_is_kept_the_fewer_words_go_dark_and_with_sixteen_many_do():

@@ -196,6 +196,7 @@ def bend_chart(measured: pd.DataFrame, laws: pd.DataFrame) -> alt.LayerChart:
         f" + {number('exp(datum.misfit)', '.3~g')} + ', and b lies '"
         " + (datum.inside ? 'inside' : 'outside') + ' its 95% interval, '"
         f" + {number('datum.low', '.2~r')} + ' to ' + {number('datum.high', '.2~r')}"
+        " + (datum.high < 0.005 ? ', where the search for it begins' : '')"
         " + ' (' + datum.documents + ' documents).'",
         dy=-64,
     )

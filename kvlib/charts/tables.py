@@ -9,22 +9,20 @@ from __future__ import annotations
 
 import html
 import math
-import re
 from itertools import takewhile
 from numbers import Integral, Real
 from typing import Any
 
 import pandas as pd
 
-from kvlib.names import name_of
+from kvlib.names import name_of, written
 
 MOST = 8  # rows that stand open
 DIGITS = 3
+NAME = 16  # characters of a row's name, from which on it takes two lines of some width
 LONG = 45  # characters of a cell that is prose, and goes on in the next line
 NAMED = ("model", "corpus", "policy", "reader")  # columns of keys, which are shown by name
 HEADS = {"corpus": "text", "where": "model and text", "kl_nats": "KL, nats", "tv": "TV"}
-FLOAT = re.compile(r"(\d(?:\.\d+)?)e([-+]\d+)")  # of Python, within a cell of words
-SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 class Table:
@@ -80,8 +78,9 @@ class Table:
                 found.append(f"<td{long}>{html.escape(text)}</td>")
                 continue
             same = same and text == above[place] and place < self.firsts - 1
-            quiet = ' class="kv-same"' if same else ""
-            found.append(f'<th scope="row"{quiet}>{html.escape(text)}</th>')
+            kinds = ["kv-same"] * same + ["kv-name"] * (len(text) > NAME)
+            marked = f' class="{" ".join(kinds)}"' if kinds else ""
+            found.append(f'<th scope="row"{marked}>{html.escape(text)}</th>')
         return found
 
 
@@ -152,7 +151,7 @@ def shown(cell: Any, digits: int = DIGITS) -> str:
         return f"{int(cell):,}".replace("-", "−")
     if isinstance(cell, Real):
         return number(float(cell), digits)
-    text = FLOAT.sub(lambda found: _power(*found.groups()), str(cell))
+    text = written(str(cell))
     return text.replace(" -", " −") if text.strip() else "–"
 
 
@@ -163,12 +162,8 @@ def number(value: float, digits: int = DIGITS) -> str:
     if abs(value) < 1e-4:
         power, _, exponent = f"{value:.{digits - 1}e}".partition("e")
         power = power.rstrip("0").rstrip(".") if "." in power else power
-        return _power(power, exponent).replace("-", "−")
+        return written(f"{power}e{exponent}").replace("-", "−")
     places = max(0, digits - 1 - math.floor(math.log10(abs(value))))
     text = f"{value:,.{places}f}"
     text = text.rstrip("0").rstrip(".") if "." in text else text
     return text.replace("-", "−")
-
-
-def _power(factor: str, exponent: str) -> str:
-    return f"{factor} × 10{str(int(exponent)).translate(SUPERSCRIPT)}"

@@ -210,6 +210,7 @@ def curves_chart(table: pd.DataFrame) -> alt.LayerChart:
     Parameters: `setting` (text and model), `distance`, `unit`, `window`.
     """
     rows = parts.rounded(table, 4).assign(setting=table["corpus"] + "|" + table["model"])
+    rows["end"] = rows.groupby("setting")["last"].transform("max")
     ends = {"tokens": float(rows["last"].max()), "chars": float(rows["chars"].max())}
     octaves = [2**k for k in range(int(max(ends.values())).bit_length())]
     ticks = {unit: [v for v in octaves if v <= end] for unit, end in ends.items()}
@@ -331,7 +332,8 @@ def _curve_reading(base: alt.Chart) -> alt.Chart:
     )
     others = (
         "(!isValid(datum.least) ? 'No other model was measured on this text at as many '"
-        " : 'The other models on this text have '"
+        " : (datum.least == datum.most ? 'Another model on this text has '"
+        " : 'The other models on this text have ')"
         f" + {number('datum.least')} + (datum.least == datum.most ? '' : ' to ' + "
         f"{number('datum.most')}) + ' at as many ')"
         " + (unit == 'chars' ? 'characters.' : 'tokens.')"
@@ -341,9 +343,13 @@ def _curve_reading(base: alt.Chart) -> alt.Chart:
         f" + 'logarithm at ' + {kept} + '; the axis is in '"
         " + (unit == 'chars' ? 'characters.' : 'tokens.')"
     )
+    beyond = (
+        f"{lookup('datum.model')} + ' on ' + {lookup('datum.corpus')} + ' was measured up to '"
+        " + format(datum.end, ',d') + ' tokens.'"
+    )
     told = base.transform_calculate(
         inside=inside,
-        said=f"{inside} ? {own} + {others} : {none}",
+        said=f"{inside} ? {own} + {others} : window > datum.end ? {beyond} : {none}",
     ).transform_window(rank="row_number()", sort=[alt.SortField("inside", order="descending")])
     return parts.reading(told.transform_filter("datum.rank == 1"), "datum.said")
 

@@ -28,6 +28,7 @@ CLOSE = 2.0  # a bound missed by less than this factor in tokens is nearly met
 IN_SAMPLE, SOURCES = "in sample, exact sources", "beyond 64 tokens, exact sources"
 BEYOND = (0.5, 0.8, 1.0, 1.25, 2.0)  # exponents beyond FITTED_TO over those before
 STUDIES = 100  # simulated ones
+HALF = (0.2, 0.1)  # nats: of an error that is halved, for the prose
 MODELS = {"KL": "beyond 64 tokens, models, KL", "TV": "beyond 64 tokens, models, TV"}
 
 
@@ -364,12 +365,29 @@ def facts(
         "checks": f"{checked['values of ε'].sum()}",
         "alpha": f"{alpha}",
         "halving": f"{2 ** (1 / alpha.value):.1f}",
+        **_half_facts(first),
         "n": f"{first.n_documents}",
         "first-window": f"{first.first[0]}",
         "last-window": f"{first.last[-1]:,}",
         "least-context": f"{first.contexts.min():,.0f}",
         "most-context": f"{first.contexts.max():,.0f}",
         **_miss_facts(curves, rows.set_index(["model", "corpus"])),
+    }
+
+
+def _half_facts(curve: fit.Curve) -> dict[str, str]:
+    """What halving an error costs by the law of a finite text, where it was measured."""
+    law = fit.fit_law(
+        "finite-context power", curve.window, curve.mean, curve.weights, curve.contexts
+    )
+    windows = np.arange(curve.first[0], curve.last[-1] + 1)
+    first, last = (int(windows[law(windows) <= epsilon][0]) for epsilon in HALF)
+    return {
+        "half-from": f"{HALF[0]:g}",
+        "half-to": f"{HALF[1]:g}",
+        "half-first": f"{first:,}",
+        "half-last": f"{last:,}",
+        "half-times": f"{last / first:.1f}",
     }
 
 

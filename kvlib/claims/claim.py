@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -27,6 +28,7 @@ import pandas as pd
 
 from kvlib import fit, names, store
 
+CONSTANT = re.compile(r"\b[A-Z][A-Z_]{3,}\b")  # a number by its name, in the words of a rule
 MIN_WINDOW = 8  # shorter windows hold no sentence; the page on C2 shows what other choices give
 RIVAL = "stretched exponential"
 SMALL_BEND = 0.3  # a bend surely below it is small: over two decades hardly told from a power law
@@ -98,10 +100,17 @@ class Verdict:
 
 
 def rule_text(rule: Callable[..., str]) -> str:
-    """A rule as it is printed: its docstring in one line. Raises ValueError where it has none."""
+    """A rule as it is printed: its docstring in one line, and what the constants are that it names.
+    Raises ValueError where it has none."""
     if not (text := inspect.getdoc(rule)):
         raise ValueError(f"{rule.__name__}: expected a docstring that states the rule, got none")
-    return " ".join(text.split())
+    known = inspect.unwrap(rule).__globals__
+    named = {name: known[name] for name in CONSTANT.findall(text) if name in known}
+    values = [
+        f"{name} is {' to '.join(f'{v:.3g}' for v in (x if isinstance(x, tuple) else (x,)))}"
+        for name, x in named.items()
+    ]
+    return " ".join([*text.split(), *([f"Here {', '.join(values)}."] if values else [])])
 
 
 def agreed(readings: dict[str, str]) -> str:

@@ -260,7 +260,7 @@ def shown(found: pd.DataFrame, model: str) -> pd.DataFrame:
         "more": "counted / formula",
     }
     words = ours[list(names)].map(lambda item: f"{item:.3g}").rename(columns=names)
-    words.index = pd.MultiIndex.from_frame(ours[["way", "window"]], names=[None, None])
+    words.index = pd.MultiIndex.from_frame(ours[["way", "window"]], names=["way", "window"])
     return words
 
 

@@ -28,6 +28,7 @@ PAGES = (  # in the order of their claims
     *(formulation, sensitivity, extrapolation, sink_recent, positions, bounds),
     *(open_question, block_markov, policies),
 )
+SLANTED, CODE = re.compile(r"\*([^*\n]+)\*"), re.compile("`([^`]+)`")
 POWER = re.compile(r"\^\(([^)]*)\)")  # of a claim in plain text
 WIDTH = 96  # characters a line, on the command line
 
@@ -91,11 +92,17 @@ def _details(item: Verdict) -> str:
         "What would change our mind": item.power,
     }
     told = "".join(
-        f'<p class="kv-figure"><b>{name}.</b> {html.escape(text)}</p>'
+        f'<p class="kv-figure"><b>{name}.</b> {_marked(text)}</p>'
         for name, text in parts.items()
         if text
     )
     return f"<details><summary>Figures and rule</summary>{told}</details>" if told else ""
+
+
+def _marked(text: str) -> str:
+    """The text of a docstring in HTML: *words* slanted, `names` as code."""
+    text = SLANTED.sub(r"<em>\1</em>", html.escape(text))
+    return CODE.sub(r"<code>\1</code>", text)
 
 
 def to_json(items: list[Verdict]) -> str:

@@ -20,7 +20,7 @@ from kvlib import fit, store
 from kvlib.claims import chances
 from kvlib.claims.claim import Claim, Figure, Verdict, figure_of, rule_text, to_come
 from kvlib.fit import MARGIN
-from kvlib.names import name_of
+from kvlib.names import name_of, written
 
 CLAIM = Claim("C5", "The decay is no artifact of positional encodings.", "positions")
 CLAIMS = (CLAIM,)
@@ -122,8 +122,9 @@ def rule(moved_nats: float, kept: dict[str, pd.Series]) -> str:
 def sentence(moved_nats: float, kept: dict[str, pd.Series]) -> str:
     """What C5 rests on: both kinds of position; `kept` as in `rule`."""
     gaps = " and ".join(f"{row['difference']:.2g} in {name}" for name, row in kept.items())
+    moved = written(f"{moved_nats:.1g}")
     return (
-        f"rotary: an identity, another origin moves the law by {moved_nats:.1g} nats at most; "
+        f"rotary: an identity, another origin moves the law by {moved} nats at most; "
         f"learned ({name_of(SMALL)}): still a slow decay, and the exponent at the suffix's own "
         f"positions minus that from position 0 is {gaps}; "
         f"{kept['KL']['exponent'].n_documents} documents"
@@ -247,7 +248,7 @@ def _rotary_facts(tables: dict[str, pd.DataFrame], near: pd.DataFrame) -> dict[s
     left = near.set_index(["model", "variant"]).loc[(gemma, "kept")]
     places = tables[smol].query("window == 64")[["doc", "position"]].drop_duplicates()
     return {
-        "moved": f"{moved['largest'].max():.1g}",
+        "moved": written(f"{moved['largest'].max():.1g}"),
         "n-pairs": f"{moved['pairs'].min()}",
         "gemma-kept": f"{left['mean']:.2g}",
         "n-gemma": f"{left['pairs']:.0f}",

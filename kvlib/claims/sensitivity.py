@@ -222,11 +222,11 @@ def is_power_law(low: float, high: float) -> bool:
 
 
 def counted(rows: pd.DataFrame) -> pd.DataFrame:
-    """How many tables are not geometric, a power law, or surely bent (b > 0 with the bracket), by
-    the first window of the fit and the distance."""
+    """How many tables are not geometric, a power law, or bent (b > 0 with the bracket), each taken
+    alone, by the first window of the fit and the distance."""
     bent = rows["reference"].map(lambda item: item.low > fit.EDGE)
-    flags = rows.assign(**{"surely bent": bent}).groupby(["from", "distance"], sort=False)
-    counts = flags[["not geometric", "power law", "surely bent"]].sum()
+    flags = rows.assign(**{"bent, alone": bent}).groupby(["from", "distance"], sort=False)
+    counts = flags[["not geometric", "power law", "bent, alone"]].sum()
     return counts.assign(tables=flags.size()).reset_index()
 
 
@@ -307,7 +307,7 @@ def sentence(rows: pd.DataFrame, powers: pd.DataFrame) -> str:
         for distance, part in judged.groupby("distance", sort=False)
     ]
     few = [_of(part["power law"]) for _, part in late.groupby("distance", sort=False)]
-    counts.append(f"fitted from {late['from'].max()} tokens on {' and '.join(few)}")
+    counts.append(f"fitted from {late['from'].max()} tokens on, on {' and '.join(few)}")
     spans = []
     for distance, column in (("KL", "KL, corrected"), ("TV", "TV, root law")):
         low, high = extremes(powers[column])
@@ -476,7 +476,7 @@ def _bend_facts(bent: pd.DataFrame) -> dict[str, str]:
             f"plain-high-{key}": f"{extremes(part['plain'])[1]:.2g}",
             f"late-not-geometric-{key}": f"{last['not geometric']} of {last['tables']}",
             f"late-power-law-{key}": f"{last['power law']} of {last['tables']}",
-            f"late-bent-{key}": f"{last['surely bent']} of {last['tables']}",
+            f"late-bent-{key}": f"{last['bent, alone']} of {last['tables']}",
         }
     return found
 
@@ -493,7 +493,7 @@ def alpha_facts(powers: pd.DataFrame) -> dict[str, str]:
         found[f"texts-{distance.lower()}"] = f"{of_texts(powers, f'{distance}, plain'):.2g}"
     pairs = zip(powers["KL, plain"], powers["TV, plain"], strict=True)
     faster = [kl.value / tv.value for kl, tv in pairs]
-    found |= {"kl-over-tv-low": f"{min(faster):.2g}", "kl-over-tv-high": f"{max(faster):.2g}"}
+    found |= {"kl-over-tv-low": f"{min(faster):.3g}", "kl-over-tv-high": f"{max(faster):.3g}"}
     return found | {"n-texts": f"{powers['corpus'].nunique()}"}
 
 
@@ -534,7 +534,11 @@ def _decay_facts(
     lowest, highest = extremes(rows["exponent"])
     tv = extremes(powers["TV, root law"])
     lost = sum(item.low > 1 for item in rows["exponential"])
-    open_ones = sum(not item.low > 1 for item in rows["stretched"])
+    better = {
+        "stretched-better": sum(item.high < 1 for item in rows["stretched"]),
+        "power-better": sum(item.low > 1 for item in rows["stretched"]),
+    }
+    open_ones = len(rows) - sum(better.values())
     shown = rows.set_index(["model", "corpus"]).loc[SHOWN]
     return {
         "lowest": f"{lowest}",
@@ -550,6 +554,7 @@ def _decay_facts(
         "exponential-loses": f"{lost} of {len(rows)}",
         "weakest": f"{extremes(rows['exponential'])[0]}",
         "undecided": f"{open_ones} of {len(rows)}",
+        **{key: f"{count}" for key, count in better.items()},
         "web-stretched": f"{shown['stretched']}",
     }
 

@@ -10,6 +10,7 @@ import pandas as pd
 
 from kvlib import fit, names, store
 from kvlib.claims.claim import MIN_WINDOW
+from kvlib.claims.open_question import SAME_BUDGET
 from kvlib.claims.policy_rows import SINKS
 from kvlib.names import name_of
 
@@ -98,6 +99,22 @@ def facts(curves: dict[tuple[str, str], fit.Curve]) -> dict[str, str]:
         "steepest": f"{steepest:.2g}",
         "flattest": f"{flattest:.2g}",
         "n-tables": str(len(exponents)),
+    }
+
+
+def carry_facts(ratios: pd.DataFrame) -> dict[str, str]:
+    """How a cache with sinks, online, compares with a suffix of equal budget read from scratch, in
+    KL at most: on the model where it compares worst, and on the others. `ratios` are what
+    `kvlib.claims.open_question.carrying` returns."""
+    ours = ratios[(ratios["distance"] == "KL") & (ratios["window"] == SAME_BUDGET)]
+    value = ours["ratio"].map(lambda item: item.value)
+    worst = ours.loc[value.idxmax()]
+    rest = ours[ours["model"] != worst["model"]]
+    return {
+        "carry-worst": f"{worst['ratio']}",
+        "carry-worst-name": name_of(worst["model"]),
+        "carry-rest": f"{rest.loc[value[rest.index].idxmax(), 'ratio']}",
+        "carry-budgets": f"{ours['budget'].min()} to {ours['budget'].max()}",
     }
 
 

@@ -100,8 +100,9 @@ TRACKS = {
         **_MISSES,
     ),
     "C8": Track(
-        "online / suffix, *",
-        "What a real cache carries forward multiplies its error by {span}: below one it helps.",
+        "online / suffix, same budget",
+        "A real cache multiplies the error of a suffix of equal budget by {span}: below one, what "
+        "it carries forward helps.",
         ((1.0, "1 no effect"),),
         (0.4, 4.0),
         log=True,

@@ -115,7 +115,7 @@ def prediction(gaps: pd.DataFrame, parts: pd.DataFrame) -> pd.DataFrame:
             "three quarters of the variance lie between texts": together(
                 outcome(item, SHARE, 1) for item in share_of(parts, distance, "texts")
             ),
-            f"{name_of(LARGEST)} leaves the margin upwards on the {name_of(RECITED)}": together(up),
+            f"{name_of(LARGEST)} leaves the margin upwards on {name_of(RECITED)}": together(up),
         }
     return pd.DataFrame(found)
 

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from transformers import AutoConfig
+from transformers import CONFIG_MAPPING, AutoConfig
 
 from kvlib.models.embedded import EMBEDDED, folder_of
+from kvlib.models.files import quiet
 from kvlib.models.load import TRAINED
 from kvlib.plan.translate import Held, held_of, read_config
 from kvlib.study.shapes import SHAPES
+
+MOST_LAYERS = 10_000
+SIZES = (
+    *("num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads"),
+    *("head_dim", "max_position_embeddings"),
+)
 
 
 def held_of_model(name: str) -> Held | None:
@@ -20,7 +28,7 @@ def held_of_model(name: str) -> Held | None:
     """
     place = _place(name)
     if place is not None:
-        return held_of(read_config(place))
+        return held_of(completed(read_config(place)))
     known = next((shape for shape in SHAPES.values() if name in (shape.name, shape.hub)), None)
     if known is not None and not known.name.startswith("gemma"):  # some of whose layers slide
         group = ((2 * known.layers * known.kv_heads * known.head_dim, None),)
@@ -29,6 +37,23 @@ def held_of_model(name: str) -> Held | None:
         return held_of(AutoConfig.from_pretrained(name, local_files_only=True).to_dict())
     except (OSError, ValueError):
         return None
+
+
+def completed(config: dict[str, Any]) -> dict[str, Any]:
+    """A `config.json` with the sizes that it leaves to its class of transformers, where that is
+    known: Gemma 3 has heads of 256, whatever its width. No code of the model's is run."""
+    inner = config.get("text_config")
+    text = inner if isinstance(inner, dict) else config
+    kind, layers = str(text.get("model_type")), text.get("num_hidden_layers", 1)
+    if kind not in CONFIG_MAPPING or type(layers) is not int or not 0 < layers <= MOST_LAYERS:
+        return config
+    try:
+        with quiet():
+            known = CONFIG_MAPPING[kind].from_dict(dict(text)).to_dict()
+    except Exception:  # a config of another version: what it says itself must do
+        return config
+    found = {key: known.get(key) for key in SIZES if text.get(key) is None}
+    return {**config, **text, **{key: value for key, value in found.items() if value}}
 
 
 def _place(name: str) -> Path | None:

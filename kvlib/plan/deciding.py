@@ -247,15 +247,25 @@ def p_values(measured: pd.DataFrame, certified: pd.DataFrame, question: Question
     return np.array(found)
 
 
+def passed(measured: pd.DataFrame, certified: pd.DataFrame, question: Question) -> int:
+    """How many budgets of the certification half, in its order, are certified.
+
+    Beside the test, which speaks of a mean of losses with a cap, no mean without the cap may be
+    above the tolerance: so nothing is certified that was seen to lose more.
+    """
+    count = certify.passed(p_values(measured, certified, question), question.level)
+    above = (certified.mean() > question.epsilon).to_numpy()
+    return min(count, int(np.argmax(above))) if above.any() else count
+
+
 def verdict(measured: pd.DataFrame, certified: pd.DataFrame, question: Question) -> Verdict:
     """Losses of both halves → certificates, tested from the largest budget down."""
     certified = certified[sorted(certified.columns, reverse=True)]
-    p = p_values(measured, certified, question)
-    count = certify.passed(p, question.level)
+    p, count = p_values(measured, certified, question), passed(measured, certified, question)
     tried = tuple(
         Tried(
             int(budget),
-            float(losses.mean()),
+            float(question.scale * question.shares(losses.to_numpy()).mean()),
             _bound(losses, bets_at(measured, int(budget), question), question),
             float(p[k]),
             len(losses),
@@ -292,8 +302,9 @@ def plan_of(
     found = verdict(one, two, question)
     shown = next(t for t in found.tried if t.budget == (found.budget or found.tried[0].budget))
     proposed = proposal(one, rungs, question).sure
-    context = said["context"]
-    need = None if found.budget else _would_do(one, two, question)
+    context, mean = said["context"], float(two[shown.budget].mean())
+    too_much = found.budget is not None or mean > question.epsilon
+    need = None if too_much else _would_do(one, two, question)
     return Plan(
         **said,
         metric=question.metric,
@@ -302,7 +313,7 @@ def plan_of(
         status=CERTIFIED if found.budget else NOT_CERTIFIED,
         budget=found.budget,
         bound=shown.bound,
-        measured=shown.mean,
+        measured=mean,
         proposed=found.tried,
         law=law_of(measured, sinks, rungs, question, proposed),
         tails=_tails(certified, two, shown.budget, question.metric),
@@ -310,7 +321,7 @@ def plan_of(
         next_document=found.next_document,
         documents=Documents(len(one), len(two), context, files),
         documents_that_would_do=need,
-        reason=_reason(found, shown, question, need, context),
+        reason=_reason(found, shown, mean, question, need, context),
         assumption=_assumption(context),
     )
 
@@ -341,7 +352,7 @@ def _clipped(values: np.ndarray, question: Question) -> Clipped | None:
 
 
 def _reason(
-    found: Verdict, shown: Tried, question: Question, need: int | None, context: int
+    found: Verdict, shown: Tried, mean: float, question: Question, need: int | None, context: int
 ) -> str:
     """Why there is a certificate, or none, in a sentence or two."""
     if found.budget:
@@ -352,10 +363,15 @@ def _reason(
     if shown.mean > question.epsilon:
         return (
             f"At {shown.budget} entries, the largest budget tried, the mean loss is "
-            f"{shown.mean:.3g}, above the tolerance: no number of documents of {context} tokens "
+            f"{mean:.3g}, above the tolerance: no number of documents of {context} tokens "
             "would certify it."
         )
-    start = f"At {shown.budget} entries the mean loss is {shown.mean:.3g}, "
+    start = f"At {shown.budget} entries the mean loss is {mean:.3g}, "
+    if mean > question.epsilon:
+        return start + (
+            f"above the tolerance: single documents lose more than {question.scale:.3g} nats, and "
+            "of how much more no number of documents is a proof."
+        )
     if need is None:
         return start + "too near to the tolerance for any number of documents like these."
     return start + (

@@ -126,7 +126,7 @@ class _Job(NamedTuple):
         tokens = request.context or texts.length_for(read, most, _longest(lm))
         check_length(lm, tokens)
         cut = texts.stretches(read, tokens, most, request.seed)
-        names = tuple(one.name for one in read)
+        names = tuple(read[file].name for file in np.unique(cut.files))
         rungs = deciding.ladder(tokens, policy.least)
         files, sha256 = len(np.unique(cut.files)), texts.sha256_of(read)
         return cls(request, policy, lm, cut.ids, names, files, sha256, rungs, out, command)

@@ -13,7 +13,7 @@ import pandas as pd
 from kvlib import __version__, store
 from kvlib.charts import offline, own
 from kvlib.charts.controls import Explorer
-from kvlib.names import name_of
+from kvlib.names import name_of, written
 from kvlib.plan import show, terminal, translate
 from kvlib.plan.result import Plan, Tried
 from kvlib.plan.show import TITLES, Shown, allowed, amount, digits, entries
@@ -168,7 +168,7 @@ def headline(plan: Plan) -> str:
     if plan.certified and plan.budget is not None:
         return (
             f"Keep {entries(plan.budget)} ({rule}): with {sure} {_model(plan)} on {texts} loses at "
-            f"most {amount(plan.bound, plan.metric)} on average, within "
+            f"most {amount(plan.bound, plan.metric)} on average{_capped(plan)}, within "
             f"{allowed(plan.epsilon, plan.metric)}."
         )
     more = plan.documents_that_would_do
@@ -177,6 +177,13 @@ def headline(plan: Plan) -> str:
         f"Not certified: no budget that was tried ({rule}) keeps {_model(plan)} on {texts} within "
         f"{allowed(plan.epsilon, plan.metric)} with {sure}. {_sentence(plan.reason)}{would}"
     )
+
+
+def _capped(plan: Plan) -> str:
+    """What the bound leaves out, where a document was above the cap."""
+    if plan.clipped is None or not plan.clipped.share:
+        return ""
+    return f", where a document counts as {written(f'{plan.clipped.cap_nats:.3g}')} nats at most"
 
 
 def findings(plan: Plan) -> list[str]:
@@ -197,15 +204,17 @@ def findings(plan: Plan) -> list[str]:
         cap = plan.clipped
         above = f"{digits(100 * cap.share)}%" if cap.share else "none"
         said.append(
-            f"KL has no largest value: a document counts as {digits(cap.cap_nats)} nats at most; "
+            "KL has no largest value: for the bound a document counts as "
+            f"{written(f'{cap.cap_nats:.3g}')} nats at most; "
             f"{above} of them were above, at most "
             f"{digits(100 * cap.share_bound)}% of all."
         )
     if (law := plan.law) is not None:
         foretold = "" if law.budget is None else f"; the law predicted {entries(law.budget)}"
+        falls = "The loss falls with exponent" if law.low > 0 else "No exponent can be told:"
         said.append(
-            f"The loss falls with exponent {digits(law.exponent)} (95% interval {digits(law.low)} "
-            f"to {digits(law.high)}){foretold}."
+            f"{falls} {digits(law.exponent)} (95% interval {digits(law.low)} to "
+            f"{digits(law.high)}){foretold}."
         )
     if tails := _tails(plan):
         of = "documents" if plan.metric == "top1" else "tokens"  # a guess is changed or not
@@ -219,8 +228,10 @@ def _tails(plan: Plan) -> str:
     found = []
     for quantile, value in plan.tails.items():
         share = float(quantile)
-        name = "the worst" if share == 1 else f"{digits(100 * share)}% lose at most"
-        found.append(f"{name} {digits(_percent(value, plan.metric))}{unit}")
+        most = digits(_percent(value, plan.metric))
+        name = "the worst" if share == 1 else f"{digits(100 * share)}% lose"
+        at_most = " at most" * (share < 1 and not most.startswith("less"))
+        found.append(f"{name}{at_most} {most}{unit}")
     return ", ".join(found)
 
 

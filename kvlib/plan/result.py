@@ -14,9 +14,9 @@ UNITS = {"kl": "nats", "tv": "", "top1": ""}  # of a loss, by metric; the others
 class Tried:
     """A budget that was tested, on `documents` documents that no choice had seen.
 
-    `mean` of their losses, `bound` the upper confidence bound of the mean of all documents like
-    them, `p_value` of "that mean is above ε", `passed` whether this budget and all larger ones
-    were certified.
+    `mean` of their losses, each counted with its cap (`Clipped`), `bound` the upper confidence
+    bound of that mean over all documents like them, `p_value` of "that mean is above ε", `passed`
+    whether this budget and all larger ones were certified.
     """
 
     budget: int
@@ -86,7 +86,8 @@ class Plan:
 
     Losses are means over a document's targets: `metric` "kl" in nats, "tv" and "top1" (share of
     targets whose likeliest next token changes) in [0, 1]. `bound` and `measured` are those of
-    `budget` on the certification half; without a budget, those of the largest one tried. `tails`
+    `budget` on the certification half; without a budget, those of the largest one tried.
+    `measured` is the mean without a cap, `bound` that of the mean with it (`Clipped`). `tails`
     maps quantiles ("0.5", "0.9", "0.99", "1") of single targets' losses there, of documents' for
     "top1", to values. `context` is the longest context that was read, in tokens.
     `documents_that_would_do` are those of both halves, where there were too few.

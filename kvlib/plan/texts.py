@@ -57,10 +57,15 @@ def _files(name: str) -> list[str]:
     folder = Path(name)
     if name in corpora.CORPORA or not folder.is_dir():
         return [name]
-    files = sorted(p for p in folder.rglob("*") if p.suffix in ENDINGS and p.is_file())
+    files = sorted(p for p in folder.rglob("*") if _is_text(p.relative_to(folder)) and p.is_file())
     if not files:
         raise ValueError(f"{name}: expected files ending in {', '.join(ENDINGS)}, got none")
     return [str(file) for file in files]
+
+
+def _is_text(path: Path) -> bool:
+    """Whether a file below a folder is read: by its ending, and nowhere in what is hidden."""
+    return path.suffix.lower() in ENDINGS and not any(part.startswith(".") for part in path.parts)
 
 
 def sha256_of(texts: Sequence[Text]) -> str:

@@ -16,6 +16,15 @@ from kvlib.store import check_regular
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "fp8": 1}  # of a cached number
 EVERY_NTH_SEES_ALL = {"gemma2": 2, "gemma3_text": 6, "cohere2": 4}  # where a config does not say
 UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+OTHERWISE = (  # keys by which a config says that not all of its layers are attention
+    *("attn_layer_period", "full_attention_interval", "block_types", "_block_types"),
+    *("layers_block_type", "hybrid_override_pattern", "attn_layer_indices", "linear_attn_config"),
+)
+AS_MEASURED = {  # how `BoundedCache` differs from what each protocol measured
+    "online": "The same rule as measured.",
+    "prefill": "Measured after a full prefill; this cache evicts while it reads as well.",
+    "reencode": "Measured on text that was read anew; this cache keeps what it has read.",
+}
 AFTER_A_PROMPT = ("snapkv", "expected-attention")  # policies without an online form
 SHARED = ("sliding", "sinks", "random", "tova")  # how keys of policies begin, one set a layer
 
@@ -118,10 +127,14 @@ def _width(config: dict[str, Any]) -> int:
     """Numbers of a token in a layer of keys and values: 2 · kv_heads · head_dim."""
     heads = _size(config, "num_attention_heads", "n_head", "n_heads", "num_heads")
     kv_heads = config.get("num_key_value_heads") or config.get("num_kv_heads")
+    if isinstance(inner := config.get("attn_config"), dict) and inner.get("kv_n_heads"):
+        kv_heads = _size(inner, "kv_n_heads")  # DBRX
+    if config.get("multi_query_attention") and config.get("multi_query_group_num"):
+        kv_heads = _size(config, "multi_query_group_num")  # ChatGLM
     if config.get("multi_query") and not config.get("new_decoder_architecture"):
         kv_heads = 1  # Falcon, GPT-BigCode
-    if config.get("head_dim"):
-        width = _size(config, "head_dim")
+    if config.get("head_dim") or config.get("kv_channels"):
+        width = _size(config, "head_dim", "kv_channels")
     else:
         width = _size(config, "hidden_size", "n_embd", "d_model") // heads
     return 2 * (kv_heads or heads) * width
@@ -141,6 +154,8 @@ def _latent(config: dict[str, Any]) -> tuple[int, int] | None:
 def _windows(config: dict[str, Any], layers: int) -> list[int | None]:
     """The window of each layer; None for one that sees everything."""
     window = config.get("sliding_window")
+    if mixed := [key for key in OTHERWISE if config.get(key) and not config.get("layer_types")]:
+        raise ValueError(f"{mixed[0]}: expected layers of attention alone, got some of other kinds")
     if kinds := config.get("layer_types"):
         if not isinstance(kinds, list) or len(kinds) != layers:
             raise ValueError(f"layer_types: expected a list of {layers}, got {str(kinds)[:60]!r}")
@@ -301,12 +316,7 @@ def _ours(policy: str, budget: int, held: Held | None, protocol: str) -> Setting
             f"cache = BoundedCache({budget}, n_sink={sinks}{positions}, model=model)\n"
             "model.generate(**inputs, past_key_values=cache)"
         )
-        differs = {
-            "online": "The same rule as measured.",
-            "prefill": "Measured after a full prefill; this cache evicts while it reads as well.",
-            "reencode": "Measured on text that was read anew; this cache keeps what it has read.",
-        }[protocol]
-        return Setting("kvlib", lines, differs)
+        return Setting("kvlib", lines, AS_MEASURED[protocol])
     if policy in AFTER_A_PROMPT or policy.endswith("closed-up"):
         why = "this rule is measured on a prompt that was read whole, or is read anew"
         return Setting("kvlib", "", f"No cache to generate with: {why}.")
@@ -317,13 +327,13 @@ def _ours(policy: str, budget: int, held: Held | None, protocol: str) -> Setting
         f'cache = BoundedCache({budget}, policy=NAMED["{policy}"], model=model)\n'
         f"model.generate(**inputs, past_key_values=cache{pieces})"
     )
-    differs = "The same rule as measured, with draws of its own."
+    more = "Its draws are its own."
     if scored:
-        differs = (
-            "The same rule; what is kept depends on how the prompt is fed. Scores of attention "
-            'need a model loaded with attn_implementation="eager".'
+        more = (
+            "What is kept depends on how the prompt is fed. Scores of attention need a model "
+            'loaded with attn_implementation="eager".'
         )
-    return Setting("kvlib", lines, differs)
+    return Setting("kvlib", lines, f"{AS_MEASURED[protocol]} {more}")
 
 
 def _vllm(policy: str, budget: int, held: Held | None, protocol: str) -> Setting:

@@ -14,6 +14,7 @@ import pandas as pd
 from kvlib import store
 from kvlib.cache import toys, trials
 from kvlib.cache.trials import Found
+from kvlib.names import written
 
 FILE = store.DATA / "architectures" / "table.json"
 VERSIONS = ("transformers", "torch")
@@ -233,12 +234,12 @@ def facts(made: dict[str, Any]) -> dict[str, str]:
         "classes": str(len({one["class"] for one in rows})),
         "served": str(len(able)),
         "refused": str(len(rows) - len(able)),
-        "worst": f"{worst:.0e}",
+        "worst": written(f"{worst:.0e}"),
         "budget": str(settings["budget"]),
         "n-sink": str(settings["n_sink"]),
         "tokens": str(settings["tokens"]),
         "written": str(settings["written"]),
-        "bound": f"{settings['rounding']:.0e}",
+        "bound": written(f"{settings['rounding']:.0e}"),
         "half": f"{settings['half']:g}",
         **{f"yes-{name}": f"{w.count('yes')} of {len(w)}" for name, w in words.items()},
     }

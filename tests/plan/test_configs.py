@@ -9,7 +9,7 @@ from reports import CONFIG
 
 from kvlib.models import load_model
 from kvlib.models.load import cache_bytes
-from kvlib.plan.configs import held_of_model
+from kvlib.plan.configs import completed, held_of_model
 from kvlib.plan.translate import held_of
 from kvlib.study.shapes import SHAPES
 
@@ -36,6 +36,46 @@ def test_the_config_says_what_the_loaded_model_says():
     assert held.bytes(1, "bfloat16") == SHAPES["small-gpt2"].cache_bytes("bfloat16")
 
 
+GEMMA = {"model_type": "gemma3_text", "hidden_size": 3840, "num_hidden_layers": 48}
+GEMMA |= {"num_attention_heads": 16, "num_key_value_heads": 8, "sliding_window": 1024}
+GLM = {"model_type": "chatglm", "num_layers": 28, "hidden_size": 4096, "kv_channels": 128}
+GLM |= {"num_attention_heads": 32, "multi_query_attention": True, "multi_query_group_num": 2}
+DBRX = {"model_type": "dbrx", "d_model": 6144, "n_heads": 48, "n_layers": 40}
+PLAIN = {"model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32}
+PLAIN |= {"num_attention_heads": 32}
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),  # bytes of a token in bfloat16: 2 · 2 · layers · heads · width
+    [
+        (PLAIN, 4 * 32 * 32 * 128),
+        (PLAIN | {"num_key_value_heads": 8}, 4 * 32 * 8 * 128),
+        ({"model_type": "gemma3", "text_config": GEMMA}, 4 * 48 * 8 * 256),  # not 3840 / 16
+        (DBRX | {"attn_config": {"kv_n_heads": 8}}, 4 * 40 * 8 * 128),
+        (GLM, 4 * 28 * 2 * 128),
+        (GLM | {"multi_query_attention": False}, 4 * 28 * 32 * 128),
+    ],
+)
+def test_sizes_that_a_config_leaves_out_or_calls_otherwise_are_counted(tmp_path, config, expected):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert held_of_model(str(tmp_path)).bytes(1, "bfloat16") == expected
+
+
+@pytest.mark.parametrize(
+    "key", ["attn_layer_period", "full_attention_interval", "block_types", "layers_block_type"]
+)
+def test_layers_that_are_no_attention_are_refused_by_the_key_that_says_so(tmp_path, key):
+    config = PLAIN | {"model_type": "unknown", key: 4 if key[0] in "af" else ["a", "b"]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=f"^{key}: expected layers of attention alone"):
+        held_of_model(str(tmp_path))
+
+
+def test_a_config_of_a_billion_layers_is_not_filled_in():
+    config = PLAIN | {"num_hidden_layers": 10**9}
+    assert completed(config) is config
+
+
 def test_weigh_prints_bytes_and_settings(command, config_folder):
     flags = ["--budget", 256, "--batch", 32, "--context", 8192]
     code, out, err = command("weigh", "--model", config_folder, *flags)
@@ -51,7 +91,7 @@ def test_weigh_prints_bytes_and_settings(command, config_folder):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (("--budget", 0), "budget: expected at least 1"),
+        (("--budget", 0), "budget: expected at least 5 for sinks, got 0"),
         (("--budget", 8, "--dtype", "int2"), "dtype: expected one of"),
         (("--budget", 8, "--policy", "none"), "policy: expected one of"),
         (("--budget", 8, "--protocol", "none"), "protocol: expected one of"),

@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import binom
 
 from kvlib.fit import certify
-from kvlib.plan import CERTIFIED, NOT_CERTIFIED, deciding
+from kvlib.plan import CERTIFIED, NOT_CERTIFIED, deciding, report
 from kvlib.plan.deciding import Question
 
 RUNGS = deciding.ladder(256)
@@ -167,6 +167,27 @@ def test_documents_above_the_cap_are_counted():
     assert found.clipped is not None and found.clipped.cap_nats == pytest.approx(0.5)
     assert found.clipped.share == pytest.approx(3 / 200)
     assert found.clipped.share_bound > 3 / 200
+
+
+def test_a_mean_above_the_tolerance_is_never_certified_whatever_the_cap_hides():
+    """Three documents of 200 lose 5 nats: with a cap of half a nat the mean is within."""
+    others = losses(200, 0.005, 2)
+    others.iloc[:3] = 5.0
+    found = plan(losses(24, 0.005, 1), others)
+    assert all(one.mean < KL.epsilon and one.p_value < 0.05 for one in found.proposed[:1])
+    assert found.measured > KL.epsilon and not found.certified
+    assert found.documents_that_would_do is None
+    assert "single documents lose more than 0.5 nats" in found.reason
+
+
+def test_what_the_cap_hides_stands_beside_the_bound():
+    others = losses(200, 0.005, 2)
+    others.iloc[:3] = 1.0
+    found = plan(losses(24, 0.005, 1), others)
+    chosen = next(one for one in found.proposed if one.budget == found.budget)
+    assert found.certified and chosen.mean < found.measured <= KL.epsilon
+    assert chosen.mean <= found.bound
+    assert ", where a document counts as 0.5 nats at most, within " in report.headline(found)
 
 
 def test_wrong_plans_are_as_rare_as_promised():

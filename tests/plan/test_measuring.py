@@ -131,6 +131,7 @@ def test_not_certified_ends_with_3_and_says_why(ask, tmp_path):
         (["--metric", "bits"], "metric: expected one of kl, tv, top1, got 'bits'"),
         (["--epsilon", "-1"], "epsilon: expected more than 0"),
         (["--text", "nowhere.txt"], "got 'nowhere.txt'"),
+        (["--report", "plan.pdf"], "report: expected a name that ends in .html, got 'plan.pdf'"),
         (["--text", "no\nwhere.txt"], "where.txt"),
         (["--policy", "no\nnone"], "no none"),
         (["--seq-len", "4096"], "expected at least 48 different documents"),

@@ -32,6 +32,14 @@ def test_a_folder_is_its_texts_and_a_text_counts_once(folder):
     assert texts.sha256_of(read) != texts.sha256_of(read[1:])
 
 
+def test_endings_may_be_large_and_what_is_hidden_is_not_read(folder):
+    for name in ("LAST.TXT", ".draft.txt", ".venv/LICENSE.txt"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(f"{name} says something of its own")
+    read = [one.name for one in texts.read([str(folder)], Letters())]
+    assert sorted(read) == ["LAST.TXT", *(f"page-{k:02d}.txt" for k in range(40))]
+
+
 def test_documents_do_not_overlap_and_the_first_stay_the_first(folder):
     read = texts.read([str(folder)], Letters())
     cut = texts.stretches(read, 100, 1000)

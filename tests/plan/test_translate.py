@@ -192,6 +192,16 @@ def test_our_own_cache_takes_every_policy_that_has_an_online_form():
     assert "prefill_chunk_size=128" in lines_of("tova")["kvlib"].lines
 
 
+@pytest.mark.parametrize("policy", ["sinks", "sliding", "random", "h2o"])
+def test_only_what_was_measured_online_is_called_the_same_rule(policy):
+    held = held_of(GQA)
+    for protocol in NAMED[policy].protocols:
+        ours = {one.engine: one for one in settings(policy, 128, held, protocol)}["kvlib"]
+        assert ("The same rule as measured." in ours.differs) == (protocol == "online"), protocol
+        if (policy, protocol) != ("sliding", "reencode"):  # which a request can do as it is
+            assert ours.differs.startswith(translate.AS_MEASURED[protocol])
+
+
 def test_heads_that_differ_fit_no_pages():
     own = {"h2o", "h2o-unprotected", "snapkv", "key-norm", "expected-attention"}
     for policy in names.POLICIES:
