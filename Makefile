@@ -107,7 +107,8 @@ versions: $(READY) ## the table of architectures under the oldest and the newest
 	    --target $$target transformers==$$version || exit 1; \
 	  echo "· transformers $$version"; \
 	  PYTHONPATH=$$target OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -p no:nbval \
-	    -W "ignore:.past_key_values:FutureWarning" tests/cache/test_architectures.py || exit 1; \
+	    -W 'ignore:`past_key_values`:FutureWarning' -W 'ignore:`torch.jit.script`:DeprecationWarning' \
+	    tests/cache/test_architectures.py || exit 1; \
 	done
 
 PEERS := .venv-peers
