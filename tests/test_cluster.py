@@ -269,14 +269,17 @@ def test_workers_killed_at_twenty_random_moments_cost_nothing(tmp_path):
     killed, stop = [], threading.Event()
     rng = random.Random(7)
 
-    def is_running(nanny) -> bool:
-        return nanny.process is not None and nanny.process.status == distributed.Status.running
+    def running(nanny) -> int | None:
+        """Its worker's process; None where there is none, or none any more."""
+        process = nanny.process  # another thread takes it away
+        at_work = process is not None and process.status == distributed.Status.running
+        return process.pid if at_work else None
 
     def kill_now_and_then(workers: dict) -> None:
         while len(killed) < KILLS and not stop.wait(rng.uniform(0.02, 0.4)):
-            if living := [nanny for nanny in list(workers.values()) if is_running(nanny)]:
+            if living := list(filter(None, map(running, list(workers.values())))):
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid := rng.choice(living).process.pid, signal.SIGKILL)
+                    os.kill(pid := rng.choice(living), signal.SIGKILL)
                     killed.append(pid)
 
     with dask.config.set(PRELOAD), cluster.connected(workers=2) as client:
