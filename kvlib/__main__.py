@@ -44,7 +44,7 @@ BYTES = (  # what a line of progress shows, in 80 columns
 STRETCHES = "drawn (from the seed), or shared (evenly spaced, the same for every model)"
 DTYPE = "auto (float32), bfloat16, float16, float64"
 DEVICE = "auto, cpu, cuda, cuda:1, ..., or cards: layers spread over all"
-AT_HOME = re.compile(r"^(--[\w-]+=)?~/")  # a place below one's home, in a flag too
+AT_HOME = re.compile(r"^(--[\w-]+=|)~/")  # a place below one's home, in a flag too
 ESTIMATE = "measure nothing, say the cost: here, or on cards, as 8xH100"
 
 

@@ -82,6 +82,8 @@ def test_a_place_below_ones_home_is_meant_in_a_flag_too(command, good, tmp_path,
     flags = {f"--{name}={value}" for name, value in good.items() if name != "out"}
     code, _, err = command("measure", *sorted(flags), "--max-window=8", "--out=~/mine/t")
     assert code == 0, err
+    code, _, err = command("show", "~/mine/t")
+    assert code == 0, err
     assert (tmp_path / "mine" / "t.parquet").is_file() and not (tmp_path / "~").exists()
 
 

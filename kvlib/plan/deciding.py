@@ -247,13 +247,13 @@ def p_values(measured: pd.DataFrame, certified: pd.DataFrame, question: Question
     return np.array(found)
 
 
-def passed(measured: pd.DataFrame, certified: pd.DataFrame, question: Question) -> int:
-    """How many budgets of the certification half, in its order, are certified.
+def passed(p: np.ndarray, certified: pd.DataFrame, question: Question) -> int:
+    """How many budgets of the certification half, in its order, are certified; `p_values` → `p`.
 
     Beside the test, which speaks of a mean of losses with a cap, no mean without the cap may be
     above the tolerance: so nothing is certified that was seen to lose more.
     """
-    count = certify.passed(p_values(measured, certified, question), question.level)
+    count = certify.passed(p, question.level)
     above = (certified.mean() > question.epsilon).to_numpy()
     return min(count, int(np.argmax(above))) if above.any() else count
 
@@ -261,7 +261,8 @@ def passed(measured: pd.DataFrame, certified: pd.DataFrame, question: Question) 
 def verdict(measured: pd.DataFrame, certified: pd.DataFrame, question: Question) -> Verdict:
     """Losses of both halves → certificates, tested from the largest budget down."""
     certified = certified[sorted(certified.columns, reverse=True)]
-    p, count = p_values(measured, certified, question), passed(measured, certified, question)
+    p = p_values(measured, certified, question)
+    count = passed(p, certified, question)
     tried = tuple(
         Tried(
             int(budget),
@@ -303,8 +304,8 @@ def plan_of(
     shown = next(t for t in found.tried if t.budget == (found.budget or found.tried[0].budget))
     proposed = proposal(one, rungs, question).sure
     context, mean = said["context"], float(two[shown.budget].mean())
-    too_much = found.budget is not None or mean > question.epsilon
-    need = None if too_much else _would_do(one, two, question)
+    settled = found.budget is not None or mean > question.epsilon  # more documents change nothing
+    need = None if settled else _would_do(one, two, question)
     return Plan(
         **said,
         metric=question.metric,

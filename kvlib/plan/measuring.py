@@ -85,7 +85,7 @@ def planned(
     said: dict[str, Any] = {"model": lm.name, "texts": job.names, "policy": policy.key}
     said |= {"protocol": request.protocol, "context": job.tokens}
     plan = deciding.plan_of(
-        measured, certified, request.question, job.rungs, policy.n_sink, said, job.files
+        measured, certified, request.question, job.rungs, policy.n_sink, said, len(job.names)
     )
     return Planned(plan, _held(lm))
 
@@ -104,8 +104,7 @@ class _Job(NamedTuple):
     policy: Policy
     lm: LanguageModel
     documents: np.ndarray
-    names: tuple[str, ...]
-    files: int
+    names: tuple[str, ...]  # of the files that documents were cut out of
     sha256: str
     rungs: list[int]
     out: Path
@@ -128,8 +127,8 @@ class _Job(NamedTuple):
         cut = texts.stretches(read, tokens, most, request.seed)
         names = tuple(read[file].name for file in np.unique(cut.files))
         rungs = deciding.ladder(tokens, policy.least)
-        files, sha256 = len(np.unique(cut.files)), texts.sha256_of(read)
-        return cls(request, policy, lm, cut.ids, names, files, sha256, rungs, out, command)
+        sha256 = texts.sha256_of(read)
+        return cls(request, policy, lm, cut.ids, names, sha256, rungs, out, command)
 
     def measured(self, half: int) -> pd.DataFrame:
         """Rows of documents 0, 1, … on every other rung, until one is sure, `half` of all at

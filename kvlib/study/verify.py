@@ -118,9 +118,9 @@ def verified(
         if odd := [key for key, value in said.items() if not isinstance(value, str)]:
             yield Found(name, "refused", f"{odd[0]}: expected a name, got {said[odd[0]]!r:.80}")
             continue
-        if table.settings.get("kind") not in AGAIN:
+        if said["kind"] not in AGAIN:
             kinds = ", ".join(AGAIN)
-            yield Found(name, "not verified", f"{table.settings.get('kind')}: only {kinds} are")
+            yield Found(name, "not verified", f"{said['kind']}: only {kinds} are")
             continue
         if why := not_here(table.settings, model, corpus):
             yield Found(name, "skipped", why)

@@ -93,7 +93,8 @@ def planned(losses: pd.DataFrame, question: Question) -> tuple[int | None, int |
         used += 1
     measured, others = half[every_other][:used], losses[used:]
     tried = deciding.to_certify(measured, rungs, question, len(others))
-    count = deciding.passed(measured, others[tried], question)
+    p = deciding.p_values(measured, others[tried], question)
+    count = deciding.passed(p, others[tried], question)
     risk = certify.conformal(question.shares(others[tried].to_numpy()), question.tolerance)
     return tried[count - 1] if count else None, tried[risk.passed - 1] if risk.passed else None
 
