@@ -623,7 +623,8 @@ def _say_table(one: study.Study, table: Any) -> None:
     """A finished table, in a line."""
     docs = table["doc"].nunique()
     plural = "s" * (docs != 1)
-    print(f"{len(table):,} rows of {docs} document{plural} in {store.table_file(one.path)}")
+    more = f"; it has more than the {one.docs} asked for, and is kept" if docs > one.docs else ""
+    print(f"{len(table):,} rows of {docs} document{plural} in {store.table_file(one.path)}{more}")
 
 
 def _say_what_it_shows(one: study.Study) -> None:

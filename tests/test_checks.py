@@ -80,10 +80,11 @@ def test_the_page_shows_few_rows_and_folds_the_rest():
     assert 0 < len(checks.floors(checks.verified())) <= 8
 
 
-def test_workers_died_over_every_model_and_nothing_differed():
-    died = {one["model"]: one for one in checks.killed()}
+@pytest.mark.parametrize("whole", [False, True])
+def test_workers_died_over_tables_of_models_that_are_declared_and_nothing_differed(whole):
+    died = {one["model"]: one for one in checks.killed(whole)}
     declared = {one.settings.get("model", "no model") for one in study.studies()}
-    assert died.keys() <= declared
+    assert died and died.keys() <= declared
     assert all(one["deaths"] > 0 and not one["different"] for one in died.values())
     assert all(not one["left"] for one in died.values())
 
@@ -106,6 +107,14 @@ def test_every_table_is_there_in_little_and_can_be_declared(deaths, tmp_path):
     for one in again:
         for key in ("model", "corpus", "dtype", "policies", "protocol", "variants"):
             assert one.settings.get(key) == whole[one.table].settings.get(key)
+
+
+def test_named_tables_can_be_had_at_their_full_length(deaths):
+    groups = deaths.groups(["sensitivity-small-gpt2-*"])
+    named = [one for one in study.studies() if one.table.startswith("sensitivity-small-gpt2-")]
+    assert groups == {"small-gpt2": named} and len(named) > 1
+    with pytest.raises(ValueError, match="unknown study or table"):
+        deaths.groups(["no-such-table"])
 
 
 def two_tables(folder: Path, deaths, change: float = 0.0) -> tuple[list[study.Study], list[Path]]:

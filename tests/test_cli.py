@@ -158,10 +158,11 @@ def test_with_a_stride_documents_are_the_beginnings_of_longer_stretches(here, go
 
 
 def test_fewer_documents_than_there_are_remove_nothing_and_are_counted_right(here, good):
-    here(arguments(**good | {"docs": 3}))
+    said = here(arguments(**good | {"docs": 3}))[1]
     before = load_table(good["out"])
     code, out, _ = here(arguments(**good | {"docs": 1}))
-    assert code == 0 and "3 documents" in out
+    kept = "; it has more than the 1 asked for, and is kept\n"
+    assert code == 0 and "3 documents" in out and kept in out and kept not in said
     pd.testing.assert_frame_equal(load_table(good["out"]), before, check_exact=True)
 
 

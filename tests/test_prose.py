@@ -1714,7 +1714,7 @@ def many_workers() -> pd.DataFrame:
 
 @pytest.fixture(scope="session")
 def estimated(priced, many_workers) -> dict[str, str]:
-    seen = checks.facts(checks.verified(), checks.killed())
+    seen = checks.facts(checks.verified(), checks.killed(), checks.killed(whole=True))
     return reproduce.facts(priced, many_workers) | seen
 
 
@@ -1761,8 +1761,9 @@ def test_reproduce_workers_a_tenth_as_many_are_well_used():
 
 
 def test_reproduce_no_table_differs_and_nothing_is_left(estimated):
-    assert estimated["died-different"] == "none" and estimated["died-left"] == "nothing"
-    assert int(estimated["died-deaths"]) >= 1
+    for way in ("died", "whole"):
+        assert estimated[f"{way}-different"] == "none" and estimated[f"{way}-left"] == "nothing"
+        assert int(estimated[f"{way}-deaths"]) >= 1 and int(estimated[f"{way}-tables"]) >= 1
 
 
 def test_reproduce_all_that_were_looked_at_were_within_what_is_allowed(estimated):

@@ -17,7 +17,7 @@ Rows = list[dict[str, Any]]
 
 
 def file_of(name: str, folder: Path = store.DATA) -> Path:
-    """Where a check of a folder's tables is kept: `verified` or `deaths`."""
+    """Where a check of a folder's tables is kept: `verified`, `deaths` or `deaths_whole`."""
     return folder / "checks" / f"{name}.json"
 
 
@@ -79,26 +79,31 @@ def _worst(rows: Rows) -> dict[str, Any]:
 # --- workers that died --------------------------------------------------------------------------
 
 
-def killed() -> Rows:
-    """What `make deaths` has kept, a row a model."""
-    return rows_of(file_of("deaths"))
+def killed(whole: bool = False) -> Rows:
+    """What `make deaths` has kept, a row a model: of tables in little, or of `whole` ones."""
+    return rows_of(file_of("deaths_whole" if whole else "deaths"))
 
 
-def facts(rows: Rows, died: Rows) -> dict[str, str]:
-    """What the page's prose glues: of rows measured anew, and of workers that died."""
+def facts(rows: Rows, died: Rows, died_whole: Rows) -> dict[str, str]:
+    """What the page's prose glues: of rows measured anew, and of workers that died over tables in
+    little and over whole ones."""
     tables = len([one for one in study.studies() if one.kind in VERIFIED_KINDS])
-    counted = ("tables", "rows", "deaths")
-    total = {key: sum(row[key] for row in died) for key in counted}
-    wrong = sum(len(row["different"]) for row in died)
-    left = sum(len(row["left"]) for row in died)
     return {
         "verified": f"{sum(row['word'] == 'ok' for row in rows)}",
         "verified-of": f"{tables}",
         "verified-rows": f"{sum(row['rows'] for row in rows)}",
-        "died-tables": f"{total['tables']}",
         "died-of": f"{len(study.studies())}",
-        "died-rows": f"{total['rows']:,}",
-        "died-deaths": f"{total['deaths']}",
-        "died-different": f"{wrong or 'none'}",
-        "died-left": f"{left or 'nothing'}",
+        **_died(died, "died"),
+        **_died(died_whole, "whole"),
     }
+
+
+def _died(rows: Rows, name: str) -> dict[str, str]:
+    """Tables, documents, rows and deaths in all; how many differ, and how much was left behind."""
+    counted = ("tables", "documents", "rows", "deaths")
+    found = {
+        **{key: f"{sum(row[key] for row in rows):,}" for key in counted},
+        "different": f"{sum(len(row['different']) for row in rows) or 'none'}",
+        "left": f"{sum(len(row['left']) for row in rows) or 'nothing'}",
+    }
+    return {f"{name}-{key}": said for key, said in found.items()}

@@ -8,8 +8,9 @@ columns that hold clock times, and what is left behind is looked for: files that
 temporary files, processes.
 
     PYTHONPATH=tests python tests/bench/deaths.py [--folder _build/deaths] [MODEL …]
+    PYTHONPATH=tests python tests/bench/deaths.py --whole TABLE…    # these, at their full length
 
-What was found goes into the file that the page `reproduce` reads, model by model; models that are
+What was found goes into the files that the page `reproduce` reads, model by model; models that are
 not named keep what was found before. The exit code is 1 where anything differs or is left.
 """
 
@@ -86,11 +87,13 @@ def declared(studies: Sequence[study.Study]) -> str:
     return "\n\n".join(entries) + "\n"
 
 
-def groups() -> dict[str, list[study.Study]]:
-    """All studies in little, by their model: one is loaded at a time."""
+def groups(whole: Sequence[str] = ()) -> dict[str, list[study.Study]]:
+    """All studies in little, or the named ones as they are, by model: one is loaded at a time."""
+    declared = study.studies()
+    chosen = study.chosen(declared, whole) if whole else map(little, declared)
     found: dict[str, list[study.Study]] = {}
-    for one in study.studies():
-        found.setdefault(one.settings.get("model", NONE), []).append(little(one))
+    for one in chosen:
+        found.setdefault(one.settings.get("model", NONE), []).append(one)
     return found
 
 
@@ -232,13 +235,15 @@ def main() -> int:
     parser.add_argument("model", nargs="*", help=f"some of {', '.join(groups())}; none: all")
     parser.add_argument("--folder", type=Path, default=Path("_build/deaths"))
     parser.add_argument("--go-on", action="store_true", help="keep what was made undisturbed")
-    parser.add_argument("--out", type=Path, default=checks.file_of("deaths"))
+    parser.add_argument("--whole", nargs="+", default=(), metavar="TABLE", help="at full length")
+    parser.add_argument("--out", type=Path, help="default: where the page reads it")
     parser.add_argument(
         "--between", type=float, nargs=2, default=BETWEEN, help="seconds; fewer for a small model"
     )
     flags = parser.parse_args()
+    out = flags.out or checks.file_of("deaths_whole" if flags.whole else "deaths")
     bad = 0
-    for name, studies in groups().items():
+    for name, studies in groups(flags.whole).items():
         if flags.model and name not in flags.model:
             continue
         if why := next(filter(None, (verify.not_here(one.settings) for one in studies)), ""):
@@ -247,7 +252,7 @@ def main() -> int:
         found = measured(
             name, studies, flags.folder / name.replace(" ", "-"), flags.go_on, flags.between
         )
-        checks.keep(found, "model", flags.out)
+        checks.keep(found, "model", out)
         print(json.dumps(found))
         bad += len(found["different"]) + len(found["left"])
     return int(bad > 0)

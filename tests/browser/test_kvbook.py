@@ -153,6 +153,14 @@ def test_links_to_terms_and_signs_hold_what_they_mean():
     assert said.endswith('<a href="#term-b">b</a>')
 
 
+def test_links_to_references_hold_what_they_refer_to_instead_of_a_title():
+    link = '<a href="../book/references.html#id2" title="A. Author. A paper.">Author, 2026</a>'
+    others = '<a href="references.html" title="t">R</a><a href="x.html#id2" title="t">x</a>'
+    said = terms.define_terms(link + others, {})
+    held = 'href="../book/references.html#id2" data-definition="A. Author. A paper.">Author'
+    assert said == f"<a {held}, 2026</a>{others}"
+
+
 def explorer() -> Explorer:
     """A chart with a sentence and a slider."""
     rows = alt.Chart(pd.DataFrame({"x": [1, 2, 3]})).transform_filter("datum.x >= least")

@@ -30,7 +30,7 @@ from kvbook.cache import bring_outputs, choose_cache
 from kvbook.docstrings import prepare, resign
 from kvbook.folds import fold
 from kvbook.labels import offer_style
-from kvbook.libraries import VEGA, write_libraries, write_model
+from kvbook.libraries import VEGA, write_libraries, write_model, write_tables
 from kvbook.notebooks import offer_notebook
 from kvbook.pages import address_card, finish_pages
 from kvbook.pictures import write_inks
@@ -77,6 +77,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("env-get-outdated", bring_outputs)
     app.connect("builder-inited", write_libraries)
     app.connect("builder-inited", write_model)
+    app.connect("builder-inited", write_tables)
     app.connect("builder-inited", write_inks)
     app.connect("html-page-context", add_scripts)
     app.connect("html-page-context", address_card)

@@ -1,4 +1,4 @@
-"""Vega, MathJax and the small model, written next to the pages."""
+"""Vega, MathJax, the small model and all tables, written next to the pages."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import importlib.resources
 import json
 import shutil
+import zipfile
 from pathlib import Path
 
 import vl_convert
@@ -15,6 +16,8 @@ from kvlib.charts import compiled
 
 ROOT = Path(__file__).parents[3]
 MODEL_FROM = ("kvlib/models/in_page.py", "kvlib/data/small-gpt2/model.safetensors")
+DATA = ROOT / "kvlib" / "data"
+TABLES = "kvlib-tables.zip"
 VEGA = f"vega-{vl_convert.get_vega_version()}.js"
 MATHJAX_PARTS = (  # what mathjax3_config in _config.yml loads, TeX's extensions on demand
     "startup.js",
@@ -59,3 +62,14 @@ def write_model(app: Sphinx) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in json.loads(kept.read_text(encoding="utf-8")).items():
         (folder / name).write_text(text, encoding="utf-8")
+
+
+def write_tables(app: Sphinx) -> None:
+    """Writes one archive of all tables, each with its manifest, which holds the command that makes
+    it. The same tables give the same bytes."""
+    target = Path(app.outdir) / "_static" / TABLES
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(target, "w") as archive:
+        for path in sorted(DATA.glob("*.parquet")):
+            for file in (path, path.with_suffix(".json")):
+                archive.writestr(zipfile.ZipInfo(f"kvlib-tables/{file.name}"), file.read_bytes())

@@ -10,6 +10,7 @@ from pathlib import Path
 from sphinx.application import Sphinx
 
 from kvbook import markup
+from kvbook.libraries import TABLES
 from kvbook.markup import Edit, Tag
 from kvbook.pictures import finish_explorers
 
@@ -31,7 +32,7 @@ FRONT_DOOR = """<!doctype html>
 </html>
 """
 
-VERSION = re.compile(r'(<span class="kv-version">)[^<]*(</span>)')
+FILLED = re.compile(r'(<span class="kv-(version|tables-size)">)[^<]*(</span>)')
 JAVASCRIPT = ("", "text/javascript", "application/javascript", "module")  # a script's types
 SETTING = re.compile(r"\s*(?:let |var |window\.\w+ = )")  # for scripts that may stand before it
 SETS_THEME = "documentElement.dataset.theme"  # in a script that must run before the first paint
@@ -215,7 +216,8 @@ def finish_pages(app: Sphinx, error: Exception | None) -> None:
     first = f"{app.config.root_doc}.html"
     (book / "index.html").write_text(FRONT_DOOR.format(first=first, title=app.config.html_title))
     files: dict[str, str] = {}
-    said = version(Path(app.srcdir))
+    size = (book / "_static" / TABLES).stat().st_size / 1e6
+    said = {"version": version(Path(app.srcdir)), "tables-size": f"{size:.0f} MB"}
     for path in sorted(book.rglob("*.html")):
         if "_static" in path.relative_to(book).parts:
             continue
@@ -223,7 +225,7 @@ def finish_pages(app: Sphinx, error: Exception | None) -> None:
         to_root = "../" * (len(path.relative_to(book).parts) - 1)
         after = finish_explorers(before, to_root, book / "_static" / "stills")
         after = harden(after, path.name, to_root, files)
-        after = VERSION.sub(rf"\g<1>{said}\g<2>", after)
+        after = FILLED.sub(lambda found: found[1] + said[found[2]] + found[3], after)
         if after != before:
             path.write_text(after, encoding="utf-8")
     folder = book / "_static" / "inline"

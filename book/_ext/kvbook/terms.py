@@ -1,4 +1,5 @@
-"""Links to terms and signs hold what the glossary and the notation say of them."""
+"""Links to terms and signs hold what the glossary and the notation say of them, and links to
+references what they refer to: `terms.js` shows it."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from kvbook import markup
 
 GLOSSARY = "book/glossary"
 NOTATION = "book/notation"
+REFERENCES = "references.html"
 
 
 def definitions(app: Sphinx) -> dict[str, str]:
@@ -31,14 +33,17 @@ def ids_of(node: nodes.Node) -> list[str]:
 
 
 def define_terms(body: str, meanings: dict[str, str]) -> str:
-    """The page's text in which each link to a term or sign holds what it means."""
+    """The page's text in which each link to a term, a sign or a reference holds what it means."""
     edits = []
     for tag in markup.read(body).tags:
-        anchor = tag.attributes.get("href", "").partition("#")[2]
-        meaning = meanings.get(anchor) if anchor.startswith(("term-", "sign-")) else None
-        if tag.name == "a" and meaning:
-            said = {"data_definition": meaning}
+        page, _, anchor = tag.attributes.get("href", "").partition("#")
+        said: dict[str, str | None] = {}
+        if anchor.startswith(("term-", "sign-")) and meanings.get(anchor):
+            said["data_definition"] = meanings[anchor]
             if anchor.startswith("sign-"):  # its text is a formula
-                said["aria_label"] = meaning
+                said["aria_label"] = meanings[anchor]
+        elif page.endswith(REFERENCES) and anchor and tag.attributes.get("title"):
+            said = {"data_definition": tag.attributes["title"], "title": None}
+        if tag.name == "a" and said:
             edits.append((tag.start, tag.end, tag.written(**said)))
     return markup.edited(body, edits)
