@@ -175,12 +175,6 @@ def _positions(s: dict[str, Any], doc: int, prefix: int) -> Work:
     return work
 
 
-def _rates(s: dict[str, Any], doc: int, prefix: int) -> Work:
-    work = Work(states=s["seq_len"])
-    work.add("plain", 1, prefix + s["seq_len"])
-    return work
-
-
 def _cache_run(s: dict[str, Any], doc: int, prefix: int) -> Work:
     work, stops = Work(cached=True), cache_run.STOPS
     if doc == 0:
@@ -207,7 +201,6 @@ COUNTED: dict[str, Callable[[dict[str, Any], int, int], Work]] = {
     "passage": _passage,
     "diagnostics": _nested,
     "positions": _positions,
-    "kv_rates": _rates,
     "cache_run": _cache_run,
 }
 

@@ -21,7 +21,6 @@ from typing import NamedTuple
 from kvlib import study
 from kvlib.measure import costs
 from kvlib.measure.laws import HEAD_ROWS
-from kvlib.measure.rates import GRID
 from kvlib.measure.truncation import BATCH_TOKENS
 from kvlib.models import LanguageModel, load_model
 from kvlib.models.memory import tokens_for
@@ -151,8 +150,6 @@ def cost(one: study.Study, shape: Shape, pace: Pace) -> Cost:
         raise ValueError(f"{one.table}: expected a kind that is counted ({known}), got {one.kind}")
     dtype = one.settings["dtype"]
     rows = sum(work.rows for work in works)
-    if one.kind == "kv_rates":  # a row a head, keys and values apart, and relative distortion
-        rows = one.docs * shape.layers * shape.kv_heads * 2 * len(GRID)
     return Cost(
         one.table,
         shape.name,
@@ -178,8 +175,11 @@ def works_of(one: study.Study, prefix: int, at_once: int = 0) -> list[Work] | No
 
 def uncounted(kind: str) -> str:
     """Why a kind's work is not counted."""
-    runs = "model" in study.KINDS[kind].settings
-    return "runs until it is through, which no design says" if runs else "runs no model"
+    if "model" not in study.KINDS[kind].settings:
+        return "runs no model"
+    if kind == "kv_rates":
+        return "spends most of its time on fits after one pass a document"
+    return "runs until it is through, which no design says"
 
 
 @cache
