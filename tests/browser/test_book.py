@@ -119,6 +119,13 @@ def test_nothing_overflows_on_a_phone_and_a_wider_window_refits_the_pictures(
         assert complaints == []
 
 
+def test_the_archive_of_tables_is_there_and_its_size_is_said(book):
+    size = (book / "_static" / "kvlib-tables.zip").stat().st_size
+    page = (book / "book" / "explorers.html").read_text(encoding="utf-8")
+    assert 'href="../_static/kvlib-tables.zip"' in page
+    assert f'<span class="kv-tables-size">{size / 1e6:.0f} MB</span>' in page
+
+
 def test_no_page_tells_where_it_was_built(book):
     files = [path for path in book.rglob("*") if path.suffix in (".html", ".js", ".json", ".ipynb")]
     assert len(files) > len(PAGES)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from types import SimpleNamespace
 
 import altair as alt
 import pandas as pd
 import pytest
 from book_checks import ROOT
-from kvbook import folds, labels, markup, pages, pictures, terms
+from kvbook import folds, labels, libraries, markup, pages, pictures, terms
 from pybtex.database import parse_string
 
+from kvlib import store, study
 from kvlib.charts import inks, parts
 from kvlib.charts.controls import Explorer, Slider
 
@@ -159,6 +161,23 @@ def test_links_to_references_hold_what_they_refer_to_instead_of_a_title():
     said = terms.define_terms(link + others, {})
     held = 'href="../book/references.html#id2" data-definition="A. Author. A paper.">Author'
     assert said == f"<a {held}, 2026</a>{others}"
+
+
+def test_the_archive_holds_every_table_with_its_manifest_and_is_the_same_each_time(tmp_path):
+    file = tmp_path / "_static" / libraries.TABLES
+    libraries.write_tables(SimpleNamespace(outdir=tmp_path))
+    first = file.read_bytes()
+    with zipfile.ZipFile(file) as archive:
+        held = {
+            name.removeprefix("kvlib-tables/"): archive.read(name) for name in archive.namelist()
+        }
+    names = [path.stem for path in store.DATA.glob("*.parquet")]
+    assert set(held) == {f"{name}.{kind}" for name in names for kind in ("parquet", "json")}
+    for name in names:
+        assert held[f"{name}.parquet"] == (store.DATA / f"{name}.parquet").read_bytes()
+        assert json.loads(held[f"{name}.json"])["settings"]["kind"] in study.KINDS
+    libraries.write_tables(SimpleNamespace(outdir=tmp_path))
+    assert file.read_bytes() == first
 
 
 def explorer() -> Explorer:

@@ -65,8 +65,8 @@ def write_model(app: Sphinx) -> None:
 
 
 def write_tables(app: Sphinx) -> None:
-    """Writes one archive of all tables, each with its manifest, which holds the command that makes
-    it. The same tables give the same bytes."""
+    """Writes one archive of all tables, each with its manifest. The same tables give the same
+    bytes."""
     target = Path(app.outdir) / "_static" / TABLES
     target.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(target, "w") as archive:
