@@ -27,6 +27,7 @@ ON_THE_CARD = """() => {
   card.append(...kept);
   card.querySelectorAll(".headerlink").forEach((link) => link.remove());
   document.body.replaceChildren(card);
+  window.scrollTo(0, 0); // drawing all explorers has scrolled
 }"""
 
 
