@@ -165,6 +165,12 @@ def cost(one: study.Study, shape: Shape, pace: Pace) -> Cost:
     )
 
 
+UNCOUNTED = {  # kinds with a model that `COUNTED` leaves out
+    "drafting": "runs until it is through, which no design says",
+    "kv_rates": "spends most of its time on fits after one pass a document",
+}
+
+
 def works_of(one: study.Study, prefix: int, at_once: int = 0) -> list[Work] | None:
     """What each document takes, or None for a kind that is not counted; as in `counted`."""
     if one.kind not in COUNTED:
@@ -175,11 +181,7 @@ def works_of(one: study.Study, prefix: int, at_once: int = 0) -> list[Work] | No
 
 def uncounted(kind: str) -> str:
     """Why a kind's work is not counted."""
-    if "model" not in study.KINDS[kind].settings:
-        return "runs no model"
-    if kind == "kv_rates":
-        return "spends most of its time on fits after one pass a document"
-    return "runs until it is through, which no design says"
+    return UNCOUNTED.get(kind, "runs no model")
 
 
 @cache

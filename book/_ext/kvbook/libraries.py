@@ -12,11 +12,11 @@ from pathlib import Path
 import vl_convert
 from sphinx.application import Sphinx
 
+from kvlib import store
 from kvlib.charts import compiled
 
 ROOT = Path(__file__).parents[3]
 MODEL_FROM = ("kvlib/models/in_page.py", "kvlib/data/small-gpt2/model.safetensors")
-DATA = ROOT / "kvlib" / "data"
 TABLES = "kvlib-tables.zip"
 VEGA = f"vega-{vl_convert.get_vega_version()}.js"
 MATHJAX_PARTS = (  # what mathjax3_config in _config.yml loads, TeX's extensions on demand
@@ -70,6 +70,6 @@ def write_tables(app: Sphinx) -> None:
     target = Path(app.outdir) / "_static" / TABLES
     target.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(target, "w") as archive:
-        for path in sorted(DATA.glob("*.parquet")):
+        for path in sorted(store.DATA.glob("*.parquet")):
             for file in (path, path.with_suffix(".json")):
                 archive.writestr(zipfile.ZipInfo(f"kvlib-tables/{file.name}"), file.read_bytes())
