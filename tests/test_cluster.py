@@ -51,7 +51,7 @@ def threads():
 
 @pytest.fixture
 def client(threads):
-    with distributed.Client(threads) as made:
+    with cluster._client(threads) as made:
         yield made
 
 
@@ -167,7 +167,7 @@ def test_a_worker_of_other_code_that_comes_late_ends_the_run(threads, client, fi
     with pytest.raises(ValueError, match="worker .*expected the code of calibration, .* bbbb"):
         run(client, file)
     monkeypatch.setattr(items, "code_sha256", whole)
-    with distributed.Client(threads) as another:
+    with cluster._client(threads) as another:
         assert run(another, file).failed == 0
     assert_undisturbed(file)
 
@@ -196,7 +196,7 @@ def test_what_another_client_met_on_a_worker_of_other_code_is_asked_for_again(
         raise cluster.OtherCode("worker tcp://n1:1: expected kvlib 1.0, got 0.9")
 
     key = cluster._name(study.studies(file)[0], 0)
-    with distributed.Client(threads, set_as_default=False) as another:
+    with cluster._client(threads, set_as_default=False) as another:
         met = another.submit(other, key=key)
         distributed.wait([met])
         assert run(client, file).failed == 0 and met.status == "error"
@@ -218,8 +218,24 @@ def test_a_full_disk_is_an_error_and_the_run_can_go_on(threads, client, file, mo
         run(client, file)
     monkeypatch.setattr(os, "replace", whole)
     assert [path for path in file.parent.rglob(".*")] == []
-    with distributed.Client(threads) as another:
+    with cluster._client(threads) as another:
         assert run(another, file).failed == 0
+    assert_undisturbed(file)
+
+
+def test_who_joins_while_another_cancels_is_let_in(threads, monkeypatch, file):
+    """Dask tells all clients what one cancelled, and its client asserts that no such message comes
+    with the greeting."""
+    whole, told = threads.scheduler.handle_stream, []
+
+    async def disturbed(*arguments, **more):
+        if len(told) < 2:
+            told.append(threads.scheduler.report({"op": "cancelled-keys", "keys": ["k"]}))
+        await whole(*arguments, **more)
+
+    monkeypatch.setattr(threads.scheduler, "handle_stream", disturbed)
+    with cluster.connected(scheduler=threads.scheduler_address) as joined:
+        assert len(told) == 2 and run(joined, file).failed == 0
     assert_undisturbed(file)
 
 
@@ -235,7 +251,7 @@ def test_two_clients_of_one_folder_make_one_table(threads, client, file, monkeyp
     def take(book, name, future):
         taken.append(name)
         if len(taken) == when:
-            with distributed.Client(threads, set_as_default=False) as second:
+            with cluster._client(threads, set_as_default=False) as second:
                 assert run(second, file).failed == 0
         whole(book, name, future)
 
@@ -384,7 +400,7 @@ def test_a_worker_of_another_version_is_refused_by_name(tmp_path, monkeypatch, c
         quiet = subprocess.DEVNULL
         worker = subprocess.Popen(command, env=env, cwd=there, stdout=quiet, stderr=quiet)
         try:
-            with distributed.Client(empty) as client:
+            with cluster._client(empty) as client:
                 client.wait_for_workers(1, timeout=100)
             args = ["kvlib", "study", "--file", str(file), "--scheduler", empty.scheduler_address]
             monkeypatch.setattr(sys, "argv", args)

@@ -27,6 +27,7 @@ from kvlib.study import here, items, joining
 from kvlib.study.declared import KINDS, Study
 
 SECONDS = 5  # that a scheduler may take to answer
+GREETINGS = 10  # that may be disturbed by what others cancel
 AGAIN = "-again"  # of the key of a document that another client asked for in vain
 RETRIES = 2  # of a document that fails on a worker that lives
 LOCAL = {  # of the local cluster
@@ -140,7 +141,7 @@ def connected(workers: int = 0, scheduler: str = "") -> Iterator[distributed.Cli
     with contextlib.ExitStack() as stack:
         if scheduler:
             try:
-                client = distributed.Client(scheduler, timeout=SECONDS)
+                client = _client(scheduler, timeout=SECONDS)
             except ValueError:
                 raise ValueError(
                     f"scheduler: expected an address such as tcp://node1:8786, got {scheduler!r}"
@@ -163,6 +164,18 @@ def connected(workers: int = 0, scheduler: str = "") -> Iterator[distributed.Cli
         client = stack.enter_context(distributed.Client(cluster))
         stack.enter_context(_kept_at(cluster, workers))
         yield client
+
+
+def _client(where: Any, **how: Any) -> distributed.Client:
+    """A client of this scheduler or cluster.
+
+    Dask tells every client what one of them cancels, and asserts that nothing comes with its
+    greeting: who joins in that moment asks again.
+    """
+    for _ in range(GREETINGS):
+        with contextlib.suppress(AssertionError):
+            return distributed.Client(where, **how)
+    return distributed.Client(where, **how)
 
 
 def _quiet() -> None:
