@@ -11,6 +11,7 @@ from kvlib.charts import inks
 
 VEGA_LITE_VERSION = vl_convert.get_vegalite_versions()[-1]
 STILL_WIDTH = 620  # pixels
+MOVING = "="  # begins an axis title that is an expression: Vega takes one, Vega-Lite a text alone
 LABELS = {
     **{"labelColor": inks.TEXT, "labelFontSize": 12},
     **{"titleColor": inks.TEXT, "titleFontSize": 13, "titleFontWeight": 600},
@@ -43,6 +44,22 @@ THEME = {  # how all pictures look; colours and font become the page's own when 
 }
 
 
+def moving_title(titles: dict[str, str], parameter: str) -> str:
+    """A title for an axis: what `titles` says of the parameter's value."""
+    if len(set(titles.values())) == 1:
+        return next(iter(titles.values()))
+    return f"{MOVING}({json.dumps(titles)})[{parameter}]"
+
+
+def vega_of(spec: dict) -> dict:
+    """A Vega-Lite spec as Vega, in which axis titles move."""
+    vega = vl_convert.vegalite_to_vega(spec, vl_version=VEGA_LITE_VERSION)
+    for axis in vega.get("axes", []):
+        if isinstance(title := axis.get("title"), str) and title.startswith(MOVING):
+            axis["title"] = {"signal": title.removeprefix(MOVING)}
+    return vega
+
+
 def spec_of(payload: dict) -> dict:
     """The Vega-Lite spec of an explorer, whole: its tables are kept by columns beside it."""
 
@@ -62,7 +79,7 @@ def spec_of(payload: dict) -> dict:
 def still(data: str) -> tuple[str, str]:
     """An explorer's first picture as SVG, and the sentence that reads it aloud."""
     spec = spec_of(json.loads(data)) | {"width": STILL_WIDTH, "background": "white"}
-    svg = vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE_VERSION)
+    svg = vl_convert.vega_to_svg(vega_of(spec))
     return svg, reading_of(svg)
 
 
@@ -78,8 +95,7 @@ def compiled(data: str) -> str:
     payload = json.loads(data)
     empty = {name: [] for name in payload["tables"]}
     spec = payload["spec"] | {"datasets": empty, "config": THEME}
-    vega = vl_convert.vegalite_to_vega(spec, vl_version=VEGA_LITE_VERSION)
-    text = json.dumps(payload | {"spec": vega}, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(payload | {"spec": vega_of(spec)}, ensure_ascii=False, separators=(",", ":"))
     return text.replace("<", "\\u003c")
 
 

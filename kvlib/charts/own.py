@@ -11,6 +11,7 @@ import altair as alt
 import pandas as pd
 
 from kvlib.charts import parts
+from kvlib.charts.compiled import moving_title
 from kvlib.charts.controls import Choice, Explorer, Slider
 from kvlib.charts.inks import GREY, KEPT, LOST, MUTED
 from kvlib.charts.parts import DASHED, DOTTED, SOLID
@@ -256,10 +257,9 @@ def _axes(rows: pd.DataFrame, metrics: dict[str, str], title: str) -> _Axes:
     values = values[values > 0]
     reach = (values.min(), values.max()) if len(values) else (0.1, 1.0)
     reach = max(reach[0] / 1.4, LOWEST), min(max(reach[1] * 1.4, 2 * LOWEST), HIGHEST)
-    several = len(metrics) > 1
-    name = "mean KL (nats), or a share" if several else next(iter(metrics.values()))
     scale = alt.Scale(type="log", domain=list(reach), clamp=True, nice=False)
-    return _Axes(x_scale, x_axis, scale, parts.log_axis(name, *reach))
+    names = {key: name + " (nats)" * (key == "kl") for key, name in metrics.items()}
+    return _Axes(x_scale, x_axis, scale, parts.log_axis(moving_title(names, "metric"), *reach))
 
 
 def _measured(base: alt.Chart, axes: _Axes) -> list[alt.Chart]:

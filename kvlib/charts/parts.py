@@ -11,6 +11,7 @@ import altair as alt
 import pandas as pd
 
 from kvlib import names
+from kvlib.charts.compiled import moving_title
 from kvlib.charts.controls import READING, Choice, Slider, rule_layer
 from kvlib.charts.inks import GREY
 
@@ -26,6 +27,7 @@ NATS, NATS_OR_TV = (
 POLICIES = ("online", "prefill", "reencode")  # studies of cache policies
 DISTANCES = {"KL": "nats", "TV": "in total variation"}  # and how a sentence goes on behind a number
 DISTANCE_NAMES = {"KL": "KL divergence", "TV": "total variation"}
+MEANS = {"kl": "mean KL (nats)", "tv": "mean TV", "excess loss": "mean excess loss (nats)"}
 
 
 def picture(
@@ -137,9 +139,9 @@ TOKENS_OF_BIN = (  # of a window or a bin of them, after "its last": one is not 
 )
 
 
-def distance_title(distances: pd.Series) -> str:
-    """Of the axis of means of these distances."""
-    return "mean KL (nats)" + ", or TV" * (distances.nunique() > 1)
+def distance_title(distances: pd.Series, parameter: str = "distance") -> str:
+    """Of the axis of means of these distances: of the one that the parameter chooses."""
+    return moving_title({key: MEANS[key.lower()] for key in dict.fromkeys(distances)}, parameter)
 
 
 def bin_places(rows: pd.DataFrame) -> pd.Series:

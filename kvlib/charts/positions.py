@@ -25,14 +25,23 @@ def curves(tables: dict[str, pd.DataFrame]) -> Explorer:
     `tables` is what `kvlib.claims.positions.stored_positions` returns.
     """
     table = curve_rows(tables)
+    windows = sorted(set(table["window"].tolist()))
     shared = sorted(set.intersection(*(set(part["window"]) for _, part in table.groupby("model"))))
     middle = {"value": shared[len(shared) // 2], "scale": "log", "unit": "tokens", "axis": "x"}
+    table = parts.with_gaps(
+        table,
+        lambda model, *_: f"{name_of(model)}: {_windows(tables[model])} alone were measured.",
+        model=list(tables),
+        distance=list(dict.fromkeys(table["distance"])),
+        variant=["restarted"],
+        window=windows,
+    )
     return Explorer(
         curves_chart(table),
         [
             Choice("model", "Model", parts.options_of(table["model"])),
             parts.distance_choice(table),
-            Slider("window", "Window kept", values=shared, **middle),
+            Slider("window", "Window kept", values=windows, **middle),
         ],
         "Divergence from the full-context law, for a suffix restarted, kept in place, or shuffled",
         Origin(["positions"], {"window": "tokens"} | parts.NATS_OR_TV),
@@ -54,7 +63,7 @@ def curves_chart(table: pd.DataFrame) -> alt.LayerChart:
         axis=parts.log_axis(parts.distance_title(table["distance"])),
     )
     layers = [
-        base.transform_filter(f"datum.variant == '{variant}'")
+        base.transform_filter(f"datum.variant == '{variant}' && isValid(datum.mean)")
         .mark_line(
             color=colour,
             strokeWidth=2,
@@ -93,10 +102,20 @@ def _means(rows: pd.DataFrame, model: str, distance: str) -> pd.DataFrame:
     wide = mean.pivot(index="window", columns="variant", values="mean")
     unit = " nats" * (distance == "KL")  # a total variation has none
     words = {
-        window: f"{name_of(model)}, window {window}, {parts.DISTANCE_NAMES[distance]}: "
+        window: f"{name_of(model)}, {_tokens(window)} kept, {parts.DISTANCE_NAMES[distance]}: "
         + ", ".join(f"{variant} {row[variant]:.3g}" for variant in VARIANTS)
         + f"{unit} (means over {rows['doc'].nunique()} documents)."
         for window, row in wide.iterrows()
     }
     mean = mean.assign(model=model, distance=distance, sentence=mean["window"].map(words))
     return mean[["model", "distance", "variant", "window", "mean", "sentence"]]
+
+
+def _tokens(window: int) -> str:
+    return f"{window:,} token{'s' * (window != 1)}"
+
+
+def _windows(rows: pd.DataFrame) -> str:
+    """The windows of a table in words."""
+    *most, last = sorted(set(rows["window"].tolist()))
+    return f"windows of {', '.join(f'{window:,}' for window in most)} and {_tokens(last)}"

@@ -46,7 +46,7 @@ def sensitivity_chart(curves: pd.DataFrame) -> alt.LayerChart:
     largest = float(curves["last"].max())
     base = alt.Chart(curves)
     x = alt.X("window:Q", scale=parts.window_scale(largest), axis=parts.window_axis(largest))
-    title = parts.distance_title(curves["divergence"])
+    title = parts.distance_title(curves["divergence"], "divergence")
     y = alt.Y(
         "mean:Q",
         scale=alt.Scale(type="log", nice=False),
@@ -171,7 +171,8 @@ def bend_chart(measured: pd.DataFrame, laws: pd.DataFrame) -> alt.LayerChart:
     )
     reach = [float(points["mean"].min()) / 1.5, float(points["mean"].max()) * 1.5]
     scale = alt.Scale(type="log", domain=reach, nice=False)
-    y = alt.Y("mean:Q", scale=scale, axis=parts.log_axis("mean KL (nats), or TV", *reach))
+    title = parts.distance_title(points["distance"])
+    y = alt.Y("mean:Q", scale=scale, axis=parts.log_axis(title, *reach))
     miss = drawn.mark_rule(color=ORANGE, opacity=0.6, clip=True).encode(
         x=x, y=alt.Y("law:Q", title="", scale=scale), y2="mean:Q"
     )

@@ -9,6 +9,7 @@ import altair as alt
 import pandas as pd
 
 from kvlib.charts import parts
+from kvlib.charts.compiled import moving_title
 from kvlib.charts.controls import Choice, Explorer, Origin
 from kvlib.charts.inks import BLUE, GREEN, GREY, OLIVE, ORANGE, PURPLE
 from kvlib.charts.parts import DASHED, DOTTED, SOLID, lookup, number
@@ -234,7 +235,9 @@ def curves_chart(table: pd.DataFrame) -> alt.LayerChart:
         "at:Q",
         scale=x_scale,
         axis=alt.Axis(
-            title="window kept (tokens or characters)",
+            title=moving_title(
+                {"tokens": "window kept (tokens)", "chars": "window kept (characters)"}, "unit"
+            ),
             values=alt.ExprRef(f"unit == 'chars' ? {ticks['chars']} : {ticks['tokens']}"),
             format=",d",
             labelOverlap=True,
@@ -246,7 +249,7 @@ def curves_chart(table: pd.DataFrame) -> alt.LayerChart:
         nice=False,
         domain=[_by_distance({d: ends[k] for d, ends in reach.items()}) for k in (0, 1)],
     )
-    axis = parts.log_axis("mean KL or loss (nats), or TV")
+    axis = parts.log_axis(parts.distance_title(rows["distance"]))
     axis.values = _by_distance(
         {d: [v for v in axis.values if low <= v <= high] for d, (low, high) in reach.items()}
     )

@@ -360,7 +360,20 @@ def test_a_suffix_at_other_positions_in_the_distance_that_is_chosen(
     mean = {v: rows[rows["variant"] == v][value].mean() for v in charts.positions.VARIANTS}
     heard = ", ".join(f"{variant} {mean[variant]:.3g}" for variant in mean)
     who = capital(name_of(model))
-    assert said == f"{who}, window {window}, {name}: {heard}{unit} (means over 4 documents)."
+    assert said == f"{who}, {window} tokens kept, {name}: {heard}{unit} (means over 4 documents)."
+
+
+def test_a_window_that_a_model_lacks_says_which_it_has():
+    tables = positions_tables()
+    more = tables["small-gpt2"].replace({"window": {16: 1, 64: 4}})
+    tables = tables | {"small-gpt2": pd.concat([tables["small-gpt2"], more])}
+    explorer = charts.positions.curves(tables)
+    assert sentence(explorer, model="small-gpt2", window=1).startswith("The small GPT-2, 1 token")
+    for distance in ("KL", "TV"):
+        said = sentence(explorer, model=MODEL, distance=distance, window=4)
+        assert (
+            said == f"{capital(name_of(MODEL))}: windows of 16 and 64 tokens alone were measured."
+        )
 
 
 # --- bounds -----------------------------------------------------------------------------------
