@@ -329,6 +329,8 @@ def plan(
     )
     _usable(_check_weighed, batch, context)
     _usable(_check_page, "report", report)
+    rows = _usable(store.table_file, out)
+    _usable(_check_places, {"report": report, "json": json, "out": rows})
     found, held = _usable(measuring.planned, request, out, _command())
     sizes = reports.Sizes(held, batch=batch, context=context)
     if json:
@@ -343,6 +345,18 @@ def plan(
 def _check_page(flag: str, page: Path | None) -> None:
     if page and page.suffix not in (".html", ".htm"):
         raise ValueError(f"{flag}: expected a name that ends in .html, got {str(page)!r}")
+
+
+def _check_places(places: dict[str, Path | None]) -> None:
+    """Before hours are spent: can these files be written?"""
+    for flag, place in places.items():
+        if place is None:
+            continue
+        if place.is_dir():
+            raise ValueError(f"{flag}: expected a file to write, got the folder {str(place)!r}")
+        above = next(parent for parent in place.absolute().parents if parent.exists())
+        if not above.is_dir() or not os.access(above, os.W_OK):
+            raise ValueError(f"{flag}: expected a folder to write into, got {str(above)!r}")
 
 
 def _check_weighed(batch: int, context: int) -> None:
@@ -508,7 +522,10 @@ def architectures(
             print(table.line_of(row), flush=True)
             table.write(table.table([row], table.read(file) if file.exists() else None), file)
     else:
-        for one in table.read()["rows"]:
+        rows = table.read()["rows"]
+        if unknown := sorted(set(name or ()) - {one["name"] for one in rows}):
+            raise ValueError(f"expected toys of the table, got {', '.join(unknown)}")
+        for one in rows:
             if not name or one["name"] in name:
                 print(table.line_of(one))
 
@@ -543,6 +560,8 @@ def _weighed(flags: tuple[str, int, str, str, str, int, int]) -> None:
     least = max(1, names.sinks_of(policy) + 1)
     if budget < least:
         raise ValueError(f"budget: expected at least {least} for {policy}, got {budget}")
+    if policy in translate.AFTER_A_PROMPT and protocol != "prefill":
+        raise ValueError(f"protocol: expected prefill for {policy}, got {protocol!r}")
     held = configs.held_of_model(model)
     if held is None:
         raise ValueError(f"model: expected a known name, a folder or a config.json, got {model!r}")
@@ -702,7 +721,8 @@ def _say_share(found: here.Share, shard: str) -> None:
     """What became of a share; exit code 1 where something failed."""
     failed = f", {found.failed} failed" if found.failed else ""
     print(
-        f"shard {shard}: {found.measured} documents measured, {found.before} done before{failed}; "
+        f"shard {shard}: {found.measured} document{'s' * (found.measured != 1)} measured, "
+        f"{found.before} done before{failed}; "
         "`kvlib merge` joins what all shards have measured"
     )
     if found.failed:

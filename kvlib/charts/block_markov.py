@@ -102,8 +102,8 @@ def _sentence(here: alt.Chart) -> alt.Chart:
         once,
         "'At α = ' + format(alpha, '~g') + ', blocks of ' + block"
         " + (block == 1 ? ' symbol' : ' symbols') + ' with a carry of ' + carry + ' pay '"
-        f" + {number('datum.excess')} + ' nats a symbol above the entropy rate. A sliding window"
-        f" pays ' + {number('datum.middle')} + ' with the same mean context, '"
+        f" + {number('datum.excess')} + ' nats a symbol above what the source itself needs. A '"
+        f" + 'sliding window pays ' + {number('datum.middle')} + ' with the same mean context, '"
         " + format(carry + (block - 1) / 2, '~g')"
         f" + ', and ' + {number('datum.peak')} + ' with the same peak, ' + (carry + block - 1)"
         " + '. Doubling the block' + (carry > 0 ? ' and the carry' : '')"

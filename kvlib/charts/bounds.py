@@ -277,7 +277,7 @@ def lacunary_chart(stairs: pd.DataFrame) -> alt.LayerChart:
         needs.transform_calculate(promised="ceil(pow(1 / epsilon, 1 / alpha))"),
         CLAIMED + " + 'the upper bound asks for ' + format(datum.promised, ',.0f')"
         f" + ' tokens; this source needs ' + (datum.needed >= {largest} ?"
-        " 'more than are drawn here' : format(datum.needed, ',.0f')) + '.'",
+        " 'more tokens than the picture holds' : format(datum.needed, ',.0f')) + '.'",
     )
     key = parts.legend(
         (BLUE, SOLID, "Bayes risk of the source"),

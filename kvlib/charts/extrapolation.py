@@ -88,7 +88,7 @@ def extrapolation_chart(points: pd.DataFrame, rivals: pd.DataFrame) -> alt.Layer
         " : ': fitted on windows up to ' + format(split, ',d') + ' tokens, the power law"
         " misses the longer ones by ' + format(datum.power_error, '.2f')"
         " + ' and the exponential by ' + format(datum.exponential_error, '.2f')"
-        " + ' (RMSE of its logarithm): a ratio of '"
+        " + ' (typically, in the logarithm): a ratio of '"
         " + format(datum.exponential_error / datum.power_error, '.1f') + '.')",
     )
     both = points["distance"].nunique() > 1

@@ -251,7 +251,7 @@ def saving_by_layer_chart(summary: pd.DataFrame) -> alt.LayerChart:
     reading = parts.reading(
         once.transform_filter("datum.saving == datum.MOST"),
         f"'At a relative distortion of ' + format(distortion, '~g') + ' the genie\u2019s query"
-        f" saves ' + format(datum.MEAN, '.1f') + ' of ' + format(datum.COST, '.0f') + ' bits for '"
+        f" saves ' + format(datum.MEAN, '.1f') + ' of ' + format(datum.COST, '.1f') + ' bits for '"
         f" + {CODED} + ', mean over layers; most in layer ' + datum.layer + ', '"
         " + format(datum.MOST, '.1f') + ' bits.'",
     )

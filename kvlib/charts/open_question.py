@@ -144,9 +144,9 @@ def memory_chart(curves: pd.DataFrame, needs: pd.DataFrame) -> alt.LayerChart:
         " + ' bits' : '')"
         f" + '; ' + {say(1)} + format(datum.recurrent, ',d') + ' '"
         f" + (datum.recurrent == 1 ? {one(2)} : {say(2)}) + '. '"
-        f" + 'No ' + {say(3)} + (datum.bound < 1 ? '1 ' + {one(2)} + ': here the bound says'"
-        f" + ' nothing.' : format(datum.bound, ',.3~r') + ' ' + (datum.bound == 1 ? {one(2)}"
-        f" : {say(2)}) + '.')",
+        f" + 'No ' + {say(3)} + (datum.bound <= 1 ? '1 ' + {one(2)} + ': here the bound says'"
+        f" + ' nothing.' : format(datum.bound, datum.bound < 1000 ? ',.3~r' : ',.0f') + ' ' + "
+        f"{say(2)} + '.')",
     )
     key = parts.legend(
         (BLUE, SOLID, "suffix window"),

@@ -103,8 +103,7 @@ def keeping(
     keep, empty where none does, and `sentence`.
     """
     series, values = _different(rows["series"]), sorted(set(answers["epsilon"].tolist()))
-    tolerance = {"unit": "nats or share" if len(metrics) > 1 else _unit(metrics), "scale": "log"}
-    tolerance |= {"axis": "y"}
+    tolerance = {"unit": "" if len(metrics) > 1 else _unit(metrics), "scale": "log", "axis": "y"}
     return Explorer(
         keeping_chart(rows, answers, metrics, title),
         [

@@ -27,7 +27,12 @@ NATS, NATS_OR_TV = (
 POLICIES = ("online", "prefill", "reencode")  # studies of cache policies
 DISTANCES = {"KL": "nats", "TV": "in total variation"}  # and how a sentence goes on behind a number
 DISTANCE_NAMES = {"KL": "KL divergence", "TV": "total variation"}
-MEANS = {"kl": "mean KL (nats)", "tv": "mean TV", "excess loss": "mean excess loss (nats)"}
+SETTING = "Protocol, model and text"  # of a list of what `setting_of` returns
+MEANS = {  # of an axis, by the distance or the column of it
+    **{"KL": "mean KL (nats)", "kl_nats": "mean KL (nats)"},
+    **{"TV": "mean TV", "tv": "mean TV"},
+    "excess loss": "mean excess loss (nats)",
+}
 
 
 def picture(
@@ -100,6 +105,17 @@ def options_of(column: pd.Series) -> list[tuple[str, str]]:
     return [(key, names.name_of(key)) for key in dict.fromkeys(column)]
 
 
+def setting_of(model: str, corpus: str, protocol: str) -> str:
+    """What a reader chooses among: protocol, model and text."""
+    return f"{names.name_of(protocol)} · {names.name_of(model)} · {names.name_of(corpus)}"
+
+
+def setting_said(setting: str) -> str:
+    """The same in a sentence."""
+    protocol, model, text = setting.split(" · ")
+    return f"{protocol}, {model} on {text}"
+
+
 def texts_of(column: pd.Series) -> list[tuple[str, str]]:
     """The different texts of a column, for a list to choose from."""
     return [(text, text) for text in dict.fromkeys(column)]
@@ -141,7 +157,7 @@ TOKENS_OF_BIN = (  # of a window or a bin of them, after "its last": one is not 
 
 def distance_title(distances: pd.Series, parameter: str = "distance") -> str:
     """Of the axis of means of these distances: of the one that the parameter chooses."""
-    return moving_title({key: MEANS[key.lower()] for key in dict.fromkeys(distances)}, parameter)
+    return moving_title({key: MEANS[key] for key in dict.fromkeys(distances)}, parameter)
 
 
 def bin_places(rows: pd.DataFrame) -> pd.Series:

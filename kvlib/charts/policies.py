@@ -15,7 +15,6 @@ from kvlib.names import name_of
 
 BUDGETS = (16, 64, 256, 512)  # to choose from
 BEST_KNOWN = name_of("sinks")  # drawn first where it can be chosen
-SETTING = "Protocol, model and text"
 ENDS = ("value", "low", "high")  # of an estimate
 RANDOM_KIND, H2O_KIND = "random retention", "heavy hitters"
 
@@ -23,7 +22,7 @@ RANDOM_KIND, H2O_KIND = "random retention", "heavy hitters"
 def _places(table: pd.DataFrame) -> list[Choice]:
     """A choice of what was run on which model and text, and one of the distance."""
     return [
-        Choice("setting", SETTING, parts.texts_of(table["setting"])),
+        Choice("setting", parts.SETTING, parts.texts_of(table["setting"])),
         parts.distance_choice(table),
     ]
 
@@ -45,7 +44,9 @@ def ranking(summary: pd.DataFrame, budget: int = 64) -> Explorer:
     settings, distances = (list(dict.fromkeys(table[name])) for name in ("setting", "distance"))
     table = parts.with_gaps(
         table,
-        lambda setting, distance, budget: f"{setting}: nothing was measured with {budget} entries.",
+        lambda setting, _, budget: (
+            f"{parts.setting_said(setting)}: nothing was measured with {budget} entries."
+        ),
         **{"setting": settings, "distance": distances, "budget": BUDGETS},
     )
     return Explorer(
@@ -106,14 +107,13 @@ def ranking_rows(summary: pd.DataFrame) -> pd.DataFrame:
     table = parts.rounded(parts.with_distance(summary[summary["budget"].isin(BUDGETS)]), 4)
     table["policy"] = table["policy"].map(name_of)
     keys = zip(table["model"], table["corpus"], table["protocol"], strict=True)
-    table["setting"] = [_setting(*key) for key in keys]
+    table["setting"] = [parts.setting_of(*key) for key in keys]
     sentences = {}
     places = ["setting", "distance", "budget"]
     every = table.groupby(places[:2])["policy"].unique()
     for (setting, distance, budget), part in table.groupby(places, sort=False):
         by_mean = part.sort_values("mean")
         best, worst = by_mean.iloc[0], by_mean.iloc[-1]
-        protocol, model, text = setting.split(" · ")
         last = f"{worst['policy']} loses most, {worst['mean']:.3g}."
         near = int((part["mean"] <= best["high"]).sum()) - 1
         also = f", with {near} more policies inside it" if near > 1 else ""
@@ -122,7 +122,7 @@ def ranking_rows(summary: pd.DataFrame) -> pd.DataFrame:
         absent = [name for name in every[setting, distance] if name not in here]
         gone = f" Not measured with {budget}: {'; '.join(absent)}." if absent else ""
         sentences[setting, distance, budget] = (
-            f"With {budget} entries, {protocol}, {model} on {text}: {best['policy']} loses least, "
+            f"With {budget} entries, {parts.setting_said(setting)}: {best['policy']} loses least, "
             f"{best['mean']:.3g} {DISTANCES[distance]} (95% interval {best['low']:.3g} to "
             f"{best['high']:.3g}, {best['documents']} documents{also}); "
             + (last if len(part) > 1 else "no other was measured.")
@@ -150,7 +150,7 @@ def curves(summary: pd.DataFrame, foretold: pd.DataFrame) -> Explorer:
     settings, distances = (list(dict.fromkeys(table[name])) for name in ("setting", "distance"))
     table = parts.with_gaps(
         table,
-        lambda setting, distance, policy: f"{setting}: {policy} was not measured.",
+        lambda setting, _, policy: f"{parts.setting_said(setting)}: {policy} was not measured.",
         **{"setting": settings, "distance": distances, "policy": shared},
     )
     first = BEST_KNOWN if BEST_KNOWN in shared else None
@@ -222,7 +222,7 @@ def curve_rows(summary: pd.DataFrame, foretold: pd.DataFrame) -> pd.DataFrame:
     )
     table["policy"] = table["policy"].map(name_of)
     triples = zip(table["model"], table["corpus"], table["protocol"], strict=True)
-    table["setting"] = [_setting(*triple) for triple in triples]
+    table["setting"] = [parts.setting_of(*triple) for triple in triples]
     table["off"] = [item.value for item in table["factor"]]
     sentences = {}
     places = ["setting", "distance", "policy"]
@@ -230,9 +230,10 @@ def curve_rows(summary: pd.DataFrame, foretold: pd.DataFrame) -> pd.DataFrame:
         setting, distance, policy = place
         first, last = part.iloc[0], part.iloc[-1]
         sentences[place] = (
-            f"{setting}: {policy} has {first['off']:.2f} of the {distance} that the law predicts "
-            f"at {first['budget']:,} entries and {last['off']:.2f} of it at {last['budget']:,} "
-            f"(95% intervals {_span(first)} and {_span(last)}, {first['documents']} documents)."
+            f"{parts.setting_said(setting)}: {policy} has {first['off']:.2f} times the {distance} "
+            f"that the law predicts at {first['budget']:,} entries and {last['off']:.2f} times it "
+            f"at {last['budget']:,} (95% intervals {_span(first)} and {_span(last)}, "
+            f"{first['documents']} documents)."
         )
     triples = zip(*(table[name] for name in places), strict=True)
     table["sentence"] = [sentences[triple] for triple in triples]
@@ -321,7 +322,7 @@ def protection_rows(gains: pd.DataFrame) -> pd.DataFrame:
     triples = zip(gains["model"], gains["corpus"], gains["protocol"], strict=True)
     ends = {name: [getattr(item, name) for item in gains["ratio"]] for name in ENDS}
     table = gains.assign(
-        setting=[_setting(*triple) for triple in triples],
+        setting=[parts.setting_of(*triple) for triple in triples],
         kind=[H2O_KIND if key.startswith("h2o") else RANDOM_KIND for key in gains["policy"]],
         policy=gains["policy"].map(name_of),
         documents=[item.n_documents for item in gains["ratio"]],
@@ -338,23 +339,17 @@ def protection_rows(gains: pd.DataFrame) -> pd.DataFrame:
 def _gain_sentence(key: tuple[str, str, int], part: pd.DataFrame) -> str:
     """Which kind of random retention gains most, and what H2O gains, in one setting."""
     setting, distance, budget = key
-    protocol, model, text = setting.split(" · ")
     said = []
     for kind, ours in part.groupby("kind", sort=False):
         best = ours.loc[ours["value"].idxmax()]
-        whose = f"the best of {kind}, {best['policy']}" if len(ours) > 1 else best["policy"]
+        whose = f"the best of {kind} (“{best['policy']}”)" if len(ours) > 1 else best["policy"]
         said.append(
-            f"{whose}, loses {best['value']:.3g} times less (95% interval {best['low']:.3g} to "
+            f"{whose} loses {best['value']:.3g} times less (95% interval {best['low']:.3g} to "
             f"{best['high']:.3g})"
         )
     return (
-        f"With {budget} entries, {protocol}, {model} on {text}, in "
+        f"With {budget} entries, {parts.setting_said(setting)}, in "
         f"{parts.DISTANCE_NAMES[distance]}, against random retention that protects nothing: "
         f"{'; '.join(said)}. "
         f"{part['documents'].min()} documents."
     )
-
-
-def _setting(model: str, corpus: str, protocol: str) -> str:
-    """What a reader chooses among: protocol, model and text."""
-    return f"{name_of(protocol)} · {name_of(model)} · {name_of(corpus)}"

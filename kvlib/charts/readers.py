@@ -81,8 +81,11 @@ def excess_chart(table: pd.DataFrame) -> alt.LayerChart:
         grey = of_models.encode(x=x, y=y, detail="reader:N")
         lines = [*parts.named_lines(grey, "datum.name"), *lines]
     chosen = base.transform_filter("datum.reader == reader")
-    band = chosen.mark_area(color=OLIVE, opacity=0.2).encode(
-        x=x, y=alt.Y("low:Q", title="", scale=y_scale), y2="high:Q"
+    reaching = "datum.low > 0 ? datum.low : datum.mean / 100"  # far down, where it has no logarithm
+    band = (
+        chosen.transform_calculate(drawn_low=reaching)
+        .mark_area(color=OLIVE, opacity=0.2)
+        .encode(x=x, y=alt.Y("drawn_low:Q", title="", scale=y_scale), y2="high:Q")
     )
     points = chosen.mark_point(color=OLIVE, filled=True, size=22).encode(
         x=x,

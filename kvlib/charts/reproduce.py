@@ -84,6 +84,13 @@ def with_sentences(table: pd.DataFrame) -> pd.DataFrame:
 def _said(row: dict) -> str:
     workers = f"{row['workers']} worker" + "s" * (row["workers"] != 1)
     return (
-        f"{row['model']} on {row['cards']} x {row['card']}: {row['minutes']:.3g} minutes with "
-        f"{workers}; an item and a load alone take {row['longest']:.2g}."
+        f"{row['model']} on {row['cards']} x {row['card']}: {_time(row['minutes'], 3)} with "
+        f"{workers}; an item and a load alone take {_time(row['longest'], 2)}."
     )
+
+
+def _time(minutes: float, digits: int) -> str:
+    """Minutes; below one of them seconds."""
+    if minutes < 1:
+        return f"{60 * minutes:.{digits}g} seconds"
+    return f"{minutes:.{digits}g} minutes"

@@ -196,8 +196,8 @@ def bend_chart(measured: pd.DataFrame, laws: pd.DataFrame) -> alt.LayerChart:
         f" + {number('datum.misfit', '.2~g')} + ' in the logarithm, a factor of '"
         f" + {number('exp(datum.misfit)', '.3~g')} + ', and b lies '"
         " + (datum.inside ? 'inside' : 'outside') + ' its 95% interval, '"
-        f" + {number('datum.low', '.2~r')} + ' to ' + {number('datum.high', '.2~r')}"
-        " + (datum.high < 0.005 ? ', where the search for it begins' : '')"
+        " + (datum.high - datum.low < 0.005 ? '0 alone, where the search for it begins'"
+        f" : {number('datum.low', '.2~r')} + ' to ' + {number('datum.high', '.2~r')})"
         " + ' (' + datum.documents + ' documents).'",
         dy=-64,
     )
@@ -275,7 +275,6 @@ def _track_place(windows: pd.Series, b: float) -> float:
     return parts.steady(first * (last / first) ** b)
 
 
-SETTING = "Protocol, model and text"
 RATIOS = [0, 2]  # what the picture of the data check reaches
 
 
@@ -289,13 +288,13 @@ def data_check(table: pd.DataFrame) -> Explorer:
     shared = parts.shared_policies(rows)
     rows = parts.with_gaps(
         rows,
-        lambda setting, policy, _: f"{setting}: {policy} was not measured.",
+        lambda setting, policy, _: f"{parts.setting_said(setting)}: {policy} was not measured.",
         **{"setting": list(dict.fromkeys(rows["setting"])), "policy": shared, "begins": [True]},
     )
     return Explorer(
         data_check_chart(rows),
         [
-            Choice("setting", SETTING, parts.texts_of(rows["setting"])),
+            Choice("setting", parts.SETTING, parts.texts_of(rows["setting"])),
             Choice("policy", "Policy", [(p, p) for p in shared]),
         ],
         "Excess loss on the text over KL: one where KL is what cutting costs in prediction",
@@ -350,10 +349,10 @@ def data_check_chart(rows: pd.DataFrame) -> alt.LayerChart:
 def data_check_rows(table: pd.DataFrame) -> pd.DataFrame:
     """Ratios with their intervals, a row a setting, policy and budget; a sentence where one
     `begins`."""
-    keys = zip(table["protocol"], table["model"], table["corpus"], strict=True)
+    keys = zip(table["model"], table["corpus"], table["protocol"], strict=True)
     rows = pd.DataFrame(
         {
-            "setting": [" · ".join(map(name_of, key)) for key in keys],
+            "setting": [parts.setting_of(*key) for key in keys],
             "policy": table["policy"].map(name_of),
             "budget": table["budget"],
             "ratio": [item.value for item in table["ratio"]],
@@ -381,8 +380,9 @@ def _ratio_sentence(setting: str, policy: str, part: pd.DataFrame) -> str:
     ]
     holds = int(((part["low"] <= 1) & (1 <= part["high"])).sum())
     return (
-        f"{setting}: with {policy} the loss on the text grows by {' and '.join(said)}. One lies in "
-        f"{holds} of {len(part)} intervals ({part['documents'].min()} or more documents)."
+        f"{parts.setting_said(setting)}: with {policy} the loss on the text grows by "
+        f"{' and '.join(said)}. The value 1 lies in {holds} of {len(part)} "
+        f"intervals ({part['documents'].min()} or more documents)."
     )
 
 

@@ -68,14 +68,14 @@ def plan_chart(table: pd.DataFrame) -> alt.LayerChart:
             " + format(datum.low, '.2~g') + ' to ' + format(datum.high, '.2~g') + ', '"
             " + datum.documents + ' documents'"
         ),
-        "datum.least == 1e9 ? 'No measured budget keeps ε = ' + format(epsilon, '~g')"
+        "datum.least == 1e9 ? 'No measured budget surely keeps ε = ' + format(epsilon, '~g')"
         " + (epsilon == 1 ? ' nat' : ' nats') + ' with ' + datum.source + '. The largest, '"
         " + format(datum.last, ',d') + ' entries, has a mean"
         " of ' + datum.figures + '.'"
         " : 'For at most ε = ' + format(epsilon, '~g') + (epsilon == 1 ? ' nat' : ' nats')"
-        " + ' on average, ' + datum.source + ' needs ' + format(datum.budget, ',d') + ' entries, '"
-        " + format(datum.megabytes, '.2~r') + ' MB: '"
-        " + datum.figures + '. One token in twenty still loses more than '"
+        " + ' on average, the least measured budget of ' + datum.source + ' is '"
+        " + format(datum.budget, ',d') + ' entries, ' + format(datum.megabytes, '.2~r') + ' MB: '"
+        " + datum.figures + '. One token in twenty loses more than '"
         " + format(datum.p95, '.2~g') + ' nats.'",
     )
     key = parts.legend(

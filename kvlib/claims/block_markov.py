@@ -22,6 +22,7 @@ from kvlib.claims.claim import (
     stored_curves,
     to_come,
 )
+from kvlib.names import written
 from kvlib.theory import blocks, bounds, gaussian, sources
 
 CLAIM = Claim(
@@ -164,13 +165,14 @@ def power(exponents: pd.DataFrame, sliding: pd.DataFrame, ratios: pd.DataFrame) 
     """What would have given each word, and how far it was: of the tables of `rule`."""
     miss = (exponents["exact"] - exponents["leading term"]).abs().max()
     ends = np.abs(ratios["ρ"].to_numpy()[:, None] - [1, 2]).min(axis=0)
+    near = [written(f"{end:.1g}") for end in ends]
     return (
         "Nothing here is drawn at random, so nothing can be simulated. One exponent off by more "
         f"than {TOLERANCE} (the worst is off by {miss:.1g}), or one scheme beyond a bound (the "
         f"excess is at most {sliding['carry'].max():.3g} times the risk of the carry and at least "
         f"{sliding['peak'].min():.3g} times that of the peak; both bounds are one), would give not "
         f"reproduced. Ratios of exponents that stay {2 * TOLERANCE} or more off one or two (they "
-        f"come within {ends[0]:.1g} and {ends[1]:.1g}) would give partly. "
+        f"come within {near[0]} and {near[1]}) would give partly. "
         "No data from a model bear on it."
     )
 

@@ -169,9 +169,9 @@ def bound_rule(holds: pd.Series) -> str:
     """C6 or C7. The bound is two lines of proof, and with constants that are the extremes of the
     very curve in which the window is then searched it can't fail: *definition checked* when it held
     on every exact source, *not reproduced* when not. It is tried out of sample too, with α, c and C
-    from windows of 8 to 64 tokens: a reading is *reproduced* where on nine curves in ten (MOST) the
-    bound held for every ε that needs a longer window, *partly* where on nine in ten the least
-    window missed it by less than a factor of two (CLOSE), *not reproduced* beyond. Of fewer than
+    from windows of 8 to 64 tokens: a reading is *reproduced* where on a share of MOST of the
+    curves the bound held for every ε that needs a longer window, *partly* where on as many the
+    least window missed it by less than a factor of CLOSE, *not reproduced* beyond. Of fewer than
     ten curves all count. These readings are predictions: no theorem asks for them."""
     return "definition checked" if holds.all() else "not reproduced"
 

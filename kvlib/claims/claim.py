@@ -100,17 +100,18 @@ class Verdict:
 
 
 def rule_text(rule: Callable[..., str]) -> str:
-    """A rule as it is printed: its docstring in one line, and what the constants are that it names.
-    Raises ValueError where it has none."""
+    """A rule as it is printed: its docstring in one line, with the values of constants for their
+    names. Raises ValueError where it has none."""
     if not (text := inspect.getdoc(rule)):
         raise ValueError(f"{rule.__name__}: expected a docstring that states the rule, got none")
     known = inspect.unwrap(rule).__globals__
-    named = {name: known[name] for name in CONSTANT.findall(text) if name in known}
-    values = [
-        f"{name} is {' to '.join(f'{v:.3g}' for v in (x if isinstance(x, tuple) else (x,)))}"
-        for name, x in named.items()
-    ]
-    return " ".join([*text.split(), *([f"Here {', '.join(values)}."] if values else [])])
+
+    def value(name: re.Match[str]) -> str:
+        found = known.get(name[0], name[0])
+        ends = found if isinstance(found, tuple) else (found,)
+        return " to ".join(end if isinstance(end, str) else f"{end:.3g}" for end in ends)
+
+    return " ".join(CONSTANT.sub(value, text).split())
 
 
 def agreed(readings: dict[str, str]) -> str:

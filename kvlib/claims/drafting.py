@@ -300,7 +300,7 @@ def _rate_facts(table: pd.DataFrame) -> dict[str, str]:
         "worked-one": f"{one['speed_up']:.2f}",
         "worked-many": f"{many['speed_up']:.2f}",
         "worked-batch": str(many["sequences"]),
-        "worked-from": f"{one['pays_from']:,.0f}",
+        "worked-from": f"{float(format(one['pays_from'], '.2g')):,.0f}",
     }
 
 

@@ -143,8 +143,8 @@ def rule(rows: pd.DataFrame) -> str:
     geometric mean over texts. Reproduced: in either distance it is an order of magnitude, give or
     take half of one, from √10 to 10√10, and its 95% interval over texts lies above one. Partly:
     surely above one, but less or more than that. Not reproduced: not surely above one, or on some
-    table surely below (after Holm's correction over tables, RISK). The relative and the linear
-    error have readings of their own."""
+    table surely below (at a risk of RISK, Holm's correction over tables). The relative and the
+    linear error have readings of their own."""
     return _least([reading(p) for _, p in rows[rows["error"] == ERRORS[0]].groupby("distance")])
 
 
@@ -279,13 +279,13 @@ def facts(
     """What the page's prose glues: of the stored curves of KL and `rows` of their `contests`, which
     hold the `duels` in a column `stretched / finite`; of the `factors` found in both distances,
     their `summary`, and what `had_it_been` says of `other` truths."""
-    lowest, highest = extremes(rows["exponential"])
+    (log,) = means.query("distance == 'KL' and error == 'log'").to_dict("records")
     return {
         "verdict-c3": rule(found),
         **_factor_facts(means),
         **_other_facts(other),
-        "low-ratio": f"{lowest}",
-        "high-ratio": f"{highest}",
+        "low-ratio": f"{log['from']:.2g}",
+        "high-ratio": f"{log['to']:.2g}",
         "split": f"{SPLIT}",
         "first-window": f"{next(iter(curves.values())).between(MIN_WINDOW).first[0]}",
         "n-tables": f"{len(rows)}",

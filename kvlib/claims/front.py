@@ -84,7 +84,7 @@ def _row(item: Verdict) -> str:
 
 def _details(item: Verdict) -> str:
     """What a verdict rests on, folded: its sentence, readings, rule and power."""
-    readings = "; ".join(f"{part}: {word}" for part, word in item.readings.items())
+    readings = "; ".join(f"{_spoken(part)}: {word}" for part, word in item.readings.items())
     parts = {
         "Measured": item.sentence,
         "Readings": readings,
@@ -97,6 +97,11 @@ def _details(item: Verdict) -> str:
         if text
     )
     return f"<details><summary>Figures and rule</summary>{told}</details>" if told else ""
+
+
+def _spoken(part: str) -> str:
+    """A reading's part as a sentence calls it: *re-encoded, KL*."""
+    return ", ".join(map(name_of, part.split(", ")))
 
 
 def _marked(text: str) -> str:

@@ -210,9 +210,9 @@ def retention_readings(ratio: pd.DataFrame, means: pd.DataFrame) -> dict[str, st
 def retention_rule(ratio: pd.DataFrame, means: pd.DataFrame) -> str:
     """C11, over recency policies against random retention, one reading a protocol and distance.
     Reproduced: for both policies the geometric mean over budgets and tables lies within ORDERS,
-    interval and all. Partly: some policy is surely ONE_ORDER better at some budget of some table,
-    all of them counted as tries (Holm), and with them random retention that keeps the newest half
-    by right. Not reproduced: neither. The claim names no protocol, so the verdict is the least
+    interval and all. Partly: some policy is surely ONE_ORDER times better at some budget of some
+    table, all of them counted as tries (Holm), and with them random retention that keeps the newest
+    half by right. Not reproduced: neither. The claim names no protocol, so the verdict is the least
     favourable word of KL's readings. TV's stand beside it: a TV is at most one, so a hundredfold
     would need one below a hundredth."""
     found = retention_readings(ratio, means)
@@ -244,7 +244,7 @@ def retention_sentence(ratio: pd.DataFrame, means: pd.DataFrame) -> str:
             f"{name_of(policy)} {over_tables(part):.2g}"
             for policy, part in here.groupby("policy", sort=False)
         ]
-        parts += [f"{protocol}: {', '.join(said)}"] if said else []
+        parts += [f"{name_of(protocol)}: {', '.join(said)}"] if said else []
     total = [
         over_tables(part)
         for _, part in ours[ours["distance"] == "TV"].groupby(["protocol", "policy"])

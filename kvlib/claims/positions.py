@@ -107,11 +107,11 @@ def readings(moved_nats: float, kept: dict[str, pd.Series]) -> dict[str, str]:
 
 def rule(moved_nats: float, kept: dict[str, pd.Series]) -> str:
     """C5, by kind of position. Rotary ones can't tell: there the ablation is an identity, and it is
-    checked that another origin moves no law (SAME_NATS), or else C5 is not reproduced. So learned
-    ones decide. Not reproduced: in KL or in TV the suffix at its own positions does not decay, or
-    not surely slower than an exponential on unseen documents. Reproduced: it does, with the
-    exponent of the restarted suffix (± MARGIN, interval and all) in both distances. Partly: it
-    does, with another exponent or one not surely the same."""
+    checked that another origin moves no law (by SAME_NATS nats or more), or else C5 is not
+    reproduced. So learned ones decide. Not reproduced: in KL or in TV the suffix at its own
+    positions does not decay, or not surely slower than an exponential on unseen documents.
+    Reproduced: it does, with the exponent of the restarted suffix (± MARGIN, interval and all) in
+    both distances. Partly: it does, with another exponent or one not surely the same."""
     words = set(readings(moved_nats, kept).values()) - {"definition checked"}
     for word in ("not reproduced", "partly"):
         if word in words:

@@ -219,7 +219,6 @@ def curves_table(tables: Tables) -> pd.DataFrame:
             continue
         table = fit.summary(data)[["window", "mean", "low", "high", "n_documents"]]
         table[["mean", "low", "high"]] /= np.log(2)
-        table["low"] = table["low"].where(table["low"] > 0, table["mean"] / 100)
         own = {"reader": reader, "corpus": corpus, "context": one.context}
         own |= {"full": one.full.mean(), "alpha": exponent(one).value}
         found.append(table.assign(**own))

@@ -260,8 +260,8 @@ def rule(rows: pd.DataFrame) -> str:
     """C2, by the bend b of the decay: 0 is a power law, 1 an exponential. It is *not geometric*
     when on every table the 95% interval of b ends below 1, both without the bracket of the finite
     reference and with it. It is *a power law* when with the bracket no table is surely bent (b > 0
-    after Holm's correction over the tables of a distance, RISK), and the mean of b over
-    texts, with the 95% interval of their spread, ends below 0.3 (SMALL_BEND). Reproduced: both, in
+    at a risk of RISK, after Holm's correction over the tables of a distance), and the mean of b
+    over texts, with the 95% interval of their spread, ends below SMALL_BEND. Reproduced: both, in
     KL and in TV. Partly: not geometric, but no power law. Not reproduced: geometric is not excluded
     on some table."""
     if not rows["not geometric"].all():
@@ -577,8 +577,24 @@ def _shown_facts(data: fit.Curve, slopes: pd.DataFrame) -> dict[str, str]:
         "slope-first": f"{first:.2g}",
         "slope-last": f"{last:.2g}",
         "slope-factor": f"{last.value / first.value:.1f}",
+        "slope-one": _one_slope(slopes),
         "doublings": f"{2 ** (len(slopes) - 1)}",
     }
+
+
+def _one_slope(slopes: pd.DataFrame) -> str:
+    """Does one slope lie in the intervals of all octaves that the law is fitted to, and of how many
+    others?"""
+    fitted = slopes[slopes["window"] >= MIN_WINDOW]
+    low, high = fitted["low"].max(), fitted["high"].min()
+    if low > high:
+        return "It is no clean power law either: no one slope lies in all the intervals"
+    out = int(((slopes["low"] > high) | (slopes["high"] < low)).sum())
+    return (
+        "Between octaves it can't be told from a clean power law: a slope of "
+        f"{low:.2f} to {high:.2f} lies in all intervals{f' but {out}' if out else ''}"
+        f"{', below the windows that the law is fitted to' if out else ''}"
+    )
 
 
 def _drift_facts(drift: pd.DataFrame) -> dict[str, str]:

@@ -245,7 +245,7 @@ def facts(tables: Tables, powers: pd.DataFrame) -> dict[str, str]:
         "n-tables": f"{len(powers)}",
         "docs-least": f"{powers['documents'].min()}",
         "docs-most": f"{powers['documents'].max()}",
-        "first-window": f"{MIN_WINDOW}",
+        "first-window": f"{min(first[0] for first in bins):.0f}",
         "bins-left-out": f"{powers['left out'].sum()} of {sum(map(len, bins))}",
         "bins-long": f"{long}",
     }

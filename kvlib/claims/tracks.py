@@ -24,8 +24,9 @@ class Track:
     """Which figures of a verdict are the main ones, what they say, and where the borders are.
 
     `figure` is a pattern of names (`*` for anything), `distance` any where it is empty; `{span}` in
-    `says` is the least and the largest estimate. `marks` are values with what they stand for; the
-    track reaches from the first of `ends` to the second, and on to what was measured.
+    `says` is the least and the largest estimate, `{reach}` the same of their intervals' ends.
+    `marks` are values with what they stand for; the track reaches from the first of `ends` to the
+    second, and on to what was measured.
     """
 
     figure: str
@@ -85,7 +86,7 @@ TRACKS = {
     ),
     "C5": Track(
         "the same minus the exponent from position 0",
-        "With learned positions, where a suffix stands moves its exponent by {span}.",
+        "With learned positions, place moves a suffix's exponent by {span} (95%: {reach}).",
         ((-fit.MARGIN, f"−{fit.MARGIN}"), (fit.MARGIN, f"{fit.MARGIN}")),
         (-0.3, 0.6),
     ),
@@ -101,15 +102,14 @@ TRACKS = {
     ),
     "C8": Track(
         "online / suffix, same budget",
-        "A real cache multiplies the error of a suffix of equal budget by {span}: below one, what "
-        "it carries forward helps.",
+        "A real cache's error is {span} times that of a suffix of equal budget (95%: {reach}).",
         ((1.0, "1 no effect"),),
         (0.4, 4.0),
         log=True,
     ),
     "C9": Track(
         "ρ = α_KL / α_TV",
-        "On real models KL's exponent is {span} times TV's; the scheme allows one to two.",
+        "On real models KL's exponent is {span} times TV's; bounded log-ratios allow one to two.",
         ((1.0, "1"), (2.0, "2")),
         (0.8, 2.2),
     ),
@@ -143,7 +143,7 @@ def plain(verdict: Verdict) -> str:
     figures = track.figures(verdict) if track else []
     if not figures:
         return ""
-    return track.says.format(span=_span(figures))
+    return track.says.format(span=_span(figures), reach=_reach(figures))
 
 
 def bar(verdict: Verdict) -> str:
@@ -212,8 +212,7 @@ def _mark(value: float, text: str, place: Callable[[float], float]) -> str:
 def _in_words(track: Track, figures: list[Figure]) -> str:
     """What a bar shows, for those who don't see it."""
     marks = ", ".join(text for _, text in track.marks)
-    ends = [x for item in figures for x in (item.low, item.high) if x is not None]
-    reach = f"; 95% intervals from {_number(min(ends))} to {_number(max(ends))}" if ends else ""
+    reach = f"; 95% intervals from {reach}" if (reach := _reach(figures)) else ""
     estimates = f"estimate{'s' * (len(figures) > 1)} {_span(figures)}"
     return f"{len(figures)} {estimates}{reach}; borders at {marks}"
 
@@ -221,6 +220,12 @@ def _in_words(track: Track, figures: list[Figure]) -> str:
 def _span(figures: list[Figure]) -> str:
     """The least and the largest estimate, once where they read the same."""
     return " to ".join(dict.fromkeys(_number(figures[at].estimate) for at in (0, -1)))
+
+
+def _reach(figures: list[Figure]) -> str:
+    """The least and the largest end of their intervals."""
+    ends = [x for item in figures for x in (item.low, item.high) if x is not None]
+    return f"{_number(min(ends))} to {_number(max(ends))}" if ends else ""
 
 
 def _number(value: float) -> str:

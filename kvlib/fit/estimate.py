@@ -63,8 +63,10 @@ def places(value: float, low: float, high: float) -> int:
 
 
 def _plain(number: float, spec: str) -> str:
-    """A number as `spec` has it, but 160 rather than 1.6e+02."""
-    text = format(number, spec)
+    """A number as `spec` has it, but 160 rather than 1.6e+02, and 0.60 rather than 0.6 where `spec`
+    counts digits: what stands behind one number of an interval stands behind all."""
+    padded = "#" * (number != 0 and spec.endswith("g"))
+    text = format(number, padded + spec).removesuffix(".")
     if "e+" in text:
         return f"{float(text):,.0f}"
     return text.lstrip("-") if float(text.replace(",", "")) == 0 else text

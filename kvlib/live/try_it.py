@@ -141,8 +141,9 @@ def facts(lost: np.ndarray, size: float) -> dict[str, str]:
 def training_facts() -> dict[str, str]:
     """What the page says of the training: of the curve on stretches that were cut out."""
     taught = small_gpt2.learning(pd.read_csv(small_gpt2.FOLDER / "held_out.csv"))
+    read = pd.read_csv(small_gpt2.FOLDER / "loss.csv")["tokens"].iloc[-1]
     return {
-        "trained-tokens": f"{taught.tokens / 1e6:.1f}",
+        "trained-tokens": f"{read / 1e6:.1f}",
         "unseen-bits": f"{taught.bits:.2f}",
         "last-tokens": f"{taught.last_tokens / 1e6:.1f}",
         "last-change": f"{taught.last_change:+.2f}".replace("-", "−"),

@@ -305,7 +305,7 @@ def plan_of(
     proposed = proposal(one, rungs, question).sure
     context, mean = said["context"], float(two[shown.budget].mean())
     settled = found.budget is not None or mean > question.epsilon  # more documents change nothing
-    need = None if settled else _would_do(one, two, question)
+    need = None if settled else _would_do(one, two, rungs, question)
     return Plan(
         **said,
         metric=question.metric,
@@ -327,13 +327,19 @@ def plan_of(
     )
 
 
-def _would_do(one: pd.DataFrame, two: pd.DataFrame, question: Question) -> int | None:
-    """How many documents of both halves would certify the largest budget tried; None: no number."""
+def _would_do(
+    one: pd.DataFrame, two: pd.DataFrame, rungs: Sequence[int], question: Question
+) -> int | None:
+    """How many documents of both halves would certify the largest budget tried; None: no number.
+    Where the first half is not sure yet, it grows with the other."""
     budget = max(two.columns)
     values = question.shares(two[budget].to_numpy())
     bets = bets_at(one, budget, question)
     need = certify.documents_needed(values, question.tolerance, question.confidence, bets)
-    return None if need is None else max(need, len(two) + 1) + len(one)
+    if need is None:
+        return None
+    need = max(need, len(two) + 1)
+    return need + (len(one) if is_sure(one, rungs, question) else need)
 
 
 def _tails(rows: pd.DataFrame, losses: pd.DataFrame, budget: int, metric: str) -> dict[str, float]:

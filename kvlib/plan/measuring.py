@@ -25,6 +25,8 @@ from kvlib.study import here, items
 
 EVERY = 4  # one target in so many is scored
 KIND = "policy_distortion"  # of the rows
+STUDY = "plan"  # who made them, in their manifests
+FEW = 3  # texts that are named
 
 
 class Request(NamedTuple):
@@ -48,6 +50,12 @@ class Request(NamedTuple):
         for name, value in {"seq-len": self.context, "docs": self.documents}.items():
             if value < 0:
                 raise ValueError(f"{name}: expected at least 1, or 0 for a choice, got {value}")
+        if self.documents == 1:
+            raise ValueError(
+                "docs: expected at least 2, one for each half, or 0 for a choice, got 1"
+            )
+        if not 0 <= self.seed < 2**31:
+            raise ValueError(f"seed: expected 0 to {2**31 - 1}, got {self.seed}")
         tokens = self.context or texts.LENGTHS[0]
         least = max(deciding.LEAST_BUDGET, policy.least)
         check_policies([policy], [least], self.protocol, EVERY, tokens)
@@ -105,6 +113,7 @@ class _Job(NamedTuple):
     lm: LanguageModel
     documents: np.ndarray
     names: tuple[str, ...]  # of the files that documents were cut out of
+    corpus: str  # all files, however many documents are asked for
     sha256: str
     rungs: list[int]
     out: Path
@@ -126,9 +135,10 @@ class _Job(NamedTuple):
         check_length(lm, tokens)
         cut = texts.stretches(read, tokens, most, request.seed)
         names = tuple(read[file].name for file in np.unique(cut.files))
+        corpus = _listed([one.name for one in read])
         rungs = deciding.ladder(tokens, policy.least)
         sha256 = texts.sha256_of(read)
-        return cls(request, policy, lm, cut.ids, names, sha256, rungs, out, command)
+        return cls(request, policy, lm, cut.ids, names, corpus, sha256, rungs, out, command)
 
     def measured(self, half: int) -> pd.DataFrame:
         """Rows of documents 0, 1, … on every other rung, until one is sure, `half` of all at
@@ -161,7 +171,7 @@ class _Job(NamedTuple):
         wanted, settings = list(documents), self._settings(budgets)
         code = items.code_sha256(KIND)
         facts = {"model": about(self.lm), "policies": about_policies([self.policy.key])}
-        facts["corpus"] = {"source": ", ".join(self.names), "licence": "the user's own files"}
+        facts["corpus"] = {"source": self.corpus, "licence": "the user's own files"}
         with (
             store.Measurement(path, settings, wanted, code, facts) as measurement,
             here.bars() as bar,
@@ -182,7 +192,7 @@ class _Job(NamedTuple):
                 bar.advance(task)
             measurement.documents = set(held)
             bar.update(task, total=len(held), completed=len(held))
-            measurement.finish(store.run_of(self.command, self.lm.device.type), "plan", facts)
+            measurement.finish(store.run_of(self.command, self.lm.device.type), STUDY, facts)
         return pd.concat([held[doc] for doc in sorted(held)], ignore_index=True)
 
     def _measure(self, doc: int, budgets: list[int]) -> pd.DataFrame:
@@ -213,9 +223,15 @@ class _Job(NamedTuple):
             "weights_sha256": self.lm.weights_sha256,
             "model_sha256": self.lm.model_sha256,
             "dtype": str(self.lm.dtype).removeprefix("torch."),
-            "corpus": ", ".join(self.names),
+            "corpus": self.corpus,
             "corpus_sha256": self.sha256,
         }
+
+
+def _listed(names: Sequence[str]) -> str:
+    """All of a few names, some of many."""
+    more = len(names) - FEW
+    return ", ".join(names) if more < 2 else f"{', '.join(names[:FEW])} and {more} others"
 
 
 def _longest(lm: LanguageModel) -> int:

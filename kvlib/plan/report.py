@@ -164,7 +164,7 @@ def headline(plan: Plan) -> str:
     """The plan in a sentence."""
     texts = _texts(plan)
     rule = f"{name_of(plan.policy)}, {plan.protocol}"
-    sure = f"{digits(100 * plan.confidence)}% confidence"
+    sure = f"{_confidence(plan)} confidence"
     if plan.certified and plan.budget is not None:
         return (
             f"Keep {entries(plan.budget)} ({rule}): with {sure} {_model(plan)} on {texts} loses at "
@@ -179,9 +179,15 @@ def headline(plan: Plan) -> str:
     )
 
 
+def _confidence(plan: Plan) -> str:
+    """In percent, never rounded up to all of it."""
+    return f"{100 * plan.confidence:.12g}%"
+
+
 def _capped(plan: Plan) -> str:
-    """What the bound leaves out, where a document was above the cap."""
-    if plan.clipped is None or not plan.clipped.share:
+    """What the bound leaves out: a document above the cap, seen or not. Empty where there is no
+    cap."""
+    if plan.clipped is None:
         return ""
     return f", where a document counts as {written(f'{plan.clipped.cap_nats:.3g}')} nats at most"
 
@@ -197,8 +203,9 @@ def findings(plan: Plan) -> list[str]:
     following = plan.next_document
     if following.budget is not None:
         said.append(
-            f"The next document: at {entries(following.budget)} its loss is expected to be at most "
-            f"{amount(following.bound, plan.metric)}."
+            f"The next document: at {entries(following.budget)} its expected loss is at most "
+            f"{amount(following.bound, plan.metric)}. That is a mean over all draws of documents, "
+            "without the confidence of the certificate."
         )
     if plan.clipped is not None:
         cap = plan.clipped
@@ -338,7 +345,7 @@ def _tried_sentence(plan: Plan, one: Tried, sizes: Sizes) -> str:
     """What one budget came to."""
     said = (
         f"With {entries(one.budget)}: {amount(one.mean, plan.metric)} on "
-        f"{show.documents(one.documents)}, and with {digits(100 * plan.confidence)}% confidence at "
+        f"{show.documents(one.documents)}, and with {_confidence(plan)} confidence at "
         f"most {digits(_percent(one.bound, plan.metric))}{'%' if plan.metric == 'top1' else ''}: "
         f"{_word(one)} for {allowed(plan.epsilon, plan.metric)}."
     )
@@ -355,12 +362,12 @@ def _percent(value: float, metric: str) -> float:
 def _tried(plan: Plan) -> str:
     """All budgets that were tried, in the order of the trials."""
     lines = [
-        (f"{one.budget:,}", digits(one.mean), digits(one.bound), _p_value(one.p_value))
-        + (str(one.documents), _word(one))
+        (f"{one.budget:,}", _word(one), digits(one.mean), digits(one.bound))
+        + (_p_value(one.p_value), str(one.documents))
         for one in plan.proposed
     ]
-    head = ("entries", "mean", "at most", "p value", "documents", "")
-    return _table(head, lines, numbers=(0, 1, 2, 3, 4))
+    head = ("entries", "", "mean", "at most", "p value", "documents")
+    return _table(head, lines, numbers=(0, 2, 3, 4, 5))
 
 
 def _p_value(value: float) -> str:

@@ -191,7 +191,8 @@ def _truncation(path: Path, rows: pd.DataFrame) -> Iterator[Series]:
         if column in columns:
             means = _loss(rows, metric).groupby([bins, rows["doc"]]).mean()
             points = [
-                _point(first, last, means.loc[b]) for b, (first, last) in _numbered(means, ends)
+                _point(first, last, means.loc[b], _most(metric))
+                for b, (first, last) in _numbered(means, ends)
             ]
             yield Series("sliding", "reencode", metric, tuple(points))
 
@@ -215,8 +216,15 @@ def _policies(path: Path, rows: pd.DataFrame) -> Iterator[Series]:
         by_key = means.mean()
         for protocol, policy in rows[["protocol", "policy"]].drop_duplicates().to_numpy():
             ours = by_key.loc[(protocol, policy)]
-            points = tuple(_point(k, k, part.droplevel(0)) for k, part in ours.groupby(level=0))
+            points = tuple(
+                _point(k, k, part.droplevel(0), _most(metric)) for k, part in ours.groupby(level=0)
+            )
             yield Series(str(policy), str(protocol), metric, points)
+
+
+def _most(metric: str) -> float:
+    """What no loss is above: a share is at most one."""
+    return math.inf if metric == "kl" else 1.0
 
 
 def _loss(rows: pd.DataFrame, metric: str) -> pd.Series:
@@ -225,15 +233,16 @@ def _loss(rows: pd.DataFrame, metric: str) -> pd.Series:
     return 1.0 - values if metric == "top1" else values.astype(float).clip(lower=0)
 
 
-def _point(first: int, last: int, by_document: pd.Series) -> Point:
-    """A mean over documents, with its 95% interval where there are enough of them."""
+def _point(first: int, last: int, by_document: pd.Series, most: float) -> Point:
+    """A mean over documents of losses from 0 to `most`, with its 95% interval where there are
+    enough of them."""
     values = by_document.to_numpy(dtype=float)
     n, mean = len(values), float(values.mean())
     low = high = None
     if n >= ENOUGH:
         whole = values.sum()
         found = fit.log_mean(values) if (whole > values).all() else fit.mean_of(by_document)
-        low, high = max(0.0, found.low), found.high
+        low, high = max(0.0, found.low), min(most, found.high)
     return Point(int(last), int(first), mean, low, high, n)
 
 
@@ -572,7 +581,9 @@ def ours(of: Shown, best: Budget) -> str:
 def settings(of: Shown, best: Budget) -> list[translate.Setting]:
     """The settings of all engines."""
     one = best.series
-    return translate.settings(one.policy, best.point.size, of.held, one.protocol)
+    step = of.settings.get("step")
+    step = step if type(step) is int and step > 0 else translate.STEP
+    return translate.settings(one.policy, best.point.size, of.held, one.protocol, step)
 
 
 def to_json(of: Shown, epsilon: float | None = None, metric: str = "kl") -> dict[str, Any]:

@@ -103,5 +103,7 @@ def _octaves(low: float, high: float) -> list[float]:
 
 
 def _text(value: float) -> str:
-    """A label: 1,024 or 0.05."""
+    """A label: 1,024 or 0.05, and 1e+12 where that would be long."""
+    if not 1e-6 <= value < 1e9:
+        return f"{value:.0e}"
     return f"{value:,.0f}" if value >= 1 else f"{value:.9f}".rstrip("0")

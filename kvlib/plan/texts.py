@@ -95,7 +95,7 @@ def stretches(texts: Sequence[Text], tokens: int, most: int, seed: int = 0) -> S
         total = sum(len(one.ids) for one in texts)
         raise ValueError(
             f"text: expected at least {LEAST} different documents of {tokens} tokens, got "
-            f"{len(found)} out of {total:,} tokens in {len(texts)} files"
+            f"{len(found)} out of {total:,} tokens in {len(texts)} file{'s' * (len(texts) != 1)}"
         )
     order = np.random.default_rng(seed).permutation(len(found))[:most]
     cut = list(found.values())

@@ -26,6 +26,7 @@ AS_MEASURED = {  # how `BoundedCache` differs from what each protocol measured
     "reencode": "Measured on text that was read anew; this cache keeps what it has read.",
 }
 AFTER_A_PROMPT = ("snapkv", "expected-attention")  # policies without an online form
+STEP = 32  # tokens at once of a policy with scores, as measured; `kvlib.cache.protocols.STEP`
 SHARED = ("sliding", "sinks", "random", "tova")  # how keys of policies begin, one set a layer
 
 
@@ -284,16 +285,23 @@ def shared_by_heads(policy: str) -> bool:
 
 
 def settings(
-    policy: str, budget: int, held: Held | None = None, protocol: str = "online"
+    policy: str,
+    budget: int,
+    held: Held | None = None,
+    protocol: str = "online",
+    step: int = STEP,
 ) -> list[Setting]:
     """Settings of a policy, by its key, with so many entries: ours, then those of engines.
 
-    `protocol` is "reencode" for a budget of text that is read anew, where any engine does.
+    `step` is how many tokens at once a policy with scores was measured with, an eighth of the
+    budget at most. `protocol` is "reencode" for a budget of text that is read anew, where any
+    engine does.
     """
     if protocol == "reencode" and policy == "sliding":
         return [_resent(engine, budget) for engine in ENGINES]
-    engines = (_ours, _vllm, _sglang, _llama_cpp, _tensorrt)
-    return [engine(policy, budget, held, protocol) for engine in engines]
+    engines = (_vllm, _sglang, _llama_cpp, _tensorrt)
+    others = [engine(policy, budget, held, protocol) for engine in engines]
+    return [_ours(policy, budget, protocol, min(step, max(1, budget // 8))), *others]
 
 
 def _resent(engine: str, budget: int) -> Setting:
@@ -308,7 +316,7 @@ def _resent(engine: str, budget: int) -> Setting:
     return Setting(engine, lines, differs)
 
 
-def _ours(policy: str, budget: int, held: Held | None, protocol: str) -> Setting:
+def _ours(policy: str, budget: int, protocol: str, step: int) -> Setting:
     sinks = sinks_of(policy)
     if policy in ("sliding", "sinks", "sinks-cache-positions"):
         positions = ', positions="cache"' if policy.endswith("cache-positions") else ""
@@ -321,7 +329,7 @@ def _ours(policy: str, budget: int, held: Held | None, protocol: str) -> Setting
         why = "this rule is measured on a prompt that was read whole, or is read anew"
         return Setting("kvlib", "", f"No cache to generate with: {why}.")
     scored = not policy.startswith("random")
-    pieces = ", prefill_chunk_size=" + str(max(1, budget // 2)) if scored else ""
+    pieces = f", prefill_chunk_size={step}" if scored else ""
     lines = (
         "from kvlib.cache.policies import NAMED\n"
         f'cache = BoundedCache({budget}, policy=NAMED["{policy}"], model=model)\n'
@@ -329,9 +337,11 @@ def _ours(policy: str, budget: int, held: Held | None, protocol: str) -> Setting
     )
     more = "Its draws are its own."
     if scored:
+        at_once = "token by token" if step == 1 else f"in pieces of {step} tokens"
         more = (
-            "What is kept depends on how the prompt is fed. Scores of attention need a model "
-            'loaded with attn_implementation="eager".'
+            f"What is kept depends on how the prompt is fed: {at_once}, as measured, and larger "
+            "pieces lose more. Scores of attention need a model loaded with "
+            'attn_implementation="eager".'
         )
     return Setting("kvlib", lines, f"{AS_MEASURED[protocol]} {more}")
 

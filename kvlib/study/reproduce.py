@@ -27,7 +27,6 @@ STORAGE = 20e9  # bytes a second that a shared file system gives to all of its r
 FILE = 0.01  # seconds that it takes to make, sync and rename one file there
 LIFE, RESTART = 24 * 3600.0, 120.0  # a worker's mean life, and the wait for its successor
 TOGETHER = 32  # documents of one file, once they are put together
-GOOD = 0.9  # an efficiency that satisfies
 
 
 def sensitivity(model: str, texts: int = TEXTS, docs: int = DOCS) -> list[study.Study]:
@@ -181,13 +180,14 @@ def facts(table: pd.DataFrame, found: pd.DataFrame) -> dict[str, str]:
     seconds, alone = item()
     load = alone.start + alone.load_bytes / alone.own_rate
     work = seconds * TEXTS * DOCS
-    best = max(1, int(work * (1 - GOOD) / GOOD / load))
     most = WORKERS[-1]
     bare, last = (found[most][name] for name in ("nothing shared", "and weights on each node"))
     held = alone.load_bytes * most
     part = shares()
     paper = table.loc["the paper's scale"]
     return {
+        "n-stored": f"{len(study.studies())}",
+        "n-counted": f"{len(studies()['this book'])}",
         "paper-tokens": paper["tokens"],
         "paper-models": f"{len(PAPER_MODELS)}",
         "n-texts": f"{TEXTS}",
@@ -201,7 +201,7 @@ def facts(table: pd.DataFrame, found: pd.DataFrame) -> dict[str, str]:
         "load": estimate.duration(load),
         "load-items": f"{load / seconds:.0f}",
         "work": estimate.duration(work),
-        "best-workers": f"{best}",
+        "one-share": f"{work / (work + load):.0%}",
         "many": f"{MANY:,}",
         "many-work": estimate.duration(seconds * MANY),
         "most": f"{most:,}",

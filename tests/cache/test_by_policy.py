@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import io
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from kvlib.cache.bounded import BoundedCache
 from kvlib.cache.by_policy import draws
 from kvlib.cache.policies import NAMED, TOVA, RandomRetention, SinkRecent, SnapKV, Static
 from kvlib.models import masks
+from kvlib.plan.translate import settings
 
 BUDGET, LENGTH = 12, 34
 ONLINE = [p for p in NAMED.values() if "online" in p.protocols and p.least <= BUDGET]
@@ -85,6 +87,20 @@ def test_laws_of_a_scored_policy_are_those_that_are_measured(full, policy, step)
     )
     assert largest_kl(full.lm, measured, states) < SAME
     assert largest_kl(full.lm, full.states, states) > 1e-3
+
+
+@pytest.mark.parametrize("policy", SCORED, ids=key)
+def test_a_prompt_in_the_pieces_of_the_setting_to_paste_has_the_laws_that_are_measured(lm, policy):
+    """In larger pieces it has others."""
+    budget, length = 32, 80
+    full = protocols.FullPass(lm, random_ids(length), np.arange(length))
+    measured = protocols.run(full, policy, "online", budget, np.random.default_rng(0))
+    (piece,) = re.findall(r"prefill_chunk_size=(\d+)", settings(policy.key, budget)[0].lines)
+    for size in (int(piece), budget // 2):
+        cache = BoundedCache(budget, policy=policy, model=lm.model)
+        feed = [min(size, length - k) for k in range(0, length, size)]
+        off = largest_kl(lm, measured, fed(lm, full.ids, cache, feed))
+        assert off < SAME if size == int(piece) else off > 1e-4
 
 
 @pytest.mark.parametrize("policy", ONLINE, ids=key)

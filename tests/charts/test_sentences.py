@@ -18,6 +18,7 @@ from spoken import figures, numbers, sentence
 from studies import SIZES, noisy_curve, rows_of, shared_tables, suffix_rows
 
 from kvlib import charts, claims, fit
+from kvlib.charts.parts import setting_of, setting_said
 from kvlib.fit import studies
 from kvlib.models.load import CacheCost
 from kvlib.names import name_of
@@ -177,7 +178,7 @@ def test_the_data_check_reads_the_ratios_at_both_ends_and_counts_those_that_hold
     heard += re.findall(r"\) and ([\d.]+) .* interval ([\d.]+) to ([\d.]+)\)", said)
     assert heard == [tuple(f"{value:.2f}" for value in end) for end in ends]
     holds = sum(item.low <= 1 <= item.high for item in ratios)
-    assert f"One lies in {holds} of 5 intervals (8 or more documents)." in said
+    assert f"The value 1 lies in {holds} of 5 intervals (8 or more documents)." in said
 
 
 # --- whose exponent ---------------------------------------------------------------------------
@@ -472,7 +473,7 @@ def test_the_source_that_needs_less_than_its_bound(alpha, epsilon):
     heard = numbers(said)
     assert heard[:2] == [epsilon, alpha]
     assert heard[2] == int(bounds.window_for(epsilon, 1, alpha))
-    last = "more than are drawn here" if needed == STEPS[-1] else f"{needed:,}"
+    last = "more tokens than the picture holds" if needed == STEPS[-1] else f"{needed:,}"
     assert said.endswith(f"this source needs {last}.")
 
 
@@ -698,7 +699,7 @@ def test_the_curves_say_how_far_each_distance_is_from_what_was_foretold(distance
     alone = claims.policy_laws.predictions(rows, suffixes, distance)
     alone = alone[alone["policy"] == "sinks"]["factor"].tolist()
     first, last = alone[0], alone[-1]
-    assert f"has {first.value:.2f} of the {distance} that the law predicts at 16 entries" in said
+    assert f"has {first.value:.2f} times the {distance} that the law predicts at 16 ent" in said
     assert f"and {last.value:.2f} of it at" in said
     for item in (first, last):
         assert f"{item.low:.2f} to {item.high:.2f}" in said
@@ -723,7 +724,7 @@ def one_setting_more(policy: str) -> pd.DataFrame:
 def lacking(request) -> tuple[pd.DataFrame, str, str]:
     """Rows with a setting that lacks sinks, its policy, and its name. With `sliding` the settings
     share that one; with `tova` they share none."""
-    where = f"{name_of('prefill')} · {name_of(MODEL)} · {name_of(TEXT)}"
+    where = setting_of(MODEL, TEXT, "prefill")
     return one_setting_more(request.param), request.param, where
 
 
@@ -734,7 +735,7 @@ def test_a_setting_may_lack_the_best_known_policy_and_a_budget(lacking):
     assert f"{name_of(policy)} loses least" in said
     assert said.endswith("documents); no other was measured.")
     said = sentence(ranking, setting=where, budget=16)
-    assert said == f"{capital(where)}: nothing was measured with 16 entries."
+    assert said == f"{capital(setting_said(where))}: nothing was measured with 16 entries."
 
 
 def test_settings_that_share_no_policy_offer_all_of_them(lacking):
@@ -753,7 +754,7 @@ def test_settings_that_share_no_policy_offer_all_of_them(lacking):
         assert set(offered[0]) == {name_of(each) for each in rows["policy"]}
         assert heard in sentence(explorer, setting=where, policy=name_of(policy))
         said = sentence(explorer, setting=where, policy=name_of("sinks"))
-        assert said == f"{capital(where)}: {name_of('sinks')} was not measured."
+        assert said == f"{capital(setting_said(where))}: {name_of('sinks')} was not measured."
 
 
 @functools.cache
@@ -791,9 +792,8 @@ def test_the_kind_that_gains_most_over_bare_random_retention(distance, value, na
     for policy in best:
         gain = fit.log_ratio(at["random"].to_numpy(), at[policy].to_numpy())
         ends = [f"{part:.3g}" for part in (gain.value, gain.low, gain.high)]
-        assert (
-            f"{name_of(policy)}, loses {ends[0]} times less (95% interval {ends[1]} to {ends[2]})"
-        ) in said
+        interval = f"(95% interval {ends[1]} to {ends[2]})"
+        assert f"(“{name_of(policy)}”) loses {ends[0]} times less {interval}" in said
     assert said.endswith("8 documents.")
 
 
@@ -801,7 +801,7 @@ def test_of_one_kind_of_heavy_hitters_there_is_no_best():
     rows = protected()
     rows = rows[rows["policy"] != "h2o-unprotected"]
     said = sentence(charts.policies.protection(claims.protection.gains(rows)))
-    assert f"; {name_of('h2o')}, loses" in said and "the best of heavy" not in said
+    assert f"; {name_of('h2o')} loses" in said and "the best of heavy" not in said
 
 
 # --- readers that are no neural nets ------------------------------------------------------------

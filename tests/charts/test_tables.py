@@ -57,7 +57,7 @@ def test_an_interval_has_as_many_places_as_it_is_wide(ends, text):
 
 def test_an_interval_is_no_three_times_the_same():
     assert str(fit.Estimate(1.0001, 0.9999, 1.0003, 3)) == "1.00010 [0.99990,\u00a01.00030]"
-    assert f"{fit.Estimate(0.25, 0.2, 0.31, 3):.2g}" == "0.25 [0.2,\u00a00.31]"
+    assert f"{fit.Estimate(0.25, 0.2, 0.31, 3):.2g}" == "0.25 [0.20,\u00a00.31]"
 
 
 def rows_of(count: int) -> pd.DataFrame:

@@ -193,7 +193,16 @@ def test_curves_are_in_bits_and_hold_no_window_without_a_logarithm():
     own = table[table["reader"] == "recency"]
     np.testing.assert_allclose(own["mean"], ours["recency", "c"].data.mean / np.log(2))
     assert table.loc[table["reader"] == "ppmd", "window"].max() == 96
-    assert (table[["mean", "low", "high"]] > 0).all(axis=None)
+    assert (table[["mean", "high"]] > 0).all(axis=None)
+
+
+def test_an_interval_of_the_stored_curves_that_holds_zero_says_so():
+    tables = here.stored()
+    table = here.curves_table(tables).set_index(["reader", "corpus"])
+    assert (table["low"] < 0).any()
+    for key, one in tables.items():
+        whole = fit.summary(one.data.positive())["low"] / np.log(2)
+        np.testing.assert_array_equal(table.loc[[key], "low"], whole)
 
 
 def test_the_strict_reader_of_the_stored_bible_falls_more_slowly_than_the_counts():

@@ -105,6 +105,6 @@ def test_the_sentence_names_the_table_and_counts_documents():
     slopes = dict.fromkeys(claims.sink_recent.READINGS, estimates((-0.2, -0.1, 0.0))[0])
     same = pd.DataFrame([row | slopes])
     said = claims.sink_recent.sentence(same)
-    assert "m on c \u22120.1 [\u22120.2,\u00a00]" in said and said.endswith(
+    assert "m on c \u22120.10 [\u22120.20,\u00a00]" in said and said.endswith(
         "16 or more documents each"
     )

@@ -347,6 +347,6 @@ def test_a_curve_on_a_floor_has_no_exponent_and_a_falling_one_has():
 def test_an_estimate_reads_the_same_however_it_is_asked_for():
     found = fit.Estimate(0.65688, 0.61082, -0.70294, 24)
     assert str(found) == f"{found}" == "0.657 [0.611,\u00a0\u22120.703]"
-    assert f"{found:.2g}" == "0.66 [0.61,\u00a0\u22120.7]"
+    assert f"{found:.2g}" == "0.66 [0.61,\u00a0\u22120.70]"
     large = fit.Estimate(67.4, 28.1, 1612.0, 24)
     assert f"{large:.2g}" == "67 [28,\u00a01,600]"

@@ -150,6 +150,8 @@ def test_without_enough_documents_a_plan_says_how_many_would_do_and_they_do():
     assert "within the tolerance, but 20 documents leave room for" in few.reason
     more = few.documents_that_would_do
     assert plan(losses(20, 0.02, 1), losses(2 * more, 0.02, 3)).certified
+    # half of so many documents are measured, and the other half suffices
+    assert plan(losses(more // 2, 0.02, 1), losses(more - more // 2, 0.02, 3)).certified
 
 
 def test_where_no_budget_is_within_no_number_of_documents_is_promised():

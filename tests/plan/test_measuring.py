@@ -86,6 +86,8 @@ def test_a_run_that_was_killed_goes_on_where_it_was(request_of, tiny, tmp_path, 
         ({"protocol": "offline"}, "protocol: expected one of"),
         ({"context": 20}, "seq-len: expected at least 32 tokens a document, got 20"),
         ({"context": -1}, "seq-len: expected at least 1, or 0 for a choice, got -1"),
+        ({"documents": 1}, "docs: expected at least 2, one for each half, or 0 for a choice, got"),
+        ({"seed": -1}, "seed: expected 0 to 2147483647, got -1"),
         ({"question": Question("tv", 2.0, 0.9)}, "epsilon: expected more than 0 and below 1"),
         ({"policy": "snapkv", "protocol": "online"}, "expected one of its protocols"),
     ],
@@ -93,6 +95,24 @@ def test_a_run_that_was_killed_goes_on_where_it_was(request_of, tiny, tmp_path, 
 def test_what_cannot_be_planned_is_refused_before_a_model_is_loaded(request_of, change, said):
     with pytest.raises(ValueError, match=said):
         request_of(**change, model="nowhere").checked()
+
+
+def test_more_documents_go_on_where_fewer_were(request_of, tiny, tmp_path, monkeypatch):
+    few = measuring.planned(request_of(documents=12), tmp_path / "plan", "test", tiny).plan
+    calls, real = [], measuring.measure_policies
+    monkeypatch.setattr(measuring, "measure_policies", lambda *a: (calls.append(a[2]), real(*a))[1])
+    more = measuring.planned(request_of(documents=30), tmp_path / "plan", "test", tiny).plan
+    assert few.documents.measured == 6 and not set(range(6)) & set(calls)
+    assert more.documents.measured + more.documents.certification == 30
+    with pytest.raises(ValueError, match="expected seed = 0, got 1"):
+        measuring.planned(request_of(documents=30, seed=1), tmp_path / "plan", "test", tiny)
+
+
+def test_many_files_are_named_in_few_words(request_of, tiny, tmp_path):
+    measuring.planned(request_of(documents=12), tmp_path / "plan", "test", tiny)
+    said = store.read_manifest(tmp_path / "plan-measured.json")["settings"]["corpus"]
+    assert said == "00.txt, 01.txt, 02.txt and 37 others"
+    assert measuring._listed(["a", "b", "c", "d"]) == "a, b, c, d"
 
 
 # --- the command --------------------------------------------------------------------------------
@@ -135,10 +155,20 @@ def test_not_certified_ends_with_3_and_says_why(ask, tmp_path):
         (["--text", "no\nwhere.txt"], "where.txt"),
         (["--policy", "no\nnone"], "no none"),
         (["--seq-len", "4096"], "expected at least 48 different documents"),
+        (["--report", "{folder}"], "report: expected a file to write, got the folder"),
+        (["--json", "{file}/p.json"], "json: expected a folder to write into, got"),
+        (["--out", "{file}/p"], "out: expected a folder to write into, got"),
         (["--batch", "0"], "batch and context: expected at least 1 and 0, got 0 and 0"),
     ],
 )
-def test_unusable_input_ends_with_2_and_one_line(ask, flags, said):
-    code, out, err = ask(*flags)
+def test_unusable_input_ends_with_2_and_one_line(ask, flags, said, tmp_path, monkeypatch):
+    def measured(*_) -> None:
+        raise AssertionError("expected nothing to be measured")
+
+    monkeypatch.setattr(measuring, "measure_policies", measured)
+    (tmp_path / "there.html").mkdir()
+    (tmp_path / "file").write_text("")
+    places = {"folder": tmp_path / "there.html", "file": tmp_path / "file"}
+    code, out, err = ask(*(flag.format(**places) for flag in flags))
     assert (code, out) == (2, "")
     assert err.startswith("error: ") and err.count("\n") == 1 and said in err

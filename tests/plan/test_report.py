@@ -16,6 +16,7 @@ from reports import PLAN, SIZES, distortions, truncations
 from kvlib import charts, fit, store
 from kvlib.charts import offline
 from kvlib.plan import NOT_CERTIFIED, Tried, report, show
+from kvlib.plan.result import Clipped
 
 SCRIPT = re.compile(r"<script>(.*?)</script>", re.S)
 
@@ -106,12 +107,31 @@ EMPTY = dataclasses.replace(NOT, proposed=(), tails={}, documents_that_would_do=
 def test_a_plan_is_told_with_its_bound_and_what_it_weighs():
     text = " ".join(report.plan_text(PLAN, SIZES).split())
     assert "Keep 256 entries (4 sinks + recent, online): with 95% confidence" in text
-    assert "at most 0.188 nats on average, within epsilon = 0.2 nats" in text
+    assert (
+        "at most 0.188 nats on average, where a document counts as 2 nats at most, within " in text
+    )
     # 30 layers, 3 KV heads of 64, keys and values, 2 bytes: 23,040 bytes an entry
     assert "256 entries weigh 5.9 MB a sequence in bfloat16, 189 MB for 32 sequences" in text
     assert "3.12% of the 189 MB of the full cache at 8,192 tokens" in text
     assert "BoundedCache(256, n_sink=4, model=model)" in text and "llama-server" in text
     assert "Assumed: Documents are exchangeable." in text
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01])
+def test_the_cap_of_a_bound_on_kl_stands_in_its_headline_seen_or_not(share):
+    plan = dataclasses.replace(PLAN, clipped=Clipped(2.0, share, 0.05))
+    assert "nats on average, where a document counts as 2 nats at most, within" in (
+        report.headline(plan)
+    )
+    assert "counts as" not in report.headline(dataclasses.replace(PLAN, clipped=None))
+
+
+@pytest.mark.parametrize("confidence, said", [(0.95, "95%"), (0.9996, "99.96%"), (0.29, "29%")])
+def test_no_confidence_is_rounded_to_certainty(confidence, said):
+    for plan in (PLAN, NOT):
+        one = dataclasses.replace(plan, confidence=confidence)
+        assert f"with {said} confidence" in report.headline(one)
+        assert "100%" not in report.headline(one)
 
 
 @pytest.mark.parametrize("plan", [NOT, EMPTY])

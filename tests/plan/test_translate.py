@@ -8,6 +8,7 @@ import os
 import pytest
 
 from kvlib import names, store
+from kvlib.cache import protocols
 from kvlib.cache.policies import NAMED
 from kvlib.plan import translate
 from kvlib.plan.translate import held_of, settings, weight, weights
@@ -189,7 +190,8 @@ def test_our_own_cache_takes_every_policy_that_has_an_online_form():
         assert bool(lines) == ("online" in known.protocols), policy
         if policy not in ("sliding", "sinks", "sinks-cache-positions") and lines:
             assert f'BoundedCache(256, policy=NAMED["{policy}"], model=model)' in lines
-    assert "prefill_chunk_size=128" in lines_of("tova")["kvlib"].lines
+    assert "prefill_chunk_size=32" in lines_of("tova")["kvlib"].lines
+    assert translate.STEP == protocols.STEP
 
 
 @pytest.mark.parametrize("policy", ["sinks", "sliding", "random", "h2o"])

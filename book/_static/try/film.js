@@ -87,8 +87,8 @@
       const style = getComputedStyle(canvas);
       const [wide, high] = [cell * tokens, line * tokens];
       pen.clearRect(0, 0, canvas.width, canvas.height);
-      pen.fillStyle = style.getPropertyValue("--kv-try-empty"); // all that a full cache would hold
-      for (let t = 0; t < tokens; t++) pen.fillRect(0, t * line, (t + 1) * cell, line);
+      pen.fillStyle = style.getPropertyValue("--kv-try-empty"); // all that a full cache would have held
+      for (const { t } of rows) pen.fillRect(0, t * line, (t + 1) * cell, line);
       pen.imageSmoothingEnabled = false;
       pen.drawImage(this.picture, 0, 0, wide, high);
       if (line >= GAP) {
