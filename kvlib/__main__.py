@@ -522,11 +522,9 @@ def architectures(
             print(table.line_of(row), flush=True)
             table.write(table.table([row], table.read(file) if file.exists() else None), file)
     else:
-        rows = table.read()["rows"]
-        if unknown := sorted(set(name or ()) - {one["name"] for one in rows}):
-            raise ValueError(f"expected toys of the table, got {', '.join(unknown)}")
-        for one in rows:
-            if not name or one["name"] in name:
+        asked = {toy.name for toy in table.chosen(name)} if name else ()
+        for one in table.read()["rows"]:
+            if not asked or one["name"] in asked:
                 print(table.line_of(one))
 
 
@@ -793,6 +791,9 @@ def _line_of(error: Exception) -> str:
         return f"expected all packages of requirements.txt, got: {said}; run make book once"
     if isinstance(error, MemoryError) or _is_full(error):
         return "expected more free memory, got none; a shorter text or --dtype bfloat16 takes less"
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        name = error.filename2 or error.filename  # of a move the place, not the temporary file
+        return " ".join(f"{name}: expected to use it, got: {error.strerror}".splitlines())
     return "" if isinstance(error, RuntimeError) else " ".join(str(error).splitlines())
 
 

@@ -772,3 +772,12 @@ def test_help_names_what_there_is_in_a_locale_that_knows_ascii_alone(command):
     words = re.sub(r"[^\w.-]+", " ", text).split()
     assert set(known) <= set(words)
     assert "docs x stride tokens" in text or command not in ("measure", "distort")
+
+
+@pytest.mark.parametrize(
+    "flags", [("estimate", "--file", "{}/nope.toml"), ("study", "--file", "{}/nope.toml")]
+)
+def test_a_file_that_is_not_there_is_named_in_one_line(command, tmp_path, flags):
+    code, out, err = command(*(flag.format(tmp_path) for flag in flags))
+    assert code in (1, 2) and out == "" and err.count("\n") == 1 and "Errno" not in err
+    assert f"error: {tmp_path}/nope.toml: expected " in err and "No such file" in err

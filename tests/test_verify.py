@@ -77,6 +77,15 @@ def rewrite(path: Path, change) -> None:
     store.write_manifest(store.table_file(path, ".json"), manifest)
 
 
+def test_a_table_of_a_plan_is_said_to_be_none_of_those(here, folder, tmp_path):
+    path = copied(folder, "plain", tmp_path)
+    manifest = store.read_manifest(path) | {"study": "plan"}
+    manifest["settings"] |= {"corpus": ", ".join(f"{k}.txt" for k in range(200))}
+    store.write_manifest(store.table_file(path, ".json"), manifest)
+    code, lines = here(str(path))
+    assert lines == ["plain: not verified: a table of plan: its texts are one's own"], code
+
+
 # --- what is as it was ------------------------------------------------------------------------
 
 

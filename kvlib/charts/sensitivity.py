@@ -196,7 +196,8 @@ def bend_chart(measured: pd.DataFrame, laws: pd.DataFrame) -> alt.LayerChart:
         f" + {number('datum.misfit', '.2~g')} + ' in the logarithm, a factor of '"
         f" + {number('exp(datum.misfit)', '.3~g')} + ', and b lies '"
         " + (datum.inside ? 'inside' : 'outside') + ' its 95% interval, '"
-        " + (datum.high - datum.low < 0.005 ? '0 alone, where the search for it begins'"
+        " + (max(datum.high, -datum.low) < 0.005"
+        " ? '0 alone, where the search for it begins'"
         f" : {number('datum.low', '.2~r')} + ' to ' + {number('datum.high', '.2~r')})"
         " + ' (' + datum.documents + ' documents).'",
         dy=-64,

@@ -171,6 +171,8 @@ def test_a_table_is_written_and_read(tmp_path, command):
 def test_the_command_says_the_table_and_makes_rows(tmp_path, command, tiny_folder):
     code, out, err = command("architectures", "Llama", "Mamba")
     assert code == 0 and [line.split(":")[0] for line in out.splitlines()] == ["Llama", "Mamba"]
+    code, out, err = command("architectures", "Mambo")
+    assert (code, out) == (1, "") and "architecture: expected one of Llama, " in err
     file = tmp_path / "mine.json"
     code, out, err = command("architectures", "Mamba", "--make", "--out", file)
     assert code == 0 and json.loads(file.read_text())["rows"][0]["class"] == "MambaForCausalLM"

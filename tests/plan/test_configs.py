@@ -95,6 +95,7 @@ def test_weigh_prints_bytes_and_settings(command, config_folder):
         (("--budget", 8, "--dtype", "int2"), "dtype: expected one of"),
         (("--budget", 8, "--policy", "none"), "policy: expected one of"),
         (("--budget", 8, "--protocol", "none"), "protocol: expected one of"),
+        (("--budget", 64, "--policy", "snapkv"), "protocol: expected prefill for snapkv, got 'onl"),
         (("--budget", 8, "--batch", -1), "batch: expected at least 1"),
     ],
 )

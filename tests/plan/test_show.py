@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import shlex
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from reports import WINDOWS, distortions, stored, truncations
 from studies import table_of
@@ -48,6 +50,15 @@ def test_every_table_of_policies_has_words_a_chart_and_data(tmp_path, docs, budg
         text = show.to_text(of, None, metric)
         assert text.isascii() and no_wider_than(text)
         json.dumps(show.to_json(of, None, metric), allow_nan=False)
+
+
+def test_no_interval_of_a_share_reaches_beyond_all(tmp_path):
+    of = show.shown(distortions(tmp_path / "t", 3, (16, 64), ("sinks",)))
+    for one in of.series:
+        assert all(p.low >= 0 for p in one.points)
+        assert one.metric == "kl" or all(p.high <= 1 for p in one.points)
+    wide = pd.Series([0.95, 0.2, 0.9])
+    assert show._point(1, 1, wide, 1.0).high == 1 < show._point(1, 1, wide, math.inf).high
 
 
 @pytest.mark.parametrize("docs", [1, 2])
