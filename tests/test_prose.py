@@ -1248,7 +1248,7 @@ def test_policies_random_draws_with_the_beginning_pinned_over_h2o(protected, wor
         ours = protected[protected["protocol"] == "prefill"]
         logs = np.log(ours.groupby([*keys, "policy"])["tv"].mean().unstack("policy"))
         ratio = np.exp((logs["random-heads-pinned"] - logs["h2o"]).mean())
-        assert f"{ratio:.2g} [" in said and " in TV (surely more" in said
+        assert f"{ratio:#.2g} [" in said and " in TV (surely more" in said
 
 
 def test_policies_for_heavy_hitters_and_tova_the_steps_change_little(steps):
@@ -1734,8 +1734,8 @@ def test_reproduce_on_eight_h100_most_of_the_time_is_one_load_and_one_item():
     assert (hours["longest"] / hours["minutes"])[hours["cards"] == 2].min() < 0.5
 
 
-def test_reproduce_the_study_feeds_one_worker_and_no_second(estimated):
-    assert estimated["best-workers"] == "1" and int(estimated["load-items"]) > 10
+def test_reproduce_one_worker_alone_waits_for_more_than_a_tenth_of_its_time(estimated):
+    assert int(estimated["one-share"].rstrip("%")) < 90 and int(estimated["load-items"]) > 10
 
 
 def test_reproduce_each_worker_has_little_more_than_a_minute_of_work():
