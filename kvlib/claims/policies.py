@@ -314,7 +314,7 @@ def law_sentence(laws: pd.DataFrame) -> str:
         straight = sum(map(is_power_law, part["b"], part["bracket"]))
         below = sum(item.high < 1 for item in part["b"])
         parts.append(
-            f"{distance}, {protocol}: {bends}, not geometric {below} of {len(part)}, "
+            f"{distance}, {name_of(protocol)}: {bends}, not geometric {below} of {len(part)}, "
             f"a power law {straight} of {len(part)}"
         )
     return (
