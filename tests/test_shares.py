@@ -177,7 +177,7 @@ def test_a_share_that_is_taken_again_measures_what_is_missing(kvlib, file, tmp_p
     assert kvlib("study", "--file", file, "--shard", "1/2")[0] == 0
     (tmp_path / "t-1.parts" / "00004.parquet").unlink()
     code, out, err = kvlib("study", "--file", file, "--shard", "1/2")
-    assert code == 0 and out.startswith("shard 1/2: 1 documents measured, 11 done before; ")
+    assert code == 0 and out.startswith("shard 1/2: 1 document measured, 11 done before; ")
 
 
 def test_one_process_finishes_what_shares_left_and_a_share_what_one_process_left(

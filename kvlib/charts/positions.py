@@ -30,7 +30,10 @@ def curves(tables: dict[str, pd.DataFrame]) -> Explorer:
     middle = {"value": shared[len(shared) // 2], "scale": "log", "unit": "tokens", "axis": "x"}
     table = parts.with_gaps(
         table,
-        lambda model, *_: f"{name_of(model)}: {_windows(tables[model])} alone were measured.",
+        lambda model, _, __, window: (
+            f"{name_of(model)}, {_tokens(window)} kept: not measured, but for "
+            f"{_windows(tables[model])}."
+        ),
         model=list(tables),
         distance=list(dict.fromkeys(table["distance"])),
         variant=["restarted"],

@@ -138,12 +138,18 @@ def to_text(items: list[Verdict]) -> str:
     return "\n\n".join(map(_block, items))
 
 
+def _wrapped(text: str) -> list[str]:
+    """Lines of a paragraph, a word in one piece: *re-encoded*."""
+    indent = {"initial_indent": "    ", "subsequent_indent": "    "}
+    return textwrap.wrap(text, WIDTH, break_on_hyphens=False, **indent)
+
+
 def _block(item: Verdict) -> str:
     lines = [f"{item.claim.id}  {item.word}"]
     for text in (item.claim.text, f"Rule: {item.rule}", item.sentence):
-        lines += textwrap.wrap(text, WIDTH, initial_indent="    ", subsequent_indent="    ")
+        lines += _wrapped(text)
     lines += [f"    {part}: {word}" for part, word in item.readings.items()]
-    lines += textwrap.wrap(item.power, WIDTH, initial_indent="    ", subsequent_indent="    ")
+    lines += _wrapped(item.power)
     return "\n".join([*lines, *(f"      {_line(figure)}" for figure in item.figures)])
 
 

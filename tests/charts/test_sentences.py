@@ -375,8 +375,9 @@ def test_a_window_that_a_model_lacks_says_which_it_has():
     assert sentence(explorer, model="small-gpt2", window=1).startswith("The small GPT-2, 1 token")
     for distance in ("KL", "TV"):
         said = sentence(explorer, model=MODEL, distance=distance, window=4)
-        assert (
-            said == f"{capital(name_of(MODEL))}: windows of 16 and 64 tokens alone were measured."
+        assert said == (
+            f"{capital(name_of(MODEL))}, 4 tokens kept: not measured, but for windows of 16 and 64 "
+            "tokens."
         )
 
 
@@ -639,7 +640,7 @@ def test_the_plan_is_the_librarys(epsilon):
     weight = [] if found.budget is None else [figures(row["megabytes"], 2)]
     worst = [] if found.budget is None else [figures(row["p95"], 2)]
     assert heard == [found.budget or 512, *weight, *band, 16, *worst]
-    assert said.startswith("No measured budget keeps") == (found.budget is None)
+    assert said.startswith("No measured budget surely keeps") == (found.budget is None)
 
 
 PARTS = {"mean": 0.5, "low": 0.25, "high": 1.0, "p95": 3.0}  # of the upper limit
@@ -703,7 +704,7 @@ def test_the_curves_say_how_far_each_distance_is_from_what_was_foretold(distance
     alone = alone[alone["policy"] == "sinks"]["factor"].tolist()
     first, last = alone[0], alone[-1]
     assert f"has {first.value:.2f} times the {distance} that the law predicts at 16 ent" in said
-    assert f"and {last.value:.2f} of it at" in said
+    assert f"and {last.value:.2f} times it at" in said
     for item in (first, last):
         assert f"{item.low:.2f} to {item.high:.2f}" in said
 
@@ -878,7 +879,7 @@ def test_the_time_of_a_study_is_told_with_its_workers(model, cards):
     plural = "s" * (row[2] != 1)
     assert said == (
         f"{capital(model)} on {cards} x H100: {row[3]:.3g} minutes with {row[2]} worker{plural}; "
-        "an item and a load alone take 2.5."
+        "an item and a load alone take 2.5 minutes."
     )
     missing = sentence(explorer, model="large", card="H100", cards=1)
     assert missing == "Large does not fit on 1 x H100."

@@ -189,7 +189,7 @@ def test_sentences_carry_their_figures():
     facts = protection.facts(table, means)
     assert facts["protection-measured"] == "prefill, m on c (8 documents)"
     assert facts["protection-worth"].startswith("prefill: 4 sinks kept 2.0")
-    assert "newest half kept 6 [" in facts["protection-worth"]
+    assert "newest half kept 6.0 [" in facts["protection-worth"]
     assert "loses 1" in facts["protection-scores"]
     assert "kept in both 2" in facts["protection-scores"]
     said = facts["protection-answer"]
