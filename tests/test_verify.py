@@ -86,6 +86,15 @@ def test_a_table_of_a_plan_is_said_to_be_none_of_those(here, folder, tmp_path):
     assert lines == ["plain: not verified: a table of plan: its texts are one's own"], code
 
 
+def test_a_text_whose_name_no_file_can_have_is_skipped_and_the_rest_goes_on(here, folder, tmp_path):
+    path = copied(folder, "plain", tmp_path)
+    manifest = store.read_manifest(path)
+    manifest["settings"] |= {"corpus": ", ".join(f"{k}.txt" for k in range(200))}
+    store.write_manifest(store.table_file(path, ".json"), manifest)
+    code, lines = here(str(path), corpus="")
+    assert code == 0 and len(lines) == 1 and lines[0].startswith("plain: skipped: its text is not")
+
+
 # --- what is as it was ------------------------------------------------------------------------
 
 

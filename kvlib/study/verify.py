@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
@@ -347,7 +348,7 @@ def not_here(settings: dict[str, Any], model: str = "", corpus: str = "") -> str
         return f"its model is not here: --model FOLDER says where {lm} is now"
     if not corpus and text in corpora.ON_DEMAND and not corpora.path_of(text).is_file():
         return f"its text is not here: kvlib fetch {text}"
-    if not corpus and text and text not in corpora.CORPORA and not Path(text).is_file():
+    if not corpus and text and text not in corpora.CORPORA and not os.path.isfile(text):
         return f"its text is not here: --corpus FILE says where {text} is"
     return ""
 
