@@ -92,7 +92,7 @@ def test_a_text_whose_name_no_file_can_have_is_skipped_and_the_rest_goes_on(here
     manifest["settings"] |= {"corpus": ", ".join(f"{k}.txt" for k in range(200))}
     store.write_manifest(store.table_file(path, ".json"), manifest)
     code, lines = here(str(path), corpus="")
-    assert code == 0 and len(lines) == 1 and lines[0].startswith("plain: skipped: its text is not")
+    assert code == 1 and len(lines) == 1 and lines[0].startswith("plain: skipped: its text is not")
 
 
 # --- what is as it was ------------------------------------------------------------------------
